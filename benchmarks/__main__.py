@@ -1,0 +1,40 @@
+"""`python -m benchmarks COMMAND`: a file per command, each with `add_arguments(parser)` and `main(arguments)`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+COMMANDS = {
+    "run": "measure commits with asv, or this tree at once (--record), and print the table",
+    "table": "write the README's table of speeds from the stored records",
+    "dashboard": "publish the history as a web page",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of all commands."""
+    top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, purpose in COMMANDS.items():
+        module = import_module(f"benchmarks.{name}")
+        command = commands.add_parser(
+            name, help=purpose, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.add_arguments(command)
+        command.set_defaults(main=module.main)
+    return top
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command that `words` name and give its exit code."""
+    arguments = parser().parse_args(words)
+    try:
+        return int(arguments.main(arguments))
+    except KeyboardInterrupt:
+        print("\nInterrupted. What was stored so far is kept; the same command goes on from there.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

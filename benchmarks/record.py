@@ -1,0 +1,108 @@
+"""Measure cases of this working tree in one process, with neither asv nor a network, and store what was found."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from platform import python_version
+from types import ModuleType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from . import ROOT, machine
+
+ACCURACY = 4  # significant digits that are stored
+
+
+def with_environment() -> None:
+    """Start this command anew if the process lacks the variables that the C library reads when it starts."""
+    if any(os.environ.get(key) != value for key, value in machine.ENVIRONMENT.items()):
+        os.execve(sys.executable, [*sys.orig_argv], {**os.environ, **machine.ENVIRONMENT})
+
+
+def measure(names: Sequence[str], package: ModuleType, seconds: float, console: Console) -> dict[str, Any]:
+    """The figures of the named cases; a case that is n/a, or fails, has a `note` instead."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=len(names))
+        found = {}
+        for name in names:
+            progress.update(task, description=name)
+            found[name] = measure_case(name, package, seconds)
+            progress.advance(task)
+            if not progress.console.is_terminal:
+                console.print(f"{name}: {found[name].get('note', 'measured')}", highlight=False)
+    return found
+
+
+def measure_case(name: str, package: ModuleType, seconds: float) -> dict[str, Any]:
+    """One case: median seconds per layer, and per rival the paired ratio with its quartiles."""
+    from .suite import cases
+    from .suite.measure import interleave, ratios, summary
+
+    case = cases.CASES[name]
+    stored: dict[str, Any] = {"goal": case.goal}
+    try:
+        runs = {layer: cases.make(case.of(layer), package) for layer in cases.LAYERS}
+        figures = interleave(runs, seconds, cases.synchronise(case))
+    except cases.NotAvailable as error:
+        return stored | {"note": f"n/a: {error}"}
+    except Exception as error:  # the other cases are measured all the same, and this one makes the command fail
+        return stored | {"note": "failed", "error": f"{type(error).__name__}: {error}".splitlines()[0]}
+    stored["seconds"] = {layer: rounded(summary(values)[0]) for layer, values in figures.items()}
+    stored["ratio"] = {
+        rival: [rounded(value) for value in summary(ratios(figures, over=rival))] for rival in ("nn.Dropout", "copy")
+    }
+    return stored | {"rounds": len(figures["copy"])}
+
+
+def rounded(value: float) -> float:
+    """The value with as many digits as mean something."""
+    return float(f"{value:.{ACCURACY}g}")
+
+
+def git(*words: str) -> str:
+    """What git prints; empty where there is no repository."""
+    result = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    return result.stdout.strip() if result.returncode == 0 else ""
+
+
+def record(names: Sequence[str], device: str, seconds: float, console: Console) -> dict[str, Any]:
+    """Measure the named cases with the package of this working tree and say on what."""
+    import torch
+
+    sys.path.insert(0, str(ROOT))
+    package = import_module("taildropout")
+    versions = {"torch": torch.__version__, "python": python_version()}
+    if device == "cuda":
+        versions["CUDA"] = str(torch.version.cuda)
+        try:
+            versions["triton"] = version("triton")
+        except ImportError:
+            versions["triton"] = "none"
+    return {
+        "version": 1,
+        "machine": machine.describe(device),
+        "versions": versions,
+        "commit": git("rev-parse", "HEAD") or "unknown",
+        "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "taildropout", "benchmarks/suite")),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cases": measure(names, package, seconds, console),
+    }
+
+
+def store(found: dict[str, Any], folder: Path) -> Path:
+    """Write a record in one step, so that a killed run leaves the former one whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{found['machine']['name']}.json"
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    partial.replace(file)
+    return file

@@ -1,0 +1,208 @@
+"""Measure commits with asv and print how TailDropout compares with nn.Dropout and with a copy.
+
+    python -m benchmarks run                     the quick cases on HEAD
+    python -m benchmarks run BASE..HEAD          on every commit of a range, newest first
+    python -m benchmarks run --case 8x16-f32-fwd --again
+    python -m benchmarks run --record            this working tree, in one process, without asv
+
+The quick profile takes at most 5 minutes a commit on two cores, the full one at most 60. What a commit has is not
+measured again without --again, so that an interrupted run goes on where it was. The suite is that of the working
+tree; the package is that of the commit. Exit code: 0 measured, 1 a benchmark failed, 2 could not measure.
+"""
+
+import argparse
+import difflib
+import importlib.util
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from . import ROOT, machine, results
+from .results import Entry, Figure
+from .table import RECORDS, Row, markdown, record_rows, record_title, render
+
+CHUNK = 24  # asv stores what it measured when it ends, so this many processes are what an interruption can cost
+QUICK_COUNTS = "8x16-f32-train", "1024x512-f32-train", "0.5"  # parameters of the counts that are taken in quick
+
+
+class CannotMeasure(Exception):
+    """Something that keeps the suite from being run at all."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("commits", nargs="?", default="HEAD", metavar="COMMITS", help="a commit, or a range BASE..HEAD")
+    parser.add_argument("--profile", choices=("quick", "full"), default="quick")
+    parser.add_argument("--case", action="append", metavar="NAME", help="only this case; may be given again")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="only this device's cases; else those of all there are")
+    parser.add_argument("--again", action="store_true", help="measure also what the commit has already")
+    parser.add_argument("--markdown", metavar="FILE", help="write the table there as well; - is standard output")
+    parser.add_argument("--record", action="store_true", help="in one process, stored in benchmarks/records")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of --record: time per case (default %(default)s)")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Measure and print the table."""
+    console = Console(stderr=arguments.markdown == "-", width=None if sys.stdout.isatty() else 140)
+    try:
+        names = select(arguments)
+        return run_record(arguments, names, console) if arguments.record else run_asv(arguments, names, console)
+    except CannotMeasure as error:
+        print(f"Could not measure: {error}", file=sys.stderr)
+        return 2
+
+
+def select(arguments: argparse.Namespace) -> list[str]:
+    """The names of the cases that are asked for."""
+    from .suite import cases
+
+    for name in arguments.case or ():
+        if name not in cases.CASES:
+            near = difflib.get_close_matches(name, cases.CASES, 5, 0.4) or list(cases.CASES)
+            raise CannotMeasure(f"there is no case {name!r}; near it are {', '.join(near)}")
+    known = arguments.case or cases.names(quick=arguments.profile == "quick")
+    return [name for name in known if arguments.device in (None, cases.CASES[name].device)]
+
+
+def run_record(arguments: argparse.Namespace, names: Sequence[str], console: Console) -> int:
+    """Measure this tree's package in one process and store the record."""
+    from . import record
+
+    record.with_environment()
+    device = arguments.device or "cpu"
+    if device == "cuda" and not has_cuda():
+        raise CannotMeasure("torch finds no CUDA device")
+    if importlib.util.find_spec("taildropout") is None:
+        raise CannotMeasure("there is no package `taildropout`; run this in the project's folder")
+    from .suite.cases import CASES
+
+    chosen = [name for name in names if CASES[name].device == device]
+    found = record.record(chosen, device, arguments.seconds, console)
+    rows = record_rows(found)
+    show(rows, record_title(found), arguments, console)
+    failures = [f"{name}: {stored['error']}" for name, stored in found["cases"].items() if "error" in stored]
+    if not any(row.ratio for row in rows) or failures:
+        print("\n".join(["Nothing is stored, since not all was measured.", *failures]), file=sys.stderr)
+        return 1
+    if arguments.case:
+        console.print("Nothing is stored: a record holds all cases of a profile, measured together.")
+    else:
+        stored = record.store(found, RECORDS).relative_to(ROOT)
+        console.print(f"Stored in {stored}. Next: python -m benchmarks table", soft_wrap=True)
+    return 0
+
+
+def run_asv(arguments: argparse.Namespace, names: Sequence[str], console: Console) -> int:
+    """Measure commits with asv; the newest one's table is printed, and each one's failures are."""
+    if importlib.util.find_spec("asv") is None:
+        raise CannotMeasure("asv is not installed: pip install -e '.[bench]' (or use --record, which needs none)")
+    commits = resolve(arguments.commits)
+    if git("status", "--porcelain", "--untracked-files=no", "--", "taildropout", "pyproject.toml"):
+        console.print("[yellow]The working tree has uncommitted changes of the package: asv measures commits, so they "
+                      "are not measured (--record does).[/]")  # fmt: skip
+    here = machine.describe()
+    described = [f"--{key}={here[value]}" for key, value in (("machine", "name"), ("os", "os"), ("cpu", "cpu"))]
+    asv("machine", "--yes", *described, "--num_cpu", here["cores"], f"--ram={here['memory']}")
+    worst = 0
+    for number, commit in enumerate(commits, 1):
+        console.print(f"[bold]Commit {commit[:8]}[/] ({number} of {len(commits)})")
+        worst = max(worst, run_commit(commit, here["name"], arguments, names, console, with_table=number == 1))
+    console.print("The history as a web page: python -m benchmarks dashboard --serve")
+    return worst
+
+
+def run_commit(
+    commit: str, where: str, arguments: argparse.Namespace, names: Sequence[str], console: Console, with_table: bool
+) -> int:
+    """Measure one commit, chunk by chunk, and judge by what is stored."""
+    if not git("ls-tree", commit, "--", "pyproject.toml"):
+        console.print("n/a: this commit has no package yet")
+        return 0 if arguments.commits != "HEAD" else 2
+    asv("run", "--bench", "just-discover", f"--machine={where}", f"{commit}^!")
+    try:
+        versions = results.entries()
+    except (OSError, ValueError) as error:
+        raise CannotMeasure(f"asv could not look at the suite on {commit[:8]}; its message stands above") from error
+    asked = [entry for entry in versions if wanted(entry, arguments, names)]
+    if not asked:
+        raise CannotMeasure("no benchmark measures these cases on this machine")
+    before = {} if arguments.again else results.read(commit, where, versions)
+    missing = [entry for entry in asked if entry not in before]
+    console.print(f"{len(asked)} figures, {len(asked) - len(missing)} of them measured before", highlight=False)
+    for start in range(0, len(missing), CHUNK):
+        chunk = missing[start : start + CHUNK]
+        patterns = [f"--bench=^{re.escape(str(entry))}$" for entry in chunk]
+        console.print(f"Figures {start + 1} to {start + len(chunk)} of {len(missing)}", highlight=False)
+        asv("run", "--show-stderr", f"--machine={where}", *patterns, f"{commit}^!")
+    found = results.read(commit, where, versions)
+    if with_table:
+        shown = [name for name in names if any(results.case_of(entry) == name for entry in versions)]
+        show(results.rows(found, shown, asked), f"{where}, commit {commit[:8]}", arguments, console)
+    return judge(commit, asked, found)
+
+
+def wanted(entry: Entry, arguments: argparse.Namespace, names: Sequence[str]) -> bool:
+    """Whether an entry of the suite is asked for; those of a device that is not there stay n/a without being started."""
+    from .suite.cases import CASES
+
+    words = [word.strip("'") for word in entry.params]
+    case = CASES.get(words[0]) if words else None
+    if case is not None and case.device == "cuda" and not has_cuda():
+        return False
+    if arguments.case or entry.benchmark.startswith("speed."):
+        return bool(words) and words[0] in names
+    if arguments.device == "cuda":
+        return case is not None and case.device == "cuda"
+    return arguments.profile == "full" or not words or words[0] in QUICK_COUNTS
+
+
+def judge(commit: str, asked: Iterable[Entry], found: dict[Entry, Figure]) -> int:
+    """The exit code, with a message where a benchmark failed or none gave a number."""
+    asked = list(asked)
+    failed = [str(entry) for entry in asked if entry not in found]
+    if failed:
+        print(f"{len(failed)} of {len(asked)} benchmarks failed on {commit[:8]}:", *failed, sep="\n  ", file=sys.stderr)
+        return 1
+    if not any(found[entry].measured for entry in asked):
+        print(f"Nothing was measured on {commit[:8]}: all of it is n/a.", file=sys.stderr)
+        return 2
+    return 0
+
+
+def show(rows: Sequence[Row], title: str, arguments: argparse.Namespace, console: Console) -> None:
+    """Print the table, and write it where --markdown says."""
+    console.print(render(rows, title))
+    if arguments.markdown == "-":
+        print(markdown(rows, title))
+    elif arguments.markdown:
+        Path(arguments.markdown).write_text(markdown(rows, title) + "\n")
+
+
+def resolve(commits: str) -> list[str]:
+    """The full names of the commits, newest first."""
+    words = ["rev-list", commits] if ".." in commits else ["rev-parse", "--verify", "--quiet", f"{commits}^{{commit}}"]
+    found = git(*words).split()
+    if not found:
+        raise CannotMeasure(f"{commits!r} names no commit here; give a commit or a range BASE..HEAD")
+    return found
+
+
+def git(*words: str) -> str:
+    """What git prints; empty where it fails."""
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def asv(*words: str) -> int:
+    """Run asv, whose progress is shown as it comes. Its exit code is no verdict: read the results."""
+    return subprocess.run([sys.executable, "-m", "asv", *words], cwd=ROOT, check=False).returncode
+
+
+def has_cuda() -> bool:
+    """Whether torch finds a GPU."""
+    import torch
+
+    return bool(torch.cuda.is_available())

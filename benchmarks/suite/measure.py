@@ -1,0 +1,147 @@
+"""How a prepared case is measured: time side by side with others, instructions, bytes, graphs, launches."""
+
+import gc
+import json
+import random
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import perf_counter, perf_counter_ns
+from typing import Any
+
+import torch
+
+from .cases import NotAvailable
+
+Run = Callable[[], Any]
+
+BLOCK_NS = 300_000  # a block of calls lasts this long at least, so that reading the clock costs nothing
+MIN_ROUNDS, MAX_ROUNDS = 9, 200
+
+
+def interleave(runs: Mapping[str, Run], seconds: float = 1.5, wait: Run | None = None) -> dict[str, list[float]]:
+    """Seconds per call of each of `runs`, a figure per round; every round calls all of them, in random order.
+
+    The figures of a round stand at the same index, so that they can be paired: what disturbs the machine for longer
+    than a round disturbs all of them. `wait` waits for the device at the end of a block of calls.
+    """
+    wait = wait or (lambda: None)
+    calls = {name: calls_per_block(run, wait) for name, run in runs.items()}
+    order, shuffle = list(runs), random.Random(0).shuffle
+    figures: dict[str, list[float]] = {name: [] for name in runs}
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        end = perf_counter() + seconds
+        for done in range(MAX_ROUNDS):
+            if done >= MIN_ROUNDS and perf_counter() > end:
+                break
+            shuffle(order)
+            for name in order:
+                figures[name].append(block(runs[name], calls[name], wait) * 1e-9 / calls[name])
+    finally:
+        if collecting:
+            gc.enable()
+    return figures
+
+
+def block(run: Run, calls: int, wait: Run) -> int:
+    """Nanoseconds that `calls` calls take."""
+    wait()
+    start = perf_counter_ns()
+    for _ in range(calls):
+        run()
+    wait()
+    return perf_counter_ns() - start
+
+
+def calls_per_block(run: Run, wait: Run) -> int:
+    """So many calls that a block lasts `BLOCK_NS`."""
+    block(run, 2, wait)
+    calls = 1
+    while (taken := block(run, calls, wait)) < BLOCK_NS:
+        calls = max(calls + 1, min(calls * 10, int(1.2 * calls * BLOCK_NS / max(taken, 1))))
+    return calls
+
+
+def ratios(figures: Mapping[str, list[float]], over: str, of: str = "TailDropout") -> list[float]:
+    """Paired ratios, time of `of` divided by time of `over`: below 1, `of` is faster."""
+    return [a / b for a, b in zip(figures[of], figures[over], strict=True)]
+
+
+def summary(values: list[float]) -> list[float]:
+    """Median, lower and upper quartile."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return [middle, low, high]
+
+
+def instructions(run: Run, repeats: int = 15) -> float:
+    """Median of the user-mode instructions of one call, on the calling thread."""
+    counter = getattr(torch._C, "_instruction_counter", None)
+    counts = []
+    for _ in range(repeats if counter is not None else 0):
+        handle = counter.start()  # type: ignore[union-attr]
+        if handle < 0:  # a virtual machine without a hardware counter
+            break
+        run()
+        counts.append(counter.end(handle))  # type: ignore[union-attr]
+    if not counts or min(counts) <= 0:
+        raise NotAvailable("this kernel counts no instructions")
+    return float(statistics.median(counts))
+
+
+def saved_bytes(run: Run) -> int:
+    """Bytes that autograd keeps from forward to backward, each storage once.
+
+    A case's input lives anyway, so it is counted only if kept: it is then a cost that `nn.Dropout` does not have.
+    """
+    storages: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        run()
+    return sum(storages.values())
+
+
+def peak_bytes(run: Run, device: str) -> int:
+    """The most bytes that one call has allocated at a time."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    total = peak = 0
+    for event in traced(run, [torch.profiler.ProfilerActivity.CPU], memory=True):
+        if event.get("name") == "[memory]":
+            total += event["args"]["Bytes"]
+            peak = max(peak, total)
+    return peak
+
+
+def launches(run: Run) -> int:
+    """Kernels, copies and fills that one call starts on the GPU."""
+    if not torch.cuda.is_available():
+        raise NotAvailable("this machine has no CUDA device")
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    events = traced(run, activities)
+    return sum(event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset") for event in events)
+
+
+def traced(run: Run, activities: list[Any], memory: bool = False) -> list[dict[str, Any]]:
+    """The events of one call's Chrome trace, in the order of time."""
+    with torch.profiler.profile(activities=activities, profile_memory=memory) as profiler:
+        run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(file))
+        events = json.loads(file.read_text())["traceEvents"]
+    return sorted(events, key=lambda event: event.get("ts", 0))

@@ -1,0 +1,116 @@
+"""Prepares and checks a case that trains a model: the layer where people put it, with what surrounds it.
+
+`block` is Linear, GELU, dropout, Linear and gives forward and backward; the others take an optimiser's step as well.
+"""
+
+from collections.abc import Callable
+from types import ModuleType
+
+import torch
+from torch import nn
+
+from .cases import DTYPES, Case, WrongResult, build_layer, compiled
+from .layers import CALLS_BEFORE_TIMING, check_draws, check_prefix, require
+
+Step = Callable[[], torch.Tensor]
+
+
+def make(case: Case, package: ModuleType | None) -> Step:
+    """See `cases.make`."""
+    model = build(case, package).to(case.device, DTYPES[case.dtype])
+    x = torch.randn(case.shape, device=case.device, dtype=DTYPES[case.dtype])
+    call = compiled(case, model)
+    run = block_step(model, call, x) if case.model == "block" else training_step(model, call, x)
+    for _ in range(CALLS_BEFORE_TIMING):
+        loss = run()
+    require(bool(torch.isfinite(loss)), case, f"the loss is {loss.item()}")
+    if case.model == "block":
+        check_block(case, model, call, x)
+    else:
+        check_inside(case, model, x)
+    return run
+
+
+def build(case: Case, package: ModuleType | None) -> nn.Module:
+    """The case's model, its input `case.shape`, with the case's layer in it."""
+    dropout, width = build_layer(case, package), case.n
+    if case.model == "block":
+        return nn.Sequential(nn.Linear(width, width), nn.GELU(), dropout, nn.Linear(width, width))
+    if case.model in ("mlp", "data_parallel"):
+        return nn.Sequential(nn.Linear(width, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), dropout, nn.Linear(512, 10))
+    if case.model == "conv":
+        body = [nn.Conv2d(width, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), dropout, nn.Conv2d(64, 32, 3, padding=1)]
+        return nn.Sequential(*body)
+    if case.model == "transformer":
+        encoder = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True)
+        encoder.dropout = dropout  # type: ignore[assignment]  # the feed-forward's hidden features
+        return encoder
+    raise ValueError(f"model={case.model!r} of case {case.name} is not known")
+
+
+def block_step(model: nn.Module, call: Callable[..., torch.Tensor], x: torch.Tensor) -> Step:
+    """Forward and backward; the gradients are handed out, not added up."""
+    weights = list(model.parameters())
+
+    def run() -> torch.Tensor:
+        loss = call(x).float().square().mean()
+        torch.autograd.grad(loss, weights)
+        return loss.detach()
+
+    return run
+
+
+def training_step(model: nn.Module, call: Callable[..., torch.Tensor], x: torch.Tensor) -> Step:
+    """One step of plain gradient descent; its rate is too small to change the numbers that the time depends on."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+
+    def run() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = call(x).float().square().mean()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        return loss.detach()
+
+    return run
+
+
+def check_block(case: Case, model: nn.Module, call: Callable[..., torch.Tensor], x: torch.Tensor) -> None:
+    """With the last Linear made the identity, the (compiled) block shows what its dropout lets through."""
+    last: nn.Linear = model[-1]  # type: ignore[index]
+    before = {name: value.clone() for name, value in last.state_dict().items()}
+    last.load_state_dict({"weight": torch.eye(case.n), "bias": torch.zeros(case.n)})
+    shown = call(x).detach()
+    last.load_state_dict(before)
+    if case.layer == "TailDropout":
+        check_kept(case, shown)
+    else:
+        dropped = (shown == 0).double().mean().item()
+        expected = case.p if case.layer == "nn.Dropout" else 0.0
+        require(abs(dropped - expected) < 0.05, case, f"zeroes {dropped:.3f} of the features, not {expected}")
+
+
+def check_inside(case: Case, model: nn.Module, x: torch.Tensor) -> None:
+    """Look at what goes into and comes out of the layer during one eager step."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    layers = [m for m in model.modules() if type(m).__name__ == "TailDropout"]
+    hooks = [m.register_forward_hook(lambda m, args, out: seen.append((args[0].detach(), out.detach()))) for m in layers]
+    model(x)
+    for hook in hooks:
+        hook.remove()
+    if case.layer == "TailDropout" and len(seen) != 1:
+        raise WrongResult(f"{case.name}: its TailDropout was called {len(seen)} times in a step, not once")
+    for before, after in seen:
+        require(torch.equal(after, torch.where(after != 0, before, 0)), case, "an output is neither 0 nor the input")
+        check_kept(case, torch.where(before == 0, torch.ones_like(after), after), zeros_in=before == 0)
+
+
+def check_kept(case: Case, output: torch.Tensor, zeros_in: torch.Tensor | None = None) -> None:
+    """Kept features are a prefix with a k per sample; where the input itself was zero nothing can be seen."""
+    kept = (output != 0).movedim(case.dropout_dim, -1)
+    if zeros_in is None:
+        check_prefix(kept, case)
+        check_draws(case, kept.sum(-1))
+        return
+    unseen = zeros_in.movedim(case.dropout_dim, -1)
+    dropped = (~kept & ~unseen).cumsum(-1) > 0
+    require(not bool((dropped & kept & ~unseen).any()), case, "the kept features are no prefix")

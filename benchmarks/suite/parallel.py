@@ -1,0 +1,129 @@
+"""Prepares and checks the cases that train on several devices or in several processes.
+
+Run as a script this file is one of the processes of the DistributedDataParallel case, and then imports torch alone:
+`python parallel.py RANK STORE LAYER P PACKAGE ROWS WIDTH`. It trains a step for every line that it reads.
+"""
+
+import importlib.util
+import subprocess
+import sys
+import tempfile
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import IO, TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING or __package__:
+    from .cases import Case
+
+PROCESSES = 2
+
+
+def make_data_parallel(case: "Case", package: ModuleType | None) -> Callable[[], torch.Tensor]:
+    """A step under `nn.DataParallel` over every GPU; see `cases.make`."""
+    from . import cases, layers, models
+
+    if torch.cuda.device_count() < 2:
+        raise cases.NotAvailable("DataParallel needs two GPUs")
+    model = models.build(case, package).to(case.device)
+    x = torch.randn(case.shape, device=case.device)
+    run = models.training_step(model, nn.DataParallel(model), x)
+    for _ in range(3):
+        loss = run()
+    layers.require(bool(torch.isfinite(loss)), case, f"the loss is {loss.item()}")
+    models.check_inside(case, model, x)
+    return run
+
+
+def make_ddp(case: "Case", package: ModuleType | None) -> Callable[[], list[float]]:
+    """A step of two gloo processes, which live as long as the callable does; see `cases.make`."""
+    from . import cases, layers
+
+    if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
+        raise cases.NotAvailable("this torch has no gloo")
+    if case.layer == "TailDropout":
+        cases.build_layer(case, package)  # so that a version without the layer is n/a here, not a broken pipe
+    folder = tempfile.TemporaryDirectory()
+    where = str(Path(package.__file__).parent) if package is not None and package.__file__ else ""
+    words = [f"{folder.name}/store", case.layer, str(case.p), where, *map(str, case.shape)]
+    workers = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for rank in range(PROCESSES)
+    ]
+
+    def run() -> list[float]:
+        for worker in workers:
+            pipe(worker.stdin).write("step\n")
+            pipe(worker.stdin).flush()
+        answers = [pipe(worker.stdout).readline() for worker in workers]
+        if not all(answers):
+            raise RuntimeError("a process of the DDP case ended; its error stands above")
+        return [float(answer) for answer in answers]
+
+    weakref.finalize(run, stop, workers, folder)
+    for _ in range(3):
+        weights = run()
+    layers.require(len(set(weights)) == 1, case, f"the weights of the processes differ after three steps: {weights}")
+    return run
+
+
+def pipe(stream: IO[str] | None) -> IO[str]:
+    """A stream that was opened above."""
+    assert stream is not None
+    return stream
+
+
+def stop(workers: list[subprocess.Popen[str]], folder: "tempfile.TemporaryDirectory[str]") -> None:
+    """End the processes: they leave when their input ends."""
+    for worker in workers:
+        pipe(worker.stdin).close()
+    for worker in workers:
+        try:
+            worker.wait(10)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+        pipe(worker.stdout).close()
+    folder.cleanup()
+
+
+def load(folder: str) -> ModuleType:
+    """The package in `folder`, under whichever name."""
+    spec = importlib.util.spec_from_file_location(
+        "taildropout", Path(folder) / "__init__.py", submodule_search_locations=[folder]
+    )
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{folder} holds no package")
+    module = sys.modules["taildropout"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def work(rank: str, store: str, layer: str, p: str, folder: str, rows: str, width: str) -> None:
+    """One process: train a step for each line of input and answer with a sum of the weights."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{store}", rank=int(rank), world_size=PROCESSES)
+    make_layer = {"nn.Dropout": nn.Dropout, "copy": nn.Identity}.get(layer) or load(folder).TailDropout
+    torch.manual_seed(0)
+    size = int(width)
+    net = nn.Sequential(nn.Linear(size, size), nn.ReLU(), make_layer(float(p)), nn.Linear(size, 10))
+    model = nn.parallel.DistributedDataParallel(net)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    torch.manual_seed(int(rank) + 1)
+    x = torch.randn(int(rows), size)
+    for _ in sys.stdin:
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+        print(sum(weight.detach().double().sum().item() for weight in net.parameters()), flush=True)
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    work(*sys.argv[1:])

@@ -1,0 +1,40 @@
+"""What does the package cost a fresh process?"""
+
+from .subject import package, prepared
+
+PEAK_CASE = "8192x768-f32-train"
+
+
+class Start:
+    """How long do import (torch included) and construction take?"""
+
+    version = "1"
+    repeat = 3
+    rounds = 1
+
+    def timeraw_import_torch(self) -> str:
+        """The reference: what of the next is torch's own."""
+        return "import torch"
+
+    def timeraw_import(self) -> str:
+        return "import taildropout"
+
+    def timeraw_construct(self) -> tuple[str, str]:
+        return "TailDropout(0.5)", "from taildropout import TailDropout"
+
+    timeraw_import_torch.number = 1  # type: ignore[attr-defined]
+    timeraw_import.number = 1  # type: ignore[attr-defined]
+    timeraw_construct.number = 1000  # type: ignore[attr-defined]
+
+
+class Peak:
+    """How much memory has the process taken at most? The reference is the same process with a copy in the place."""
+
+    version = "1"
+
+    def peakmem_step(self) -> None:
+        prepared(PEAK_CASE, "TailDropout")()
+
+    def peakmem_reference(self) -> None:
+        package()
+        prepared(PEAK_CASE, "copy")()

@@ -1,0 +1,72 @@
+"""How long does a call take, and how does that compare with nn.Dropout and with a copy?
+
+`time_step` is absolute. asv chooses how many calls make a sample from the first call, which here includes the
+preparation; so `number` is fixed, by class: many small calls, some large ones, one step of a model.
+"""
+
+import torch
+
+from .cases import CASES, LAYERS, synchronise
+from .measure import interleave, ratios
+from .subject import prepared
+
+BIG = 1 << 17  # elements from which a call takes long enough to be timed with few others
+
+SMALL = tuple(name for name, case in CASES.items() if case.model == "layer" and case.numel < BIG)
+LARGE = tuple(name for name, case in CASES.items() if case.model == "layer" and case.numel >= BIG)
+MODELS = tuple(name for name, case in CASES.items() if case.model != "layer")
+
+
+class _Step:
+    param_names = ("case", "layer")
+    version = "1"
+    rounds = 1
+    repeat = (5, 40, 1.0)
+
+    def time_step(self, case: str, layer: str) -> None:
+        prepared(case, layer)()
+        if CASES[case].device == "cuda":
+            torch.cuda.synchronize()
+
+
+class Small(_Step):
+    """How long does a call on a small tensor take? Dispatch is most of it."""
+
+    params = (SMALL, LAYERS)
+    number = 200
+
+
+class Large(_Step):
+    """How long does a call on a large tensor take? Memory traffic and random numbers are most of it."""
+
+    params = (LARGE, LAYERS)
+    number = 3
+
+
+class Models(_Step):
+    """How long does a training step of a model take with each layer? `copy` is the model without any dropout."""
+
+    params = (MODELS, LAYERS)
+    number = 1
+
+
+class Ratio:
+    """How many times as long as its rival does TailDropout take, both called in turn in one process?"""
+
+    params = (tuple(CASES),)
+    param_names = ("case",)
+    version = "1"
+    unit = "ratio"
+
+    def track_over_nn_dropout(self, case: str) -> dict[str, object]:
+        return paired(case, "nn.Dropout")
+
+    def track_over_copy(self, case: str) -> dict[str, object]:
+        return paired(case, "copy")
+
+
+def paired(case: str, rival: str) -> dict[str, object]:
+    """All paired ratios in the form from which asv takes the median and the quartiles."""
+    runs = {layer: prepared(case, layer) for layer in ("TailDropout", rival)}
+    figures = interleave(runs, wait=synchronise(CASES[case]))
+    return {"samples": ratios(figures, over=rival), "number": 1}

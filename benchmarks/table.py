@@ -1,0 +1,137 @@
+"""Write the README's table of speeds from the stored records, between its markers.
+
+The rows of the table itself are made and rendered here too, wherever the figures come from.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from . import ROOT
+
+RECORDS = ROOT / "benchmarks" / "records"
+START, END = "<!-- table:speed -->", "<!-- /table:speed -->"
+RIVALS = ("nn.Dropout", "copy")
+HEADINGS = ("case", "TailDropout", "nn.Dropout", "copy", "/ nn.Dropout", "/ copy", "goal")
+NOTE = (
+    "Time of a call, median; ratios are of calls taken in turn in one process: median [quartiles], below 1 TailDropout is "
+    "faster. ✗: it loses; ~: the quartiles lie on both sides of 1. copy is `x.clone()`, in a model the model without dropout."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case: seconds per layer, and per rival the ratio's median and quartiles. `note` says why figures lack."""
+
+    case: str
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    ratio: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    goal: tuple[float | None, float | None] = (None, None)
+    note: str = ""
+
+    def loses(self) -> bool:
+        """Whether it takes longer than one of its rivals."""
+        return any(median > 1 for median, _, _ in self.ratio.values())
+
+    def cells(self) -> tuple[str, ...]:
+        """What stands under `HEADINGS`."""
+        times = [duration(self.seconds[layer]) if layer in self.seconds else "" for layer in ("TailDropout", *RIVALS)]
+        compared = [spread(*self.ratio[rival]) if rival in self.ratio else "" for rival in RIVALS]
+        lack = self.note or "not measured"
+        return (self.case, *(cell or lack for cell in (*times, *compared)), self.wanted())
+
+    def wanted(self) -> str:
+        """The goals, each with the rival that it is about."""
+        goals = zip(self.goal, RIVALS, strict=True)
+        return ", ".join(f"≤ {goal:g} {rival}" for goal, rival in goals if goal is not None)
+
+
+def duration(seconds: float) -> str:
+    """Three digits and a unit."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:#.3g} {unit}".replace(". ", " ")
+    return f"{seconds / 1e-9:.0f} ns"
+
+
+def spread(median: float, low: float, high: float) -> str:
+    """A ratio with its quartiles and a mark."""
+    mark = "~" if low <= 1 <= high else "✗" if median > 1 else ""
+    return f"{median:.3g} [{low:.3g}, {high:.3g}] {mark}".strip()
+
+
+def render(rows: Iterable[Row], title: str) -> Table:
+    """The table for a terminal; what loses is red."""
+    table = Table(title=title, caption=NOTE, caption_justify="left")
+    for number, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="left" if number in (0, len(HEADINGS) - 1) else "right")
+    for row in rows:
+        table.add_row(*row.cells(), style="red" if row.loses() else "dim" if row.note else None)
+    return table
+
+
+def markdown(rows: Iterable[Row], title: str) -> str:
+    """The same table in Markdown."""
+    lines = [f"**{title}**", "", "| " + " | ".join(HEADINGS) + " |", "| --- |" + " ---: |" * 5 + " --- |"]
+    lines += ["| " + " | ".join(row.cells()) + " |" for row in rows]
+    return "\n".join([*lines, "", NOTE])
+
+
+def record_rows(record: Mapping[str, Any]) -> list[Row]:
+    """The rows of a stored record."""
+    rows = []
+    for case, stored in record["cases"].items():
+        ratio = {rival: tuple(figures) for rival, figures in stored.get("ratio", {}).items()}
+        rows.append(Row(case, stored.get("seconds", {}), ratio, tuple(stored["goal"]), stored.get("note", "")))
+    return rows
+
+
+def record_title(record: Mapping[str, Any]) -> str:
+    """Where and with what a record was measured."""
+    machine = record["machine"]
+    where = machine.get("gpu") or f"{machine['cpu']}, {machine['cores']} cores"
+    versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
+    state = " with uncommitted changes" if record["dirty"] else ""
+    return f"{where}; {versions}; commit {record['commit'][:8]}{state}; {record['date'][:10]}"
+
+
+def between(text: str, table: str) -> str:
+    """`text` with what stands between the markers replaced by `table`."""
+    if text.count(START) != 1 or text.count(END) != 1:
+        raise ValueError(f"the file must hold {START} and {END} once each")
+    head, rest = text.split(START)
+    return f"{head}{START}\n{table}\n{END}{rest.split(END)[1]}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("--file", type=Path, default=ROOT / "README.md", help="the file that holds the markers")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the file is not up to date")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Write the table, or check that it is up to date."""
+    records = [json.loads(file.read_text()) for file in sorted(RECORDS.glob("*.json"))]
+    if not records:
+        print("No record is stored; make one: python -m benchmarks run --record", file=sys.stderr)
+        return 2
+    table = "\n\n".join(markdown(record_rows(record), record_title(record)) for record in records)
+    before = arguments.file.read_text()
+    try:
+        after = between(before, table)
+    except ValueError as error:
+        print(f"{arguments.file.name}: {error}", file=sys.stderr)
+        return 2
+    if arguments.check:
+        if after != before:
+            print(f"{arguments.file.name} is not what the records say; run: python -m benchmarks table", file=sys.stderr)
+        return int(after != before)
+    arguments.file.write_text(after)
+    print(f"{arguments.file.name}: wrote the table of {len(records)} record(s)")
+    return 0
