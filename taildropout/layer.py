@@ -1,0 +1,297 @@
+"""TailDropout, the layer; `at_k`, a model at a chosen width; `replace_dropout`, from nn.Dropout to TailDropout.
+
+For the default `batch_dim=0` every index of the first dim is a sample. Input (B, T, C), batch first, so draws one k per
+sequence, shared along T. Input (T, B, C), time first, draws one k per *time step*, shared along B: what is wanted there is
+`batch_dim=1`. `batch_dim=[0, 1]` draws one per token in both.
+"""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .distribution import check_p, exponential_from_uniforms, rate
+from .functional import check_dims, check_float, drop_tail, sample_shape, select
+
+
+def _check_k(k: object) -> int:
+    """The largest value of k, once it is known to be an int or an integer tensor, and nowhere negative."""
+    if isinstance(k, Tensor):
+        if k.dtype == torch.bool or k.is_floating_point() or k.is_complex():
+            raise TypeError(f"k is a tensor of dtype {k.dtype}; give an integer tensor, one k per sample: k.long()")
+        if k.numel() == 0:
+            return 0
+        least, largest = (int(each) for each in k.aminmax())
+    elif isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"k={k!r} is a {type(k).__name__}; give an int, an integer tensor or None")
+    else:
+        least = largest = k
+    if least < 0:
+        raise ValueError(f"k={least} is negative; give 0 (no feature) up to the number of features")
+    return largest
+
+
+class TailDropout(nn.Module):
+    r"""In training, keep a random number K of each sample's first features and zero the tail.
+
+    .. math:: P(K \ge j) = e^{-\lambda j}, \quad j = 1 \dots n, \qquad \mathrm{mean}_j\, e^{-\lambda j} = 1 - p
+
+    So a network learns its features in order of importance, and can be cut down to any width afterwards. The output is never
+    rescaled. In evaluation all features stay. `set_k(k)` keeps the first k, in training and in evaluation. The idea is that of
+    nested dropout (Rippel, Gelbart & Adams 2014, "Learning ordered representations with nested dropout").
+
+    Args:
+        p: drop probability: the expected share of features dropped. Default: 0.5
+        batch_dim: the dim, or dims, whose every index is a sample with its own K; `()`: one K for the whole input. Default: 0
+        dropout_dim: the dim of features. Default: -1
+        inplace: write into the input. Default: False
+
+    Raises:
+        TypeError: if an argument is of a wrong type.
+        ValueError: if p is outside [0, 1].
+
+    Shape:
+        Input and output: :math:`(*)`, the same, with one dim or more. IndexError or ValueError if the dims do not fit it.
+
+    Examples:
+        >>> layer = TailDropout(p=0.5)
+        >>> features = layer(torch.randn(20, 16))  # every row a random prefix
+        >>> layer.eval().set_k(3)
+        >>> features = layer(torch.randn(20, 16))  # every row its first 3 features
+    """
+
+    def __init__(
+        self, p: float = 0.5, batch_dim: int | Sequence[int] = 0, dropout_dim: int = -1, *, inplace: bool = False
+    ) -> None:
+        super().__init__()
+        self._batch_dims, self.dropout_dim = check_dims(batch_dim, dropout_dim)
+        if len({*self._batch_dims, dropout_dim}) <= len(self._batch_dims):
+            raise ValueError(f"batch_dim={batch_dim} and dropout_dim={dropout_dim} repeat a dim; name each once")
+        self.batch_dim = batch_dim if isinstance(batch_dim, int) else list(batch_dim)
+        if not isinstance(inplace, bool):
+            raise TypeError(f"inplace={inplace!r} is a {type(inplace).__name__}; give True or False")
+        self.inplace = inplace
+        self._p = check_p(p)
+        self._k: Tensor | None = None
+        self._largest_k = 0
+        self._holding_k = False
+        self._home = torch.empty(0).device  # where k goes; no buffer, since DDP would send one rank's k to the others
+        # What compiled code reads instead of p: 1/λ as a tensor per number of features and device, so that another p
+        # compiles nothing. No buffers, so that the state_dict stays empty.
+        self._scales: dict[tuple[int, torch.device], Tensor] = {}
+
+    @property
+    def p(self) -> float:
+        """Drop probability; setting it validates and takes effect at once, also in compiled code."""
+        return self._p
+
+    @p.setter
+    def p(self, p: float) -> None:
+        self._p = check_p(p)
+        self._scales = {key: self._scale(*key) for key in self._scales}
+
+    def set_p(self, p: float) -> None:
+        """Set the drop probability, as `layer.p = p` does.
+
+        Raises:
+            TypeError, ValueError: if `p` is no number in [0, 1]; the old one stays.
+        """
+        self.p = p
+
+    @property
+    def k(self) -> Tensor | None:
+        """What `set_k` has set, as an int64 tensor; None while K is random."""
+        return self._k
+
+    def set_k(self, k: int | Tensor | None) -> None:
+        """Keep the first `k` features from now on, in training and in evaluation; None draws at random again.
+
+        `train()` and `eval()` forget k, with a warning; `at_k` does not, and also sees to it that nothing bypasses the layer.
+
+        Args:
+            k: an int from 0 to the number of features; or an integer tensor, 0-d or with exactly the sizes of `batch_dim` in
+                order, one k per sample; or None.
+
+        Raises:
+            TypeError: if `k` is not an int, an integer tensor or None.
+            ValueError: if a k is negative. If it is greater than the number of features, or of a shape that is not that of
+                `batch_dim`, the first eager forward raises. Compiled and exported code keeps all features instead.
+        """
+        if k is None:
+            self._k, self._largest_k = None, 0
+        else:
+            self._largest_k = _check_k(k)
+            # A tensor, so that another k compiles nothing; a copy, so that nobody changes it from outside.
+            self._k = torch.as_tensor(k).detach().to(self._home, torch.int64, copy=True)
+
+    def train(self, mode: bool = True) -> TailDropout:
+        """Set training mode and forget k, with a warning if one was set."""
+        if self._k is not None and not self._holding_k:
+            shown = self._largest_k if self._k.dim() == 0 else f"a tensor of shape {tuple(self._k.shape)}"
+            warnings.warn(
+                f"{'train' if mode else 'eval'}() forgets k={shown}; call set_k after it, or use at_k, which keeps k",
+                stacklevel=2,
+            )
+            self.set_k(None)
+        return super().train(mode)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Drop the tail of the input's features."""
+        if self._k is not None:
+            return self._at_k(input, self._k)
+        if torch.compiler.is_compiling():
+            return self._compiled(input)
+        if self.training:
+            return drop_tail(input, self._p, self._batch_dims, self.dropout_dim, self.inplace)
+        sample_shape(input.shape, self._batch_dims, self.dropout_dim)  # dims that don't fit are an error here too
+        return input
+
+    def _at_k(self, input: Tensor, k: Tensor) -> Tensor:
+        shape, feature = sample_shape(input.shape, self._batch_dims, self.dropout_dim)
+        if k.dim():
+            wanted = tuple(input.shape[dim] for dim in self._batch_dims)
+            if tuple(k.shape) != wanted:
+                raise ValueError(
+                    f"k has shape {tuple(k.shape)}, but batch_dim={self.batch_dim} of an input of shape "
+                    f"{tuple(input.shape)} has {wanted}; call set_k with an int or with one k per sample"
+                )
+            order = sorted(range(k.dim()), key=lambda i: self._batch_dims[i] % input.dim())
+            k = k.permute(order).reshape(shape)
+        n = input.shape[feature]
+        if not torch.compiler.is_compiling() and self._largest_k > n:
+            raise ValueError(
+                f"k={self._largest_k} is greater than the {n} features of dropout_dim={self.dropout_dim}; "
+                f"call set_k({n}) or less"
+            )
+        return select(input, k.to(input.device), feature, self.inplace)
+
+    def _compiled(self, input: Tensor) -> Tensor:
+        shape, feature = sample_shape(input.shape, self._batch_dims, self.dropout_dim)
+        if not self.training or input.numel() == 0:
+            return input
+        if not (input.is_floating_point() or input.is_complex()):
+            if self._p == 0:  # read here only: p is guarded where it is read, and another p would compile anew
+                return input
+            check_float(input)
+        n = operator.index(input.shape[feature])  # the rate belongs to one n; the batch size may stay dynamic
+        self._prepare_scale(n, input.device)
+        k = exponential_from_uniforms(input, shape, self._scales[n, input.device])
+        return select(input, k, feature, self.inplace)
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # runs while the compiler traces: no root finder in the graph
+    def _prepare_scale(self, n: int, device: torch.device) -> None:
+        if (n, device) not in self._scales:
+            self._scales[n, device] = self._scale(n, device)
+
+    def _scale(self, n: int, device: torch.device) -> Tensor:
+        scale = 1 / rate(self._p, n) if self._p else float("inf")
+        return torch.tensor(scale, dtype=torch.float32, device=device)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> TailDropout:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        home = fn(torch.empty(0, device=self._home)).device
+        if home.type != "meta":
+            self._home = home
+            if self._k is not None:
+                self._k = self._k.to(home)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_scales": {}}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Checkpoints of the original package hold a k that does not say whether it was set; it never was in training.
+        state_dict.pop(prefix + "k", None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        """The arguments that construct this layer."""
+        inplace = ", inplace=True" if self.inplace else ""
+        return f"p={self.p}, batch_dim={self.batch_dim}, dropout_dim={self.dropout_dim}{inplace}"
+
+
+def _named(model: nn.Module, kind: type[nn.Module], names: str | Iterable[str] | None) -> dict[str, nn.Module]:
+    """The modules of this type by name; `names` chooses among them. KeyError lists those there are."""
+    found = {name: module for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, kind)}
+    there = f"those of {type(model).__name__} are: {', '.join(map(repr, found)) or 'none'}"
+    if names is None:
+        if not found:
+            raise ValueError(f"{type(model).__name__} has no {kind.__name__}")
+        return found
+    chosen = [names] if isinstance(names, str) else list(names)
+    if missing := [name for name in chosen if name not in found]:
+        raise KeyError(f"no {kind.__name__} is named {', '.join(map(repr, missing))}; {there}")
+    return {name: found[name] for name in chosen}
+
+
+@contextmanager
+def at_k(model: nn.Module, k: int | Tensor | None, names: str | Iterable[str] | None = None) -> Iterator[nn.Module]:
+    """Set k on every TailDropout of a model, or on those named, and restore what was there.
+
+    Inside, `train()` and `eval()` keep k, since trainers call them; and the fast path of `nn.TransformerEncoderLayer`, which
+    would bypass the layer, is off.
+
+    Args:
+        model: any module; it may be a TailDropout itself.
+        k: as in `TailDropout.set_k`; None draws at random.
+        names: names as in `model.named_modules()`; all TailDropouts if None.
+
+    Raises:
+        TypeError, ValueError: as in `TailDropout.set_k`; nothing is changed then.
+        KeyError: if a name is not that of a TailDropout.
+        ValueError: if there is no TailDropout in the model.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), TailDropout(), nn.Linear(8, 1))
+        >>> with at_k(model, 2):
+        ...     output = model.eval()(torch.randn(5, 4))
+    """
+    layers = [layer for layer in _named(model, TailDropout, names).values() if isinstance(layer, TailDropout)]
+    if k is not None:
+        _check_k(k)
+    before = [(layer, layer._k, layer._largest_k, layer._holding_k) for layer in layers]
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        for layer in layers:
+            layer.set_k(k)
+            layer._holding_k = True
+        yield model
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        for layer, layer._k, layer._largest_k, layer._holding_k in before:  # noqa: B007
+            pass
+
+
+def replace_dropout(model: nn.Module, names: str | Iterable[str], **options: Any) -> nn.Module:
+    """Swap the named `nn.Dropout`s of a model for TailDropouts of the same p, in place.
+
+    Args:
+        model: a module with `nn.Dropout`s among its submodules.
+        names: names as in `model.named_modules()`. Choose hidden features (of an MLP, a feed-forward block, a bottleneck);
+            attention weights and a residual stream have no order to learn.
+        options: further arguments of `TailDropout`, such as `batch_dim`.
+
+    Returns:
+        The model.
+
+    Raises:
+        KeyError: if a name is not that of an `nn.Dropout`; the message lists those there are. Nothing is changed then.
+        TypeError, ValueError: as in `TailDropout`; likewise.
+    """
+    replacements = {}
+    for name, dropout in _named(model, nn.Dropout, names).items():
+        if name == "":
+            raise ValueError("the model is itself an nn.Dropout, which cannot be swapped in place; construct a TailDropout")
+        options = {"inplace": dropout.inplace, **options}
+        replacements[name] = TailDropout(**{"p": dropout.p, **options}).train(dropout.training)
+    for name, layer in replacements.items():
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer)
+    return model
