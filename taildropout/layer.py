@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .dims import check_dims, sample_shape
 from .distribution import check_p, exponential_from_uniforms, rate
-from .functional import check_dims, check_float, drop_tail, sample_shape, select
+from .functional import check_float, drop_tail
+from .selection import select
 
 
 def _check_k(k: object) -> int:

@@ -1,0 +1,52 @@
+"""Which dims of an input are samples, and which are features."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+
+
+def check_dims(batch_dim: object, dropout_dim: object) -> tuple[tuple[int, ...], int]:
+    """Return `batch_dim` as a tuple, and `dropout_dim`.
+
+    Raises:
+        TypeError: if a dim is not an int (bool is none).
+    """
+    if isinstance(batch_dim, bool) or isinstance(dropout_dim, bool):
+        raise TypeError(
+            f"batch_dim={batch_dim!r}, dropout_dim={dropout_dim!r}: a dim is an int, not a bool; "
+            "for nn.Dropout's second argument write inplace=True"
+        )
+    dims = tuple(batch_dim) if isinstance(batch_dim, Sequence) and not isinstance(batch_dim, str) else (batch_dim,)
+    for name, dim in [("dropout_dim", dropout_dim), *(("batch_dim", each) for each in dims)]:
+        if isinstance(dim, bool) or not isinstance(dim, int):
+            raise TypeError(f"{name} has {dim!r}, a {type(dim).__name__}; a dim is an int")
+    return dims, dropout_dim  # type: ignore[return-value]
+
+
+def _normalize(name: str, dim: int, ndim: int) -> int:
+    if not -ndim <= dim < ndim:
+        raise IndexError(f"{name}={dim} is out of range for an input with {ndim} dims; give {-ndim} … {ndim - 1}")
+    return operator.index(dim % ndim)  # an int also where a compiler made dims symbolic: `in` is wrong on those
+
+
+def sample_shape(shape: Sequence[int], batch_dims: tuple[int, ...], dropout_dim: int) -> tuple[tuple[int, ...], int]:
+    """The shape of k for an input of this shape (1 everywhere but in the batch dims), and the feature dim from 0.
+
+    Raises:
+        IndexError: if a dim is out of range.
+        ValueError: if dims repeat or overlap, or the input has no dim.
+    """
+    ndim = len(shape)
+    if ndim == 0:
+        raise ValueError("input is 0-d; tail dropout needs a dim of features: give a tensor with 1 dim or more")
+    feature = _normalize("dropout_dim", dropout_dim, ndim)
+    batch = [_normalize("batch_dim", dim, ndim) for dim in batch_dims]
+    if len(set(batch)) < len(batch):
+        raise ValueError(f"batch_dim={list(batch_dims)} repeats a dim of an input with {ndim} dims; name each once")
+    if feature in batch:
+        raise ValueError(
+            f"batch_dim={list(batch_dims)} and dropout_dim={dropout_dim} overlap in an input with {ndim} dims; "
+            "samples and features need dims of their own (batch_dim=() draws one k for the whole tensor)"
+        )
+    return tuple(size if dim in batch else 1 for dim, size in enumerate(shape)), feature

@@ -1,0 +1,166 @@
+"""How the tail is selected away, in three ways that are bitwise equal.
+
+Under a compiler, one `where`. In eager, a `masked_fill` for small inputs; for large ones an autograd function that saves
+nothing but k and, where memory order allows, builds its mask rows by copying windows of one vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+# From this many elements on, an autograd function that saves k alone is used. It costs some 90 µs a step more than a
+# `masked_fill`, which saves a byte per element and is slow; on a CPU the two are measured to meet at about 50 000.
+SAVE_ONLY_K_FROM = 2**16
+
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def positions(n: int, feature: int, ndim: int, device: torch.device) -> Tensor:
+    """1 … n along dim `feature` of `ndim`, in the narrowest float that counts so far exactly."""
+    dtype = torch.float32 if n <= 2**24 else torch.float64
+    line = torch.arange(1, n + 1, dtype=dtype, device=device)
+    return line.reshape(*[1] * feature, -1, *[1] * (ndim - feature - 1))
+
+
+def _windows(n: int, dtype: torch.dtype) -> Tensor:
+    """Row i is n − i elements of all-one bits, then i of all-zero bits: overlapping windows of one vector."""
+    bits = torch.zeros(2 * n, dtype=dtype)
+    bits[:n] = -1
+    return bits.unfold(0, n, 1)
+
+
+_constants: dict[tuple[Any, ...], Tensor] = {}
+
+
+def constant(make: Callable[..., Tensor], n: int, *args: Any) -> Tensor:
+    """`make(n, *args)`, kept for the next call: at 128 elements making it anew costs as much as all the rest."""
+    key = (make, n, *args)
+    kept = _constants.get(key)
+    if kept is None:
+        with torch.inference_mode(False):
+            kept = make(n, *args)
+        # A fake tensor, or one that a CUDA graph has yet to fill, is none to keep; nor is one of many megabytes.
+        capturing = kept.is_cuda and torch.cuda.is_current_stream_capturing()
+        if type(kept) is Tensor and not capturing and n <= 2**16:
+            if len(_constants) >= 128:
+                _constants.clear()
+            _constants[key] = kept
+    return kept
+
+
+@lru_cache(maxsize=1024)
+def _rows(
+    shape: torch.Size, strides: tuple[int, ...], k_shape: torch.Size, feature: int
+) -> tuple[list[int], list[int], list[int]] | None:
+    """The dims in memory order, the way back, and the shape of the mask rows then; None where windows don't fit.
+
+    They fit where the tensor is dense and k does not vary within what is one row of features in memory.
+    """
+    order = sorted(range(len(shape)), key=lambda dim: -strides[dim])
+    expected = 1
+    for dim in reversed(order):
+        if shape[dim] != 1 and strides[dim] != expected:
+            return None
+        expected *= shape[dim]
+    place = order.index(feature)
+    sizes = [k_shape[dim] if k_shape else 1 for dim in order]
+    if any(size > 1 for size in sizes[place + 1 :]):
+        return None
+    sizes[place] = shape[feature]
+    return order, [order.index(dim) for dim in range(len(shape))], sizes
+
+
+def _fill(input: Tensor, dropped: Tensor, inplace: bool) -> Tensor:
+    if inplace:
+        return input.masked_fill_(dropped, 0)
+    # `masked_fill` is the fastest with its backward, but its result is always contiguous; `clone` keeps the layout.
+    if input.is_contiguous() or torch._C._are_functorch_transforms_active():
+        return input.masked_fill(dropped, 0)
+    return input.clone().masked_fill_(dropped, 0)
+
+
+def _select(input: Tensor, k: Tensor, feature: int, inplace: bool) -> Tensor:
+    """keep_first without autograd, writing little more than the result."""
+    n = input.size(feature)
+    plain = type(input) is Tensor and input.is_cpu and input.is_floating_point() and not input.is_neg()
+    rows = _rows(input.shape, input.stride(), k.shape, feature) if plain else None
+    if rows is None:
+        return _fill(input, k < positions(n, feature, input.dim(), input.device), inplace)
+    order, back, mask_shape = rows
+    moved = order != sorted(order)
+    dtype = _BITS[input.element_size()]
+    bits = (input.permute(order) if moved else input).view(dtype)
+    k = k.permute(order) if moved and k.dim() else k
+    start = n - k.clamp(0, n).to(torch.int64)
+    mask = constant(_windows, n, dtype).index_select(0, start.reshape(-1)).view(mask_shape)
+    if inplace:
+        bits.bitwise_and_(mask)
+        return input
+    kept = (mask.bitwise_and_(bits) if mask.shape == bits.shape else bits.bitwise_and(mask)).view(input.dtype)
+    return kept.permute(back) if moved else kept
+
+
+class _KeepFirst(torch.autograd.Function):
+    """keep_first that saves k alone. It is linear, so that its derivative in either direction is itself."""
+
+    @staticmethod
+    def forward(input: Tensor, k: Tensor, feature: int, inplace: bool) -> Tensor:
+        return _select(input, k, feature, inplace)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        input, k, ctx.feature, ctx.inplace = inputs
+        ctx.save_for_backward(k)
+        ctx.save_for_forward(k)
+        if ctx.inplace:
+            ctx.mark_dirty(input)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (k,) = ctx.saved_tensors
+        return _keep_saving_k(grad, k, ctx.feature, False), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        (k,) = ctx.saved_tensors
+        return _select(tangent, k, ctx.feature, ctx.inplace)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], input: Tensor, k: Tensor, feature: int, inplace: bool
+    ) -> tuple[Tensor, int]:
+        at = in_dims[0]
+        input = input.expand(info.batch_size, *input.shape) if at is None else input.movedim(at, 0)
+        if in_dims[1] is not None:
+            k = k.movedim(in_dims[1], 0)
+            k = k.reshape(-1, *(k.shape[1:] or [1] * (input.dim() - 1)))
+        elif k.dim():
+            k = k.unsqueeze(0)
+        return _keep_saving_k(input, k, feature + 1, inplace), 0
+
+
+# `Function.apply` inspects the signature of forward at every call, which takes longer than a kernel; its base does not. Only
+# functorch needs the whole of it.
+_apply: Callable[..., Tensor] = super(torch.autograd.Function, _KeepFirst).apply
+
+
+def _keep_saving_k(input: Tensor, k: Tensor, feature: int, inplace: bool) -> Tensor:
+    if torch._C._are_functorch_transforms_active():
+        return cast(Tensor, _KeepFirst.apply(input, k, feature, inplace))  # type: ignore[no-untyped-call]
+    return _apply(input, k, feature, inplace)
+
+
+def select(input: Tensor, k: Tensor, feature: int, inplace: bool = False) -> Tensor:
+    """`keep_first` for arguments already checked: `feature` counts from 0, `k` broadcasts to the input."""
+    if torch.compiler.is_compiling():
+        stays = positions(input.shape[feature], feature, input.dim(), input.device) <= k
+        kept = torch.where(stays, input, 0)
+        return input.copy_(kept) if inplace else kept
+    if input.numel() >= SAVE_ONLY_K_FROM:
+        return _keep_saving_k(input, k, feature, inplace)
+    return _fill(input, k < constant(positions, input.size(feature), feature, input.dim(), input.device), inplace)
