@@ -26,6 +26,7 @@ from .results import Entry, Figure
 from .table import RECORDS, Row, markdown, record_rows, record_title, render
 
 CHUNK = 24  # asv stores what it measured when it ends, so this many processes are what an interruption can cost
+MAX_NAMED = 20  # of failures; where all fail, the reason is one
 QUICK_COUNTS = "8x16-f32-train", "1024x512-f32-train", "0.5"  # parameters of the counts that are taken in quick
 
 
@@ -107,30 +108,45 @@ def run_asv(arguments: argparse.Namespace, names: Sequence[str], console: Consol
     here = machine.describe()
     described = [f"--{key}={here[value]}" for key, value in (("machine", "name"), ("os", "os"), ("cpu", "cpu"))]
     asv("machine", "--yes", *described, "--num_cpu", here["cores"], f"--ram={here['memory']}")
+    commits = [commit for commit in commits if has_package(commit, console)]
+    if not commits:
+        raise CannotMeasure("none of these commits has a package yet")
+    versions = discover(commits, here["name"])
+    asked = [entry for entry in versions if wanted(entry, arguments, names)]
+    if not asked:
+        raise CannotMeasure("no benchmark measures these cases on this machine")
     worst = 0
     for number, commit in enumerate(commits, 1):
         console.print(f"[bold]Commit {commit[:8]}[/] ({number} of {len(commits)})")
-        worst = max(worst, run_commit(commit, here["name"], arguments, names, console, with_table=number == 1))
+        found = measure(commit, here["name"], asked, versions, arguments.again, console)
+        if number == 1:
+            show(results.rows(found, names, asked), f"{here['name']}, commit {commit[:8]}", arguments, console)
+        worst = max(worst, judge(commit, asked, found))
     console.print("The history as a web page: python -m benchmarks dashboard --serve")
     return worst
 
 
-def run_commit(
-    commit: str, where: str, arguments: argparse.Namespace, names: Sequence[str], console: Console, with_table: bool
-) -> int:
-    """Measure one commit, chunk by chunk, and judge by what is stored."""
-    if not git("ls-tree", commit, "--", "pyproject.toml"):
-        console.print("n/a: this commit has no package yet")
-        return 0 if arguments.commits != "HEAD" else 2
-    asv("run", "--bench", "just-discover", f"--machine={where}", f"{commit}^!")
-    try:
-        versions = results.entries()
-    except (OSError, ValueError) as error:
-        raise CannotMeasure(f"asv could not look at the suite on {commit[:8]}; its message stands above") from error
-    asked = [entry for entry in versions if wanted(entry, arguments, names)]
-    if not asked:
-        raise CannotMeasure("no benchmark measures these cases on this machine")
-    before = {} if arguments.again else results.read(commit, where, versions)
+def has_package(commit: str, console: Console) -> bool:
+    """Whether a commit can be built; what it lacks is n/a, no failure."""
+    present = bool(git("ls-tree", commit, "--", "pyproject.toml"))
+    if not present:
+        console.print(f"n/a: commit {commit[:8]} has no package yet")
+    return present
+
+
+def discover(commits: Iterable[str], where: str) -> dict[Entry, str]:
+    """What the suite holds, with versions. asv looks at it beside an installed package, so one commit must build."""
+    for commit in commits:
+        if asv("run", "--bench", "just-discover", f"--machine={where}", f"{commit}^!") == 0:
+            return results.entries()
+    raise CannotMeasure("asv could not build a commit and look at the suite; its message stands above")
+
+
+def measure(
+    commit: str, where: str, asked: Sequence[Entry], versions: dict[Entry, str], again: bool, console: Console
+) -> dict[Entry, Figure]:
+    """Have asv measure what a commit lacks, chunk by chunk, and read what is stored."""
+    before = {} if again else results.read(commit, where, versions)
     missing = [entry for entry in asked if entry not in before]
     console.print(f"{len(asked)} figures, {len(asked) - len(missing)} of them measured before", highlight=False)
     for start in range(0, len(missing), CHUNK):
@@ -138,11 +154,7 @@ def run_commit(
         patterns = [f"--bench=^{re.escape(str(entry))}$" for entry in chunk]
         console.print(f"Figures {start + 1} to {start + len(chunk)} of {len(missing)}", highlight=False)
         asv("run", "--show-stderr", f"--machine={where}", *patterns, f"{commit}^!")
-    found = results.read(commit, where, versions)
-    if with_table:
-        shown = [name for name in names if any(results.case_of(entry) == name for entry in versions)]
-        show(results.rows(found, shown, asked), f"{where}, commit {commit[:8]}", arguments, console)
-    return judge(commit, asked, found)
+    return results.read(commit, where, versions)
 
 
 def wanted(entry: Entry, arguments: argparse.Namespace, names: Sequence[str]) -> bool:
@@ -165,7 +177,9 @@ def judge(commit: str, asked: Iterable[Entry], found: dict[Entry, Figure]) -> in
     asked = list(asked)
     failed = [str(entry) for entry in asked if entry not in found]
     if failed:
-        print(f"{len(failed)} of {len(asked)} benchmarks failed on {commit[:8]}:", *failed, sep="\n  ", file=sys.stderr)
+        more = [f"… and {len(failed) - MAX_NAMED} more"] if len(failed) > MAX_NAMED else []
+        message = f"{len(failed)} of {len(asked)} benchmarks failed on {commit[:8]}:"
+        print(message, *failed[:MAX_NAMED], *more, sep="\n  ", file=sys.stderr)
         return 1
     if not any(found[entry].measured for entry in asked):
         print(f"Nothing was measured on {commit[:8]}: all of it is n/a.", file=sys.stderr)
@@ -197,8 +211,16 @@ def git(*words: str) -> str:
 
 
 def asv(*words: str) -> int:
-    """Run asv, whose progress is shown as it comes. Its exit code is no verdict: read the results."""
-    return subprocess.run([sys.executable, "-m", "asv", *words], cwd=ROOT, check=False).returncode
+    """Run asv and show its progress as it comes. Its exit code is no verdict: read the results.
+
+    Its tables list every case there is; the lines of what was not asked for are left out.
+    """
+    command = [sys.executable, "-u", "-m", "asv", *words]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            if not line.rstrip().endswith("n/a"):
+                print(line, end="", flush=True, file=sys.stderr)
+    return process.returncode
 
 
 def has_cuda() -> bool:

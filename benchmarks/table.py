@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from . import ROOT
 
@@ -49,7 +50,7 @@ class Row:
     def wanted(self) -> str:
         """The goals, each with the rival that it is about."""
         goals = zip(self.goal, RIVALS, strict=True)
-        return ", ".join(f"≤ {goal:g} {rival}" for goal, rival in goals if goal is not None)
+        return ", ".join(f"≤ {goal:g} {rival}" for goal, rival in goals if goal is not None).replace("nn.Dropout", "nn")
 
 
 def duration(seconds: float) -> str:
@@ -68,11 +69,11 @@ def spread(median: float, low: float, high: float) -> str:
 
 def render(rows: Iterable[Row], title: str) -> Table:
     """The table for a terminal; what loses is red."""
-    table = Table(title=title, caption=NOTE, caption_justify="left")
+    table = Table(title=title, caption=Text(NOTE), caption_justify="left")
     for number, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="left" if number in (0, len(HEADINGS) - 1) else "right")
+        table.add_column(heading, justify="left" if number in (0, len(HEADINGS) - 1) else "right", no_wrap=number < 6)
     for row in rows:
-        table.add_row(*row.cells(), style="red" if row.loses() else "dim" if row.note else None)
+        table.add_row(*map(Text, row.cells()), style="red" if row.loses() else "dim" if row.note else None)
     return table
 
 

@@ -15,6 +15,7 @@ two versions can be handed in side by side.
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -203,9 +204,18 @@ def compiled(case: Case, module: torch.nn.Module) -> Callable[..., torch.Tensor]
     """
     if case.mode == "eager":
         return module
+    quote_library_path()
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * len(CASES))
     call: Callable[..., torch.Tensor] = torch.compile(module, mode=case.mode, fullgraph=True, dynamic=False)
     return call
+
+
+def quote_library_path() -> None:
+    """Let inductor link where the path of torch has a space in it: it quotes what it includes, not where it links."""
+    from torch.utils import cpp_extension
+
+    if " " in cpp_extension.TORCH_LIB_PATH and "'" not in cpp_extension.TORCH_LIB_PATH:
+        cpp_extension.TORCH_LIB_PATH = shlex.quote(cpp_extension.TORCH_LIB_PATH)
 
 
 def synchronise(case: Case) -> Callable[[], None] | None:
