@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .dims import check_dims, sample_shape
 from .distribution import check_p, exponential_from_uniforms, rate
 from .functional import check_float, drop_tail
-from .selection import select
+from .selection import positions, select
 
 
 def _check_k(k: object) -> int:
@@ -84,9 +84,9 @@ class TailDropout(nn.Module):
         self._largest_k = 0
         self._holding_k = False
         self._home = torch.empty(0).device  # where k goes; no buffer, since DDP would send one rank's k to the others
-        # What compiled code reads instead of p: 1/λ as a tensor per number of features and device, so that another p
-        # compiles nothing. No buffers, so that the state_dict stays empty.
-        self._scales: dict[tuple[int, torch.device], Tensor] = {}
+        # What compiled code reads instead of p, per number of features and device: 1/λ as a tensor, so that another p
+        # compiles nothing, and the positions 1 … n. No buffers: the state_dict stays empty.
+        self._compiled_constants: dict[tuple[int, torch.device], tuple[Tensor, Tensor | None]] = {}
 
     @property
     def p(self) -> float:
@@ -96,7 +96,9 @@ class TailDropout(nn.Module):
     @p.setter
     def p(self, p: float) -> None:
         self._p = check_p(p)
-        self._scales = {key: self._scale(*key) for key in self._scales}
+        self._compiled_constants = {
+            key: (self._scale(*key), one_to_n) for key, (_, one_to_n) in self._compiled_constants.items()
+        }
 
     def set_p(self, p: float) -> None:
         """Set the drop probability, as `layer.p = p` does.
@@ -182,14 +184,17 @@ class TailDropout(nn.Module):
                 return input
             check_float(input)
         n = operator.index(input.shape[feature])  # the rate belongs to one n; the batch size may stay dynamic
-        self._prepare_scale(n, input.device)
-        k = exponential_from_uniforms(input, shape, self._scales[n, input.device])
-        return select(input, k, feature, self.inplace)
+        self._prepare(n, input.device)
+        scale, one_to_n = self._compiled_constants[n, input.device]
+        k = exponential_from_uniforms(input, shape, scale)
+        return select(input, k, feature, self.inplace, one_to_n)
 
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # runs while the compiler traces: no root finder in the graph
-    def _prepare_scale(self, n: int, device: torch.device) -> None:
-        if (n, device) not in self._scales:
-            self._scales[n, device] = self._scale(n, device)
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # runs while the compiler traces, not in the graph
+    def _prepare(self, n: int, device: torch.device) -> None:
+        if (n, device) not in self._compiled_constants:
+            # C++ made by the compiler loads positions faster than it counts them; a GPU counts.
+            one_to_n = positions(n, 0, 1, device) if device.type == "cpu" else None
+            self._compiled_constants[n, device] = self._scale(n, device), one_to_n
 
     def _scale(self, n: int, device: torch.device) -> Tensor:
         scale = 1 / rate(self._p, n) if self._p else float("inf")
@@ -205,7 +210,7 @@ class TailDropout(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_scales": {}}
+        return {**self.__dict__, "_compiled_constants": {}}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # Checkpoints of the original package hold a k that does not say whether it was set; it never was in training.

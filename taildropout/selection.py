@@ -155,11 +155,17 @@ def _keep_saving_k(input: Tensor, k: Tensor, feature: int, inplace: bool) -> Ten
     return _apply(input, k, feature, inplace)
 
 
-def select(input: Tensor, k: Tensor, feature: int, inplace: bool = False) -> Tensor:
-    """`keep_first` for arguments already checked: `feature` counts from 0, `k` broadcasts to the input."""
+def select(input: Tensor, k: Tensor, feature: int, inplace: bool = False, one_to_n: Tensor | None = None) -> Tensor:
+    """`keep_first` for arguments already checked: `feature` counts from 0, `k` broadcasts to the input.
+
+    Compiled code reads the positions from `one_to_n` where it is given, and counts them otherwise.
+    """
     if torch.compiler.is_compiling():
-        stays = positions(input.shape[feature], feature, input.dim(), input.device) <= k
-        kept = torch.where(stays, input, 0)
+        if one_to_n is None:
+            one_to_n = positions(input.shape[feature], feature, input.dim(), input.device)
+        else:
+            one_to_n = one_to_n.reshape(-1, *[1] * (input.dim() - feature - 1))
+        kept = torch.where(one_to_n <= k, input, 0)
         return input.copy_(kept) if inplace else kept
     if input.numel() >= SAVE_ONLY_K_FROM:
         return _keep_saving_k(input, k, feature, inplace)
