@@ -1,0 +1,66 @@
+# Each target sets up all that it needs and can be run again after an interruption.
+#   make bench                     time the current commit, print the table, build the dashboard
+#   make test                      run the tests
+#   make bench PYTHON=python3      use an environment that has torch, asv and pytest already
+VENV := .venv
+PYTHON ?= $(VENV)/bin/python
+BASE ?= python3
+PIP := "$(VENV)/bin/python" -m pip --disable-pip-version-check
+
+.PHONY: help setup environment bench test slow lint format figures clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^#  *//p' Makefile
+
+ifeq ($(PYTHON),$(VENV)/bin/python)
+setup: $(VENV)/ready
+else
+setup:
+	@"$(PYTHON)" -c "import torch, asv, pytest" || \
+	  { echo "$(PYTHON) lacks torch, asv or pytest: install them there, or leave PYTHON= out to have .venv made"; exit 2; }
+endif
+
+# The marker is written last, so that an interrupted installation is taken up again.
+$(VENV)/ready: constraints.txt pyproject.toml
+	@"$(BASE)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one: make $(MAKECMDGOALS) BASE=python3.12"; exit 2; }
+	@echo "==> making $(VENV) (about 2 GB with torch; a few minutes the first time)"
+	@test -x "$(VENV)/bin/python" || "$(BASE)" -m venv "$(VENV)"
+	@$(PIP) install --progress-bar on -c constraints.txt torch setuptools wheel
+	@$(PIP) install --progress-bar on -c constraints.txt --no-build-isolation -e ".[bench,lint,plot,test]"
+	@touch "$@"
+
+# Another torch than the pinned one, the other tools as they come: TORCH=2.6.0, newest or nightly.
+TORCH ?= newest
+environment:
+	@"$(BASE)" -m venv "$(VENV)"
+	@$(PIP) install setuptools wheel $(if $(filter nightly,$(TORCH)),--pre --extra-index-url "$(NIGHTLY_INDEX)" torch,\
+	  $(if $(filter newest,$(TORCH)),torch,torch==$(TORCH)))
+	@$(PIP) install --no-build-isolation -e ".[bench,lint,plot,test]"
+
+bench: setup
+	@"$(PYTHON)" -m benchmarks run --profile quick
+	@"$(PYTHON)" -m benchmarks dashboard
+
+test: setup
+	@"$(PYTHON)" -m pytest -m "not slow" $(ARGS)
+	@echo "All held. Next: 'make bench' for the speed, 'make slow' for the statistical tests at full size."
+
+slow: setup
+	@"$(PYTHON)" -m pytest -m slow $(ARGS)
+
+lint: setup
+	@"$(PYTHON)" -m ruff format --check .
+	@"$(PYTHON)" -m ruff check .
+	@"$(PYTHON)" -m mypy
+
+format: setup
+	@"$(PYTHON)" -m ruff format .
+	@"$(PYTHON)" -m ruff check --fix .
+
+figures: setup
+	@"$(PYTHON)" examples/law.py
+
+clean:
+	rm -rf "$(VENV)" .asv build dist *.egg-info
