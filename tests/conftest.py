@@ -9,9 +9,12 @@ import zlib
 
 import pytest
 import torch
+from checks import ALPHA, SIZE, Family, holm
 from hypothesis import settings
 
 SEED = int(os.environ.get("TAILDROPOUT_SEED", "0"))
+
+FAMILY = pytest.StashKey[Family]()
 
 torch.set_num_threads(1)
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -29,3 +32,24 @@ def compiler() -> None:
     """Skip where torch.compile has no C++ compiler to call."""
     if not shutil.which(os.environ.get("CXX", "g++")) and not shutil.which("clang++"):
         pytest.skip("torch.compile needs a C++ compiler: install g++, or set CXX")
+
+
+@pytest.fixture(scope="session")
+def family(pytestconfig: pytest.Config) -> Family:
+    """The family in which all statistical cells of a run are judged."""
+    return pytestconfig.stash.setdefault(FAMILY, Family())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """A line per statistical cell, and Holm's verdict."""
+    family = config.stash.get(FAMILY, None)
+    if family is None or not family.lines:
+        return
+    terminalreporter.section(f"the law of K: p-values per cell, seed {SEED}")
+    for line in family.lines:
+        terminalreporter.line(line)
+    rejected = holm(family.p_values, ALPHA, SIZE)
+    terminalreporter.line(
+        f"{len(family.p_values)} p-values, the least {min(family.p_values.values()):.2g}; Holm at a family-wise rate of "
+        f"{ALPHA} rejects {', '.join(rejected) or 'none'}"
+    )

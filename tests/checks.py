@@ -1,0 +1,164 @@
+"""Statistical checks of draws of K. Each gives a p-value; all are judged as one family.
+
+The family-wise false-alarm rate is ALPHA: were every draw exactly right, a whole run, of all cells together, would reject
+something with this probability at most. Holm's procedure decides; its first step, p < ALPHA / SIZE for the smallest p, is
+what every cell also asserts on its own, so that a failure names its cell.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import scipy.stats
+import torch
+from scipy.special import logsumexp
+from torch import Tensor
+
+from taildropout import CensoredGeometric
+
+ALPHA = 1e-4
+SIZE = 2500  # no fewer than all the p-values of all cells, fast and slow; `test_holm` holds it to that
+LIMIT = ALPHA / SIZE
+
+# With 10 expected in a bin, χ² rejects far too often this deep in its tail; with 500 about as often as it says.
+LEAST_EXPECTED = 500
+
+# A standardised sum of skewness g exceeds z, by Edgeworth's expansion, exp(g z³/6) times as often as a normal variable: 1.3
+# times at the z = 5.6 that LIMIT stands for. Beyond it, exact laws and bounds replace the normal.
+NEGLIGIBLE_SKEWNESS = 0.01
+
+
+@dataclass(frozen=True)
+class Law:
+    """The exact law of K for one (p, n)."""
+
+    p: float
+    n: int
+
+    @cached_property
+    def pmf(self) -> np.ndarray:
+        law = CensoredGeometric(self.p, self.n)
+        return law.log_prob(law.enumerate_support()).exp().numpy()
+
+    @cached_property
+    def standardised(self) -> np.ndarray:
+        """(k − E[K]) / the standard deviation of K, for k = 0 … n; the mean is what p promises, not a sum over the law."""
+        deviation = np.arange(self.n + 1) - self.n * (1 - self.p)
+        return deviation / np.sqrt(self.pmf @ deviation**2)
+
+    @cached_property
+    def scores(self) -> np.ndarray:
+        """P(K < k) + P(K = k)/2 − 1/2, standardised: bounded scores, whose products have light tails."""
+        middle = np.cumsum(self.pmf) - self.pmf / 2 - 0.5
+        return middle / np.sqrt(self.pmf @ middle**2)
+
+    @cached_property
+    def split(self) -> int:
+        """The k for which P(K < k) is closest to ½."""
+        return int(np.abs(np.cumsum(self.pmf)[:-1] - 0.5).argmin()) + 1
+
+
+def goodness(counts: np.ndarray, probabilities: np.ndarray) -> float:
+    """p of χ² over bins merged, neighbour with neighbour, to LEAST_EXPECTED or more; of the exact binomial if two remain."""
+    draws = counts.sum()
+    expected = draws * probabilities
+    ends, gathered = [], 0.0
+    for end, each in enumerate(expected, start=1):
+        gathered += each
+        if gathered >= LEAST_EXPECTED:
+            ends.append(end)
+            gathered = 0.0
+    starts = [0, *ends[:-1]]  # the rest after the last full bin joins it
+    if len(starts) <= 2:
+        middle = starts[-1] or int(np.abs(np.cumsum(probabilities)[:-1] - 0.5).argmin()) + 1
+        low = min(max(float(probabilities[:middle].sum()), 0.0), 1.0)
+        return float(scipy.stats.binomtest(int(counts[:middle].sum()), int(draws), low).pvalue)
+    observed, wanted = np.add.reduceat(counts, starts), np.add.reduceat(expected, starts)
+    return float(scipy.stats.chi2.sf(((observed - wanted) ** 2 / wanted).sum(), len(starts) - 1))
+
+
+def fine_structure(counts: np.ndarray, probabilities: np.ndarray, modulus: int = 16) -> float:
+    """p of K mod 16, and of K = n: what a coarse grid of random numbers leaves out, also where bins of K are wide."""
+
+    def fold(values: np.ndarray) -> np.ndarray:
+        folded = np.bincount(np.arange(len(values) - 1) % modulus, weights=values[:-1])
+        return np.append(folded, values[-1])
+
+    return goodness(fold(counts), fold(probabilities))
+
+
+def z_of_mean(counts: np.ndarray, law: Law) -> float:
+    """The mean of K against n(1 − p), in standard errors of the exact law."""
+    return float(counts @ law.standardised / np.sqrt(counts.sum()))
+
+
+def mean(counts: np.ndarray, law: Law) -> float:
+    """p of `z_of_mean`: normal, or Chernoff's bound 2 exp(−N sup_t(t z̄ − log E e^(t Z))) where the law is too skewed."""
+    draws, z = counts.sum(), z_of_mean(counts, law)
+    if abs(law.pmf @ law.standardised**3) <= NEGLIGIBLE_SKEWNESS * np.sqrt(draws):
+        return float(2 * scipy.stats.norm.sf(abs(z)))
+    average = z / np.sqrt(draws)
+    # Any t gives a valid bound; the best for a normal law is the average itself, and for a skewed one is near it.
+    exponents = [t * average - logsumexp(t * law.standardised, b=law.pmf) for t in average * np.geomspace(0.1, 30, 60)]
+    return float(min(1.0, 2 * np.exp(-draws * max(exponents))))
+
+
+def independence(a: Tensor, b: Tensor, law: Law) -> float:
+    """p of the correlation between the scores of paired draws; of the number of pairs with both rare, if they are too skewed.
+
+    Pairs may share draws with their neighbours, as (k₁, k₂), (k₂, k₃) … do: such products are uncorrelated.
+    """
+    pairs = len(a)
+    if (law.pmf @ law.scores**3) ** 2 <= NEGLIGIBLE_SKEWNESS * np.sqrt(pairs):
+        scores = torch.from_numpy(law.scores)
+        z = torch.dot(scores[a], scores[b]).item() / np.sqrt(pairs)
+        return float(2 * scipy.stats.norm.sf(abs(z)))
+    low = law.pmf[: law.split].sum()
+    rare_a, rare_b = (a < law.split, b < law.split) if low < 0.5 else (a >= law.split, b >= law.split)
+    # Here pairs must not share draws: those that start at even and at odd places are counted apart.
+    both, chance = (rare_a & rare_b).numpy(), min(low, 1 - low) ** 2
+    halves = [scipy.stats.binomtest(int(each.sum()), len(each), chance).pvalue for each in (both[::2], both[1::2])]
+    return float(min(1.0, 2 * min(halves)))
+
+
+def check(first: Tensor, second: Tensor, p: float, n: int) -> dict[str, float]:
+    """p-values of two sequences of K, drawn in turn by two layers, against the exact law of K."""
+    law = Law(p, n)
+    both = torch.cat([first, second])
+    counts = torch.bincount(both, minlength=n + 1).numpy().astype(np.float64)
+    if len(counts) != n + 1:
+        raise ValueError(f"a K is greater than n={n}")
+    return {
+        "law": goodness(counts, law.pmf),
+        "fine": fine_structure(counts, law.pmf),
+        "mean": mean(counts, law),
+        "lag 1": independence(both[:-1], both[1:], law),
+        "between": independence(first, second, law),
+    }
+
+
+def holm(p_values: Mapping[str, float], alpha: float, size: int) -> list[str]:
+    """The names Holm rejects among `size` hypotheses, of which those not given count as having p = 1."""
+    rejected = []
+    for place, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
+        if not p_values[name] <= alpha / (size - place):
+            break
+        rejected.append(name)
+    return rejected
+
+
+@dataclass
+class Family:
+    """The p-values of every cell that ran, and the lines of the report."""
+
+    p_values: dict[str, float] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+
+    def judge(self, cell: str, p_values: Mapping[str, float], note: str = "") -> None:
+        """Record a cell, and fail if one of its p-values alone decides against the family."""
+        shown = "  ".join(f"{name} {value:<7.2g}" for name, value in p_values.items())
+        self.lines.append(f"{cell:<48}{note:<34}{shown}")
+        self.p_values |= {f"{cell}: {name}": value for name, value in p_values.items()}
+        wrong = {name: value for name, value in p_values.items() if not value > LIMIT}
+        assert not wrong, f"{cell} does not follow the exact law: p={wrong}, below {ALPHA} / {SIZE}"
