@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import selection
 from .dims import check_dims, sample_shape
-from .distribution import check_p, exponential, exponential_from_uniforms, rate
+from .distribution import check_p, constant_in_graphs, exponential, exponential_from_uniforms, rate
 from .selection import select
 
 
@@ -56,7 +56,9 @@ def keep_first(input: Tensor, k: int | float | Tensor, dim: int = -1) -> Tensor:
             f"k has shape {tuple(k.shape)}, which does not fit input of shape {tuple(input.shape)} with dim={dim}: "
             "give a 0-d tensor, or one with the input's dims, of size 1 at dim"
         )
-    return select(input, k, feature)
+    # A narrow type cannot be compared with every n; and j ≤ NaN is false for every j.
+    wide = torch.float64 if k.dtype == torch.float64 else torch.float32 if k.is_floating_point() else torch.int64
+    return select(input, k.to(wide).nan_to_num(0), feature)
 
 
 def check_float(input: Tensor) -> None:
@@ -93,9 +95,9 @@ def drop_tail(
     if p == 0 or input.numel() == 0:
         return input
     check_float(input)
-    zero = torch.zeros((), device=input.device)
-    k = zero if p == 1 else exponential(input, shape, rate(p, input.size(feature)), generator)
-    return select(input, k, feature, inplace)
+    if p == 1:
+        return select(input, torch.zeros((), device=input.device), feature, inplace)
+    return select(input, exponential(input, shape, rate(p, input.size(feature)), generator), feature, inplace)
 
 
 _prepared: dict[tuple[Any, ...], tuple[Tensor, float, Tensor]] = {}
@@ -107,7 +109,7 @@ def _prepare(key: tuple[Any, ...], input: Tensor) -> tuple[Tensor, float, Tensor
     noise_shape, feature = sample_shape(shape, batch_dims, dropout_dim)
     check_float(input)
     with torch.inference_mode(False):
-        noise = torch.empty(noise_shape, dtype=torch.float32)
+        noise = torch.empty(noise_shape, dtype=torch.float32, device=input.device)
     n = shape[feature]
     if len(_prepared) >= 256:
         _prepared.clear()
@@ -116,7 +118,7 @@ def _prepare(key: tuple[Any, ...], input: Tensor) -> tuple[Tensor, float, Tensor
     return prepared
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # so that no compiler looks inside the root finder
+@constant_in_graphs
 def _scale(p: float, n: int) -> float:
     return 1 / rate(p, n) if 0 < p < 1 else 0.0
 
@@ -158,6 +160,8 @@ def tail_dropout(
     """
     p = check_p(p)
     dims = check_dims(batch_dim, dropout_dim)
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator={generator!r} is a {type(generator).__name__}; give a torch.Generator or None")
     if generator is not None and generator.device.type != input.device.type:
         raise ValueError(f"generator is on {generator.device}, the input on {input.device}; give one of the input's device")
     if training and not torch.compiler.is_compiling():

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from .dims import check_dims, sample_shape
-from .distribution import check_p, exponential_from_uniforms, rate
+from .distribution import check_p, constant_in_graphs, exponential_from_uniforms, rate
 from .functional import check_float, drop_tail
 from .selection import positions, select
+
+_MOST = 2**63 - 1  # what an int64 holds
 
 
 def _check_k(k: object) -> int:
@@ -29,11 +31,13 @@ def _check_k(k: object) -> int:
             raise TypeError(f"k is a tensor of dtype {k.dtype}; give an integer tensor, one k per sample: k.long()")
         if k.numel() == 0:
             return 0
-        least, largest = (int(each) for each in k.aminmax())
+        least, largest = (int(each) for each in k.long().aminmax())
     elif isinstance(k, bool) or not isinstance(k, int):
         raise TypeError(f"k={k!r} is a {type(k).__name__}; give an int, an integer tensor or None")
     else:
         least = largest = k
+    if largest > _MOST:
+        raise ValueError(f"k={largest} is more than any number of features; give an int below 2**63")
     if least < 0:
         raise ValueError(f"k={least} is negative; give 0 (no feature) up to the number of features")
     return largest
@@ -130,9 +134,10 @@ class TailDropout(nn.Module):
         if k is None:
             self._k, self._largest_k = None, 0
         else:
-            self._largest_k = _check_k(k)
+            largest = _check_k(k)
             # A tensor, so that another k compiles nothing; a copy, so that nobody changes it from outside.
-            self._k = torch.as_tensor(k).detach().to(self._home, torch.int64, copy=True)
+            k = k.detach() if isinstance(k, Tensor) else torch.tensor(k, device=self._home)
+            self._k, self._largest_k = k.to(self._home, torch.int64, copy=True), largest
 
     def train(self, mode: bool = True) -> TailDropout:
         """Set training mode and forget k, with a warning if one was set."""
@@ -189,7 +194,7 @@ class TailDropout(nn.Module):
         k = exponential_from_uniforms(input, shape, scale)
         return select(input, k, feature, self.inplace, one_to_n)
 
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # runs while the compiler traces, not in the graph
+    @constant_in_graphs  # no root finder in the graph
     def _prepare(self, n: int, device: torch.device) -> None:
         if (n, device) not in self._compiled_constants:
             # C++ made by the compiler loads positions faster than it counts them; a GPU counts.
@@ -296,8 +301,8 @@ def replace_dropout(model: nn.Module, names: str | Iterable[str], **options: Any
     for name, dropout in _named(model, nn.Dropout, names).items():
         if name == "":
             raise ValueError("the model is itself an nn.Dropout, which cannot be swapped in place; construct a TailDropout")
-        options = {"inplace": dropout.inplace, **options}
-        replacements[name] = TailDropout(**{"p": dropout.p, **options}).train(dropout.training)
+        kept = {"p": dropout.p, "inplace": dropout.inplace}
+        replacements[name] = TailDropout(**{**kept, **options}).train(dropout.training)
     for name, layer in replacements.items():
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer)

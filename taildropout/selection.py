@@ -29,7 +29,7 @@ def positions(n: int, feature: int, ndim: int, device: torch.device) -> Tensor:
 
 def _windows(n: int, dtype: torch.dtype) -> Tensor:
     """Row i is n − i elements of all-one bits, then i of all-zero bits: overlapping windows of one vector."""
-    bits = torch.zeros(2 * n, dtype=dtype)
+    bits = torch.zeros(2 * n, dtype=dtype, device="cpu")  # whatever the default device
     bits[:n] = -1
     return bits.unfold(0, n, 1)
 
@@ -44,9 +44,11 @@ def constant(make: Callable[..., Tensor], n: int, *args: Any) -> Tensor:
     if kept is None:
         with torch.inference_mode(False):
             kept = make(n, *args)
-        # A fake tensor, or one that a CUDA graph has yet to fill, is none to keep; nor is one of many megabytes.
+        # A fake tensor, one wrapped by a function transform, or one that a CUDA graph has yet to fill, is none to keep; nor is
+        # one of many megabytes.
         capturing = kept.is_cuda and torch.cuda.is_current_stream_capturing()
-        if type(kept) is Tensor and not capturing and n <= 2**16:
+        wrapped = torch._C._functorch.is_functorch_wrapped_tensor(kept)
+        if type(kept) is Tensor and not wrapped and not capturing and n <= 2**16:
             if len(_constants) >= 128:
                 _constants.clear()
             _constants[key] = kept
@@ -123,7 +125,8 @@ class _KeepFirst(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (k,) = ctx.saved_tensors
-        return _keep_saving_k(grad, k, ctx.feature, False), None, None, None
+        again = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()  # a graph of the backward is wanted
+        return (_keep_saving_k if again else _select)(grad, k, ctx.feature, False), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
