@@ -78,14 +78,22 @@ def goodness(counts: np.ndarray, probabilities: np.ndarray) -> float:
     return float(scipy.stats.chi2.sf(((observed - wanted) ** 2 / wanted).sum(), len(starts) - 1))
 
 
-def fine_structure(counts: np.ndarray, probabilities: np.ndarray, modulus: int = 16) -> float:
-    """p of K mod 16, and of K = n: what a coarse grid of random numbers leaves out, also where bins of K are wide."""
+def fine_structure(counts: np.ndarray, probabilities: np.ndarray) -> float:
+    """p of K mod 16 (or 8, 4, 2), and of K = n: what a coarse grid of random numbers leaves out, also where bins are wide."""
 
-    def fold(values: np.ndarray) -> np.ndarray:
-        folded = np.bincount(np.arange(len(values) - 1) % modulus, weights=values[:-1])
-        return np.append(folded, values[-1])
+    def fold(values: np.ndarray, modulus: int) -> np.ndarray:
+        return np.append(np.bincount(np.arange(len(values) - 1) % modulus, weights=values[:-1]), values[-1])
 
-    return goodness(fold(counts), fold(probabilities))
+    # Merged neighbours would hide it: as many residues as can stand alone.
+    enough = [m for m in (16, 8, 4) if (fold(probabilities, m)[:-1] * counts.sum() >= LEAST_EXPECTED).all()]
+    modulus = enough[0] if enough else 2
+    return goodness(fold(counts, modulus), fold(probabilities, modulus))
+
+
+def coincidences(small: Tensor, n: int) -> float:
+    """p of how many draws below n repeat an earlier one, where λn is so small that they are uniform on 0 … n − 1."""
+    repeated = len(small) - len(small.unique())
+    return float(scipy.stats.poisson.sf(repeated - 1, len(small) ** 2 / 2 / n))
 
 
 def z_of_mean(counts: np.ndarray, law: Law) -> float:
@@ -100,8 +108,9 @@ def mean(counts: np.ndarray, law: Law) -> float:
         return float(2 * scipy.stats.norm.sf(abs(z)))
     average = z / np.sqrt(draws)
     # Any t gives a valid bound; the best for a normal law is the average itself, and for a skewed one is near it.
-    exponents = [t * average - logsumexp(t * law.standardised, b=law.pmf) for t in average * np.geomspace(0.1, 30, 60)]
-    return float(min(1.0, 2 * np.exp(-draws * max(exponents))))
+    t = average * np.geomspace(0.1, 30, 60)
+    exponents = t * average - logsumexp(np.outer(t, law.standardised), axis=1, b=law.pmf)
+    return float(min(1.0, 2 * np.exp(-draws * exponents.max())))
 
 
 def independence(a: Tensor, b: Tensor, law: Law) -> float:

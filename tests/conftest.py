@@ -29,9 +29,10 @@ def seeded(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture
 def compiler() -> None:
-    """Skip where torch.compile has no C++ compiler to call."""
+    """Forget what was compiled, which counts towards a limit; skip where torch.compile has no C++ compiler to call."""
     if not shutil.which(os.environ.get("CXX", "g++")) and not shutil.which("clang++"):
         pytest.skip("torch.compile needs a C++ compiler: install g++, or set CXX")
+    torch._dynamo.reset()
 
 
 @pytest.fixture(scope="session")

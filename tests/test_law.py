@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from checks import ALPHA, SIZE, Family, Law, check, holm, z_of_mean
+from checks import ALPHA, SIZE, Family, Law, check, coincidences, holm, z_of_mean
 from oracles import keep_first, pmf, widths
 from torch import Tensor, nn
 
@@ -70,23 +70,24 @@ def test_draw(source: str, p: float, n: int, samples: int, family: Family, reque
     judge(family, f"draw {source} p={p} n={n}", first, second, p, n)
 
 
-@pytest.mark.parametrize("source", ["exponential", "uniforms", "compiled"])
-@pytest.mark.slow
-def test_every_width_is_reachable_at_tiny_p(source: str, family: Family, request: pytest.FixtureRequest) -> None:
-    """At p = 1e-6 and n = 65 536 hardly two of the some 200 small K of 1e8 draws coincide."""
+TINY = marked(product(SOURCES, (1e-4,), (10**7,)), product(SOURCES, (1e-6,), (10**8,)))
+
+
+@pytest.mark.parametrize(("source", "p", "draws"), TINY)
+def test_every_width_is_reachable_at_tiny_p(
+    source: str, p: float, draws: int, family: Family, request: pytest.FixtureRequest
+) -> None:
+    """At n = 65 536, hardly two of the some 200 small K of 1e8 draws at p = 1e-6 coincide: 150 or more are distinct."""
     if source == "compiled":
         request.getfixturevalue("compiler")
-    p, n, draws = 1e-6, 65536, 10**8
-    chunks = (draw(source, p, n, 10**7) for _ in range(10))
+    n = 65536
+    chunks = (draw(source, p, n, 10**7) for _ in range(draws // 10**7))
     small = torch.cat([k[k < n] for k in chunks])
-    distinct = len(small.unique())
     count = scipy.stats.binomtest(len(small), draws, 1 - pmf(p, n)[-1]).pvalue
-    # Given their number, the pairs of small K that coincide are as good as Poisson.
-    coincide = scipy.stats.poisson.sf(len(small) - distinct - 1, len(small) ** 2 / 2 / n)
-    family.judge(
-        f"tiny p {source} p={p} n={n}", {"count": count, "coincide": coincide}, f"{distinct} distinct of {len(small)} small K"
-    )
-    assert distinct >= 0.75 * len(small)  # 150 of 200
+    distinct = len(small.unique())
+    found = {"count": float(count), "coincide": coincidences(small, n)}
+    family.judge(f"tiny p {source} p={p} n={n}", found, f"{distinct} distinct of {len(small)} small K")
+    assert distinct >= 0.75 * len(small)
 
 
 # ---- Through the layer
@@ -210,6 +211,6 @@ def test_holm(family: Family) -> None:
     """The family as a whole: of all cells that ran, Holm rejects none at the family-wise rate of 1e-4."""
     if not family.p_values:
         pytest.skip("no statistical cell ran; run the whole file")
-    assert 5 * sum(map(len, (DRAWS, LAYERS, TOKENS, WHOLES))) + 20 <= SIZE  # what is declared holds the whole family
+    assert 5 * sum(map(len, (DRAWS, TINY, LAYERS, TOKENS, WHOLES))) + 20 <= SIZE  # what is declared holds the whole family
     assert len(family.p_values) <= SIZE
     assert holm(family.p_values, ALPHA, SIZE) == []
