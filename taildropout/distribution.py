@@ -84,7 +84,7 @@ def _bisect(falling: Callable[[float], float], low: float, high: float, enough: 
     return middle
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=4096, typed=True)  # typed: True and 3.0 must not pass for a cached 1 and 3
 def rate(p: float, n: int) -> float:
     """The rate λ of the exponential behind K for which the mean share of dropped features is exactly `p`.
 
