@@ -83,8 +83,7 @@ def drop_tail(
         and input.is_cpu
         and type(input) is Tensor
         and input.is_contiguous()
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._len_torch_dispatch_stack()
+        and not selection.transformed()
     ):
         # Every call into torch counts at this size, so that what depends on shapes alone is prepared once, memory for E too.
         key = (input.shape, input.dtype, p, batch_dims, dropout_dim, get_ident())

@@ -1,11 +1,12 @@
 """How the tail is selected away, in three ways that are bitwise equal.
 
 Under a compiler, one `where`. In eager, a `masked_fill` for small inputs; for large ones an autograd function that saves
-nothing but k and, where memory order allows, builds its mask rows by copying windows of one vector.
+nothing but k and, on a CPU where memory order allows, copies what stays and zeroes the rest, row by row.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, cast
@@ -13,11 +14,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-# From this many elements on, an autograd function that saves k alone is used. It costs some 90 µs a step more than a
-# `masked_fill`, which saves a byte per element and is slow; on a CPU the two are measured to meet at about 50 000.
-SAVE_ONLY_K_FROM = 2**16
+try:
+    from . import _rows
+except ImportError:  # built without a compiler: the same results from plain torch, slower
+    _rows = None  # type: ignore[assignment]
 
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+# From this many elements on, an autograd function that saves k alone is used. It costs some 50 µs a step more than a
+# `masked_fill`, which saves a byte per element and is slow; on a CPU the two are measured to meet at about 16 000.
+SAVE_ONLY_K_FROM = 2**14
+
+# A thread is worth starting, at some 20 µs, for this many bytes.
+_BYTES_PER_THREAD = 2**20
 
 
 def positions(n: int, feature: int, ndim: int, device: torch.device) -> Tensor:
@@ -25,13 +32,6 @@ def positions(n: int, feature: int, ndim: int, device: torch.device) -> Tensor:
     dtype = torch.float32 if n <= 2**24 else torch.float64
     line = torch.arange(1, n + 1, dtype=dtype, device=device)
     return line.reshape(*[1] * feature, -1, *[1] * (ndim - feature - 1))
-
-
-def _windows(n: int, dtype: torch.dtype) -> Tensor:
-    """Row i is n − i elements of all-one bits, then i of all-zero bits: overlapping windows of one vector."""
-    bits = torch.zeros(2 * n, dtype=dtype, device="cpu")  # whatever the default device
-    bits[:n] = -1
-    return bits.unfold(0, n, 1)
 
 
 _constants: dict[tuple[Any, ...], Tensor] = {}
@@ -56,12 +56,12 @@ def constant(make: Callable[..., Tensor], n: int, *args: Any) -> Tensor:
 
 
 @lru_cache(maxsize=1024)
-def _rows(
+def _row_layout(
     shape: torch.Size, strides: tuple[int, ...], k_shape: torch.Size, feature: int
-) -> tuple[list[int], list[int], list[int]] | None:
-    """The dims in memory order, the way back, and the shape of the mask rows then; None where windows don't fit.
+) -> tuple[list[int], list[int], int] | None:
+    """The dims in memory order, the shape of k that has one value per row of features then, and the elements per feature.
 
-    They fit where the tensor is dense and k does not vary within what is one row of features in memory.
+    None where features do not lie in rows: the tensor is not dense, or k varies within what would be a row.
     """
     order = sorted(range(len(shape)), key=lambda dim: -strides[dim])
     expected = 1
@@ -70,11 +70,16 @@ def _rows(
             return None
         expected *= shape[dim]
     place = order.index(feature)
-    sizes = [k_shape[dim] if k_shape else 1 for dim in order]
-    if any(size > 1 for size in sizes[place + 1 :]):
+    before, after = order[:place], order[place + 1 :]
+    if k_shape and any(k_shape[dim] > 1 for dim in after):
         return None
-    sizes[place] = shape[feature]
-    return order, [order.index(dim) for dim in range(len(shape))], sizes
+    per_row = [shape[dim] for dim in before] + [1] * (len(order) - place)
+    return order, per_row, math.prod(shape[dim] for dim in after)
+
+
+def transformed() -> bool:
+    """Whether tensors may be wrapped by a transform of functorch, or their operations observed by a dispatch mode."""
+    return torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack() > 0
 
 
 def _fill(input: Tensor, dropped: Tensor, inplace: bool) -> Tensor:
@@ -89,22 +94,23 @@ def _fill(input: Tensor, dropped: Tensor, inplace: bool) -> Tensor:
 def _select(input: Tensor, k: Tensor, feature: int, inplace: bool) -> Tensor:
     """keep_first without autograd, writing little more than the result."""
     n = input.size(feature)
-    plain = type(input) is Tensor and input.is_cpu and input.is_floating_point() and not input.is_neg()
-    rows = _rows(input.shape, input.stride(), k.shape, feature) if plain else None
+    rows = None
+    # Wrapped tensors have no memory to point at, and a dispatch mode wants to see what happens.
+    if _rows and type(input) is Tensor and input.is_cpu and not transformed() and not input.is_neg() and not input.is_conj():
+        rows = _row_layout(input.shape, input.stride(), k.shape, feature)
     if rows is None:
         return _fill(input, k < positions(n, feature, input.dim(), input.device), inplace)
-    order, back, mask_shape = rows
-    moved = order != sorted(order)
-    dtype = _BITS[input.element_size()]
-    bits = (input.permute(order) if moved else input).view(dtype)
-    k = k.permute(order) if moved and k.dim() else k
-    start = n - k.clamp(0, n).to(torch.int64)
-    mask = constant(_windows, n, dtype).index_select(0, start.reshape(-1)).view(mask_shape)
+    order, per_row, unit = rows
+    fractional = k.dtype == torch.float32
+    k = (k.permute(order) if k.dim() else k).expand(per_row)
+    k = (k if fractional else k.clamp(0, n).to(torch.int64)).contiguous()
+    output = input if inplace else torch.empty_like(input)
+    threads = min(torch.get_num_threads(), input.numel() * input.element_size() // _BYTES_PER_THREAD)
+    size = unit * input.element_size()
+    _rows.keep_rows(input.data_ptr(), output.data_ptr(), k.data_ptr(), fractional, k.numel(), n, size, threads)
     if inplace:
-        bits.bitwise_and_(mask)
-        return input
-    kept = (mask.bitwise_and_(bits) if mask.shape == bits.shape else bits.bitwise_and(mask)).view(input.dtype)
-    return kept.permute(back) if moved else kept
+        torch.autograd.graph.increment_version(input)
+    return output
 
 
 class _KeepFirst(torch.autograd.Function):
@@ -131,7 +137,7 @@ class _KeepFirst(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
         (k,) = ctx.saved_tensors
-        return _select(tangent, k, ctx.feature, ctx.inplace)
+        return _keep_saving_k(tangent, k, ctx.feature, ctx.inplace)
 
     @staticmethod
     def vmap(

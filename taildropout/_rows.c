@@ -1,0 +1,110 @@
+/* keep_first on a CPU for tensors whose features lie in rows of memory: of each row, copy what stays and zero the rest.
+ *
+ * Bytes are moved, not numbers, so that one function serves every dtype, and the tail is never read. Plain C without torch's
+ * headers: an extension of Python's stable ABI, built where there is a compiler. Its threads are its own, made for one call; an
+ * OpenMP of its own beside torch's would be a second pool of threads.
+ */
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030B0000
+#include <Python.h>
+#include <stdint.h>
+#include <string.h>
+#ifndef _WIN32
+#include <pthread.h>
+#endif
+
+#define MOST_THREADS 64
+
+typedef struct {
+    const char *in;
+    char *out;
+    const void *k; /* one per row: float if `fractional`, else int64_t */
+    Py_ssize_t first, end, n, unit;
+    int fractional;
+} Rows;
+
+static void *keep(void *argument) {
+    const Rows *rows = argument;
+    const Py_ssize_t n = rows->n, width = n * rows->unit;
+    for (Py_ssize_t row = rows->first; row < rows->end; row++) {
+        Py_ssize_t kept;
+        if (rows->fractional) { /* feature j stays iff j <= e; NaN keeps none */
+            const double e = ((const float *)rows->k)[row];
+            kept = e >= (double)n ? n : e > 0 ? (Py_ssize_t)e : 0;
+        } else {
+            const int64_t k = ((const int64_t *)rows->k)[row];
+            kept = k >= n ? n : k > 0 ? (Py_ssize_t)k : 0;
+        }
+        kept *= rows->unit;
+        const char *from = rows->in + row * width;
+        char *to = rows->out + row * width;
+        if (to != from)
+            memcpy(to, from, (size_t)kept);
+        memset(to + kept, 0, (size_t)(width - kept));
+    }
+    return NULL;
+}
+
+static void keep_in_threads(Rows all, Py_ssize_t threads) {
+#ifndef _WIN32
+    pthread_t started[MOST_THREADS];
+    Rows parts[MOST_THREADS];
+    int running[MOST_THREADS];
+    const Py_ssize_t rows = all.end;
+    for (Py_ssize_t part = 0; part < threads; part++) {
+        parts[part] = all;
+        parts[part].first = rows * part / threads;
+        parts[part].end = rows * (part + 1) / threads;
+        /* The caller does the last part itself, and any for which the system grants no thread. */
+        running[part] = part < threads - 1 && !pthread_create(&started[part], NULL, keep, &parts[part]);
+        if (!running[part])
+            keep(&parts[part]);
+    }
+    for (Py_ssize_t part = 0; part < threads; part++)
+        if (running[part])
+            pthread_join(started[part], NULL);
+#else
+    keep(&all);
+#endif
+}
+
+static PyObject *keep_rows(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+    (void)module;
+    if (count != 8) {
+        PyErr_SetString(PyExc_TypeError, "keep_rows(in, out, k, fractional, rows, n, unit, threads) takes 8 ints");
+        return NULL;
+    }
+    Rows all;
+    all.in = PyLong_AsVoidPtr(args[0]);
+    all.out = PyLong_AsVoidPtr(args[1]);
+    all.k = PyLong_AsVoidPtr(args[2]);
+    all.fractional = PyObject_IsTrue(args[3]);
+    all.first = 0;
+    all.end = PyLong_AsSsize_t(args[4]);
+    all.n = PyLong_AsSsize_t(args[5]);
+    all.unit = PyLong_AsSsize_t(args[6]);
+    Py_ssize_t threads = PyLong_AsSsize_t(args[7]);
+    if (PyErr_Occurred())
+        return NULL;
+    if (threads > MOST_THREADS)
+        threads = MOST_THREADS;
+    if (threads > all.end)
+        threads = all.end;
+    Py_BEGIN_ALLOW_THREADS
+    if (threads > 1)
+        keep_in_threads(all, threads);
+    else
+        keep(&all);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"keep_rows", (PyCFunction)(void (*)(void))keep_rows, METH_FASTCALL,
+     "keep_rows(in, out, k, fractional, rows, n, unit, threads): addresses and sizes; out may be in."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_rows", NULL, 0, methods, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__rows(void) { return PyModule_Create(&definition); }
