@@ -149,14 +149,12 @@ def exponential_from_uniforms(
 ) -> Tensor:
     """Exponentials of mean `scale` by inversion, in float32 and as fine near 0 as float32 itself.
 
-    One uniform on a grid of 2⁻²⁴ reaches the small E only in steps of scale·2⁻²⁴, many features wide where the scale is large.
-    A second uniform fills the gaps. The sum is kept off 0 and 1, where E would be 0·inf or inf.
+    A uniform float lies on a grid of 2⁻²⁴ and would reach the small E only in steps of scale·2⁻²⁴, many features wide where the
+    scale is large. So the uniform is made of 48 random bits. It is kept off 0 and 1, where E would be 0·inf or inf.
     """
-    # Symbolic shapes and a generator, even None, exclude each other.
-    rand = torch.rand if generator is None else partial(torch.rand, generator=generator)
-    coarse = rand(shape, device=like.device, dtype=torch.float32)
-    fine = rand(shape, device=like.device, dtype=torch.float32)
-    uniform = (coarse + fine * 2.0**-24).clamp(2.0**-49, 1 - 2.0**-24)
+    randint = torch.randint if generator is None else partial(torch.randint, generator=generator)
+    bits = randint(2**48, shape, device=like.device, dtype=torch.int64)
+    uniform = ((bits.to(torch.float32) + 0.5) * 2.0**-48).clamp(max=1 - 2.0**-24)
     return -torch.log1p(-uniform) * scale
 
 
