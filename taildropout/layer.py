@@ -87,7 +87,8 @@ class TailDropout(nn.Module):
         self._k: Tensor | None = None
         self._largest_k = 0
         self._holding_k = False
-        self._home = torch.empty(0).device  # where k goes; no buffer, since DDP would send one rank's k to the others
+        # Where k goes: with the module (see `_apply`) or to its inputs. No buffer: DDP would send one rank's k to the others.
+        self._home = torch.device("cpu")
         # What compiled code reads instead of p, per number of features and device: 1/λ as a tensor, so that another p
         # compiles nothing, and the positions 1 … n. No buffers: the state_dict stays empty.
         self._compiled_constants: dict[tuple[int, torch.device], tuple[Tensor, Tensor | None]] = {}
@@ -163,6 +164,10 @@ class TailDropout(nn.Module):
 
     def _at_k(self, input: Tensor, k: Tensor) -> Tensor:
         shape, feature = sample_shape(input.shape, self._batch_dims, self.dropout_dim)
+        if k.device != input.device:
+            k = k.to(input.device)
+            if type(k) is Tensor and not k.is_meta and not torch.compiler.is_compiling():  # real, and so worth keeping
+                self._home, self._k = k.device, k
         if k.dim():
             wanted = tuple(input.shape[dim] for dim in self._batch_dims)
             if tuple(k.shape) != wanted:
@@ -178,7 +183,7 @@ class TailDropout(nn.Module):
                 f"k={self._largest_k} is greater than the {n} features of dropout_dim={self.dropout_dim}; "
                 f"call set_k({n}) or less"
             )
-        return select(input, k.to(input.device), feature, self.inplace)
+        return select(input, k, feature, self.inplace)
 
     def _compiled(self, input: Tensor) -> Tensor:
         shape, feature = sample_shape(input.shape, self._batch_dims, self.dropout_dim)
@@ -215,7 +220,8 @@ class TailDropout(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_compiled_constants": {}}
+        # It may be loaded where this device is not; the next input says where k goes.
+        return {**self.__dict__, "_compiled_constants": {}, "_home": torch.device("cpu")}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # Checkpoints of the original package hold a k that does not say whether it was set; it never was in training.
