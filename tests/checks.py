@@ -109,7 +109,9 @@ def mean(counts: np.ndarray, law: Law) -> float:
     average = z / np.sqrt(draws)
     # Any t gives a valid bound; the best for a normal law is the average itself, and for a skewed one is near it.
     t = average * np.geomspace(0.1, 30, 60)
-    exponents = t * average - logsumexp(np.outer(t, law.standardised), axis=1, b=law.pmf)
+    occurs = law.pmf > 0
+    log_terms = np.outer(t, law.standardised[occurs]) + np.log(law.pmf[occurs])
+    exponents = t * average - logsumexp(log_terms, axis=1)
     return float(min(1.0, 2 * np.exp(-draws * exponents.max())))
 
 
