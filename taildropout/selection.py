@@ -78,8 +78,13 @@ def _row_layout(
 
 
 def transformed() -> bool:
-    """Whether tensors may be wrapped by a transform of functorch, or their operations observed by a dispatch mode."""
+    """Whether tensors may be wrapped by a transform of functorch, so without memory, or observed by a dispatch mode."""
     return torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack() > 0
+
+
+def _in_memory(tensor: Tensor) -> bool:
+    """Whether its data pointer points at its numbers: a subclass, another device's tensor or a zero of autograd has none."""
+    return type(tensor) is Tensor and tensor.is_cpu and not tensor._is_zerotensor()
 
 
 def _fill(input: Tensor, dropped: Tensor, inplace: bool) -> Tensor:
@@ -95,8 +100,7 @@ def _select(input: Tensor, k: Tensor, feature: int, inplace: bool) -> Tensor:
     """keep_first without autograd, writing little more than the result."""
     n = input.size(feature)
     rows = None
-    # Wrapped tensors have no memory to point at, and a dispatch mode wants to see what happens.
-    if _rows and type(input) is Tensor and input.is_cpu and not transformed() and not input.is_neg() and not input.is_conj():
+    if _rows and _in_memory(input) and _in_memory(k) and not transformed() and not input.is_neg() and not input.is_conj():
         rows = _row_layout(input.shape, input.stride(), k.shape, feature)
     if rows is None:
         return _fill(input, k < positions(n, feature, input.dim(), input.device), inplace)

@@ -1,0 +1,182 @@
+"""Copies of a layer: replicas in threads, processes of DistributedDataParallel, pickles, other dtypes and devices."""
+
+import copy
+import io
+import os
+import pickle
+import threading
+import warnings
+from pathlib import Path
+
+import oracles
+import pytest
+import torch
+import torch.distributed
+import torch.multiprocessing
+from torch import Tensor, nn
+
+from taildropout import TailDropout
+
+
+def in_threads(replicas: list[nn.Module], input: Tensor) -> list[Tensor]:
+    """As DataParallel runs them."""
+    outputs: dict[int, Tensor] = {}
+
+    def work(at: int, replica: nn.Module) -> None:
+        outputs[at] = replica(input)
+
+    threads = [threading.Thread(target=work, args=each) for each in enumerate(replicas)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [outputs[at] for at in range(len(replicas))]
+
+
+@pytest.mark.parametrize("shape", [(50, 16), (300, 512)], ids=["small", "large"])
+def test_replicas_in_threads_see_k_and_draw_differently(shape: tuple[int, int]) -> None:
+    layer = TailDropout(0.5)
+    layer(torch.ones(shape))
+    input = torch.ones(shape)
+    widths = [oracles.widths(each) for each in in_threads([layer._replicate_for_data_parallel() for _ in range(4)], input)]
+    assert len({tuple(each.tolist()) for each in widths}) == 4
+    layer.set_k(3)
+    for output in in_threads([layer._replicate_for_data_parallel() for _ in range(4)], input):
+        assert (oracles.widths(output) == 3).all()
+
+
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    "copy": copy.copy,
+    "pickle": lambda layer: pickle.loads(pickle.dumps(layer)),
+    "torch.save": lambda layer: saved_and_loaded(layer),
+}
+
+
+def saved_and_loaded(layer: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(layer, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize("k", [None, 3, torch.tensor([1, 0, 4])], ids=["random", "3", "per sample"])
+def test_a_copy_does_the_same_and_stands_alone(how: str, k: int | Tensor | None) -> None:
+    layer = TailDropout(0.3, [0], -1)
+    input = torch.ones(3, 8)
+    layer(input)
+    layer.set_k(k)
+    twin = COPIES[how](layer)
+    assert repr(twin) == repr(layer)
+    torch.manual_seed(3)
+    wanted = layer(input)
+    torch.manual_seed(3)
+    assert torch.equal(twin(input), wanted)
+    twin.set_k(2)
+    assert (oracles.widths(twin(input)) == 2).all()
+    assert layer.k is None if k is None else torch.equal(layer.k, torch.as_tensor(k))
+
+
+def test_a_copy_of_a_compiled_layer_has_a_p_of_its_own() -> None:
+    torch.compiler.reset()
+    layer = TailDropout(0.5)
+    torch.compile(layer, backend="eager")(torch.ones(4, 8))
+    twin = copy.deepcopy(layer)
+    twin.set_p(1.0)
+    assert torch.compile(layer, backend="eager")(torch.ones(500, 8)).any()
+    assert not torch.compile(twin, backend="eager")(torch.ones(500, 8)).any()
+
+
+def test_a_whole_model_survives_torch_save() -> None:
+    net = nn.Sequential(nn.Linear(4, 8), TailDropout(0.3), nn.Linear(8, 2)).eval()
+    net[1].set_k(3)
+    input = torch.randn(5, 4)
+    assert torch.equal(saved_and_loaded(net)(input), net(input))
+
+
+@pytest.mark.parametrize("convert", [nn.Module.half, nn.Module.bfloat16, nn.Module.double, lambda m: m.to(torch.float16)])
+def test_module_conversion_keeps_k_exact(convert: object) -> None:
+    layer = TailDropout()
+    layer.set_k(1999)  # no bfloat16
+    convert(layer)
+    assert layer.k.dtype == torch.int64
+    assert (layer(torch.ones(4, 3000, dtype=torch.bfloat16)).sum(1, dtype=torch.float64) == 1999).all()
+    layer.set_k(None)
+    for shape in ((40, 1000), (400, 1000)):
+        torch.manual_seed(0)
+        wanted = oracles.widths(TailDropout()(torch.ones(shape)))
+        torch.manual_seed(0)
+        assert torch.equal(oracles.widths(layer(torch.ones(shape, dtype=torch.bfloat16))), wanted)
+
+
+def test_a_layer_made_on_meta_works_once_it_is_somewhere() -> None:
+    with torch.device("meta"):
+        net = nn.Sequential(nn.Linear(4, 8), TailDropout())
+    net.to_empty(device="cpu")
+    net[1].set_k(3)
+    assert net(torch.ones(2, 4))[:, 3:].eq(0).all()
+
+
+def test_a_layer_saved_on_a_device_that_is_gone_takes_k() -> None:
+    """torch.load(map_location="cpu") of a module that was on a GPU this machine lacks."""
+    layer = TailDropout()
+    layer._home = torch.device("cuda", 7)
+    twin = saved_and_loaded(layer)
+    twin.set_k(3)
+    assert (oracles.widths(twin(torch.ones(2, 8))) == 3).all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_k_follows_the_module() -> None:
+    layer = TailDropout()
+    layer.set_k(torch.tensor([1, 2]))
+    assert layer.cuda().k.is_cuda
+    assert oracles.widths(layer(torch.ones(2, 4).cuda())).tolist() == [1, 2]
+    assert not layer.cpu().k.is_cuda
+
+
+def train_on(rank: int, folder: str) -> None:
+    """What each process of the test below runs: rank 0 has k = 1 set, rank 1 k = 3, then both train."""
+    warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    store = torch.distributed.FileStore(os.path.join(folder, "store"), 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    tail = TailDropout(0.5)
+    net = nn.Sequential(nn.Linear(8, 16), tail, nn.BatchNorm1d(16), nn.Linear(16, 1))
+    ddp = nn.parallel.DistributedDataParallel(net)
+    torch.manual_seed(rank)
+    input = torch.randn(64, 8)
+    tail.set_k(1 + 2 * rank)
+    for _ in range(2):
+        ddp(input).sum().backward()
+        kept = net[:2](input).ne(0).any(0).sum()
+        assert kept == 1 + 2 * rank, f"rank {rank} keeps {kept}"
+        assert int(tail.k) == 1 + 2 * rank
+    tail.set_k(None)
+    optimizer = torch.optim.Adam(net.parameters(), 0.03)
+    wanted = input.sum(1, keepdim=True)
+    losses = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = (ddp(input) - wanted).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    weights = torch.cat([each.detach().flatten() for each in net.parameters()])
+    widths = oracles.widths(tail(torch.ones(64, 16)))
+    torch.save((losses, weights, widths), os.path.join(folder, f"{rank}.pt"))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch is built without distributed")
+def test_two_processes_train_together_and_no_k_reaches_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.path.exists("/sys/class/net/lo"):
+        monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    torch.multiprocessing.spawn(train_on, args=(str(tmp_path),), nprocs=2)
+    (losses, weights, widths), (_, other_weights, other_widths) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    assert torch.equal(weights, other_weights)
+    assert not torch.equal(widths, other_widths)
