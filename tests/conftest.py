@@ -30,8 +30,11 @@ def seeded(request: pytest.FixtureRequest) -> None:
 @pytest.fixture
 def compiler() -> None:
     """Forget what was compiled, which counts towards a limit; skip where torch.compile has no C++ compiler to call."""
+    from benchmarks.suite.cases import quote_library_path
+
     if not shutil.which(os.environ.get("CXX", "g++")) and not shutil.which("clang++"):
         pytest.skip("torch.compile needs a C++ compiler: install g++, or set CXX")
+    quote_library_path()
     torch._dynamo.reset()
 
 

@@ -1,0 +1,98 @@
+"""What imports what: each rule of CONTRIBUTING's "Where things live"."""
+
+import ast
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import taildropout
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = Path(taildropout.__file__).parent
+# A module imports only what stands in a group before its own.
+GROUPS = [["distribution", "dims", "_rows"], ["selection"], ["functional"], ["layer"], ["__init__"]]
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Level (0: absolute) and full name of all that a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((0, name.name) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module] if node.module else [name.name for name in node.names]
+            yield from ((node.level, name) for name in names)
+
+
+def test_every_module_of_the_package_has_its_place() -> None:
+    assert {path.stem for path in PACKAGE.glob("*.py")} <= {name for group in GROUPS for name in group}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_imports_of_the_package_point_one_way_and_are_relative(path: Path) -> None:
+    before: set[str] = set()
+    for group in GROUPS:
+        if path.stem in group:
+            break
+        before |= set(group)
+    for level, name in imports(path):
+        if level:
+            assert level == 1, f"{path.name} leaves the package"
+            assert name in before, f"{path.name} imports .{name}"
+        else:
+            assert name.partition(".")[0] in {"torch", *sys.stdlib_module_names}, f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "suite").glob("*.py")), ids=lambda path: path.stem)
+def test_the_suite_imports_torch_the_standard_library_and_itself(path: Path) -> None:
+    for level, name in imports(path):
+        allowed = {"torch", "taildropout", *sys.stdlib_module_names}
+        assert level == 1 or (level == 0 and name.partition(".")[0] in allowed), f"{path.name} imports {'.' * level}{name}"
+        assert path.stem != "cases" or name != "taildropout", "cases.py is handed the package, so that two versions fit"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").rglob("*.py")), ids=lambda path: path.stem)
+def test_benchmarks_use_public_names_and_no_tests(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "taildropout":
+            assert node.module == "taildropout", f"{path.name} imports from {node.module}"
+            assert {name.name for name in node.names} <= set(taildropout.__all__)
+    assert not [name for level, name in imports(path) if name.partition(".")[0] == "tests" or "oracles" in name]
+
+
+@pytest.mark.parametrize("folder", ["taildropout", "examples"])
+def test_nothing_imports_tests(folder: str) -> None:
+    there = PACKAGE if folder == "taildropout" else ROOT / folder
+    names = {name.partition(".")[0] for path in there.rglob("*.py") for _, name in imports(path)}
+    assert not names & {"tests", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+
+
+def test_all_public_names_are_there() -> None:
+    assert all(hasattr(taildropout, name) for name in taildropout.__all__)
+
+
+def test_two_versions_live_side_by_side_under_two_names() -> None:
+    twins = []
+    for name in ("taildropout_base", "taildropout_head"):
+        spec = importlib.util.spec_from_file_location(name, PACKAGE / "__init__.py", submodule_search_locations=[str(PACKAGE)])
+        assert spec
+        assert spec.loader
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        twins.append(module)
+    base, head = twins
+    assert base.TailDropout is not head.TailDropout is not taildropout.TailDropout
+    assert base.rate.__module__ == "taildropout_base.distribution"
+    input = torch.randn(300, 100)  # large enough for the autograd function, and the C code behind it
+    for package in twins:
+        layer = package.TailDropout()
+        layer.set_k(7)
+        assert torch.equal(layer(input), torch.where(torch.arange(1, 101) <= 7, input, 0))
+    with pytest.raises(ValueError, match="no TailDropout"), base.at_k(head.TailDropout(), 3):
+        pass
+    for name in [each for each in sys.modules if each.startswith(("taildropout_base", "taildropout_head"))]:
+        del sys.modules[name]
