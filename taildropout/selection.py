@@ -83,8 +83,8 @@ def transformed() -> bool:
 
 
 def _in_memory(tensor: Tensor) -> bool:
-    """Whether its data pointer points at its numbers: a subclass, another device's tensor or a zero of autograd has none."""
-    return type(tensor) is Tensor and tensor.is_cpu and not tensor._is_zerotensor()
+    """Whether its data pointer points at its numbers: a batched one, another device's or an autograd zero has none."""
+    return type(tensor) is Tensor and tensor.is_cpu and torch._C._has_storage(tensor) and not tensor._is_zerotensor()
 
 
 def _fill(input: Tensor, dropped: Tensor, inplace: bool) -> Tensor:
