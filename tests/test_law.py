@@ -112,9 +112,9 @@ def rows(path: str, n: int, elements: int) -> int:
 PATHS = ("small", "large")
 LAYERS = marked(
     [
-        *product(PATHS, (0.5,), (1, 64, 512), ("bf16", "f32"), (4 * 10**6,)),
+        *product(PATHS, (0.5,), (1, 3, 64, 512), ("bf16", "f32"), (4 * 10**6,)),
         *product(PATHS, (0.001,), (64,), ("f16", "f64"), (4 * 10**6,)),
-        *product(("compiled",), (0.001, 0.5), (64,), ("f32",), (4 * 10**6,)),
+        *product(("compiled",), (0.001, 0.5), (3, 64), ("f32",), (4 * 10**6,)),
         *product(("compiled",), (0.5,), (512,), ("bf16",), (4 * 10**6,)),
     ],
     [
