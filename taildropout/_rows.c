@@ -14,6 +14,7 @@
 #endif
 
 #define MOST_THREADS 64
+#define FETCHED 512 /* bytes; more did not make it faster */
 
 typedef struct {
     const char *in;
@@ -23,21 +24,35 @@ typedef struct {
     int fractional;
 } Rows;
 
+/* How many features of a row stay: j <= k; a NaN keeps none. */
+static inline Py_ssize_t kept_in(const Rows *rows, Py_ssize_t row) {
+    if (rows->fractional) {
+        const double e = ((const float *)rows->k)[row];
+        return e >= (double)rows->n ? rows->n : e > 0 ? (Py_ssize_t)e : 0;
+    }
+    const int64_t k = ((const int64_t *)rows->k)[row];
+    return k >= rows->n ? rows->n : k > 0 ? (Py_ssize_t)k : 0;
+}
+
+/* Rows end at random, where the processor's own prefetching loses track: fetch the start of the next one by hand. */
+static inline void fetch(const char *from, Py_ssize_t kept) {
+#ifdef __GNUC__
+    for (Py_ssize_t byte = 0; byte < kept && byte < FETCHED; byte += 64)
+        __builtin_prefetch(from + byte);
+#else
+    (void)from, (void)kept;
+#endif
+}
+
 static void *keep(void *argument) {
     const Rows *rows = argument;
-    const Py_ssize_t n = rows->n, width = n * rows->unit;
+    const Py_ssize_t width = rows->n * rows->unit;
     for (Py_ssize_t row = rows->first; row < rows->end; row++) {
-        Py_ssize_t kept;
-        if (rows->fractional) { /* feature j stays iff j <= e; NaN keeps none */
-            const double e = ((const float *)rows->k)[row];
-            kept = e >= (double)n ? n : e > 0 ? (Py_ssize_t)e : 0;
-        } else {
-            const int64_t k = ((const int64_t *)rows->k)[row];
-            kept = k >= n ? n : k > 0 ? (Py_ssize_t)k : 0;
-        }
-        kept *= rows->unit;
+        const Py_ssize_t kept = kept_in(rows, row) * rows->unit;
         const char *from = rows->in + row * width;
         char *to = rows->out + row * width;
+        if (row + 1 < rows->end)
+            fetch(from + width, kept_in(rows, row + 1) * rows->unit);
         if (to != from)
             memcpy(to, from, (size_t)kept);
         memset(to + kept, 0, (size_t)(width - kept));
