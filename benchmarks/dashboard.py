@@ -1,6 +1,7 @@
 """Publish the stored history as a web page with asv, and serve it on this machine alone where asked.
 
-The page needs HTTP: opened as a file it shows only an error.
+The page needs HTTP: opened as a file it shows only an error. It works without a network where npm was there to fetch what
+asv's pages load (package.json); else these come from a CDN, and the command says so.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
-from . import ROOT
+from . import ROOT, assets
 
 HTML = ROOT / ".asv" / "html"
 
@@ -28,6 +29,8 @@ def main(arguments: argparse.Namespace) -> int:
     if not index.exists():
         print("asv published nothing; measure first: python -m benchmarks run", file=sys.stderr)
         return 2
+    if not assets.put_beside(index):
+        print("The pages load scripts from a CDN, since npm could not fetch them; install npm to see them without a network.")
     print(f"The dashboard is in {HTML.relative_to(ROOT)}.")
     if not arguments.serve:
         print("See it with: python -m benchmarks dashboard --serve (or: asv preview)")
