@@ -6,6 +6,7 @@ import os
 import pickle
 import threading
 import warnings
+from datetime import timedelta
 from pathlib import Path
 
 import oracles
@@ -142,8 +143,10 @@ def train_on(rank: int, folder: str) -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    patience = timedelta(seconds=60)
     store = torch.distributed.FileStore(os.path.join(folder, "store"), 2)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    store.set_timeout(patience)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=patience)
     tail = TailDropout(0.5)
     net = nn.Sequential(nn.Linear(8, 16), tail, nn.BatchNorm1d(16), nn.Linear(16, 1))
     ddp = nn.parallel.DistributedDataParallel(net)

@@ -24,6 +24,18 @@ SMALL, LARGE = (6, 9), (130, 520)  # below and above the size from which k alone
 SIZES = pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])
 
 
+WAYS = pytest.mark.parametrize("way", ["rows in C", "rows in torch", "masked_fill"])
+
+
+def go(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have inputs of every size go the same way."""
+    monkeypatch.setattr(selection, "SAVE_ONLY_K_FROM", 10**9 if way == "masked_fill" else 0)
+    if way == "rows in torch":
+        monkeypatch.setattr(selection, "_rows", None)
+    elif way == "rows in C" and selection._rows is None:
+        pytest.skip("the package was built without a C compiler")
+
+
 def bits(input: Tensor) -> Tensor:
     """The bytes of a tensor: equal also where both are the same NaN, different for 0 and −0."""
     input = input.detach().resolve_conj().resolve_neg().contiguous()
@@ -59,9 +71,9 @@ def problems(draw: st.DrawFn) -> tuple[Tensor, Tensor, int]:
     return input, k.to(draw(st.sampled_from([torch.int64, torch.int8, torch.float32]))), dim
 
 
-@pytest.mark.parametrize("save_only_k_from", [0, 10**9], ids=["windows", "masked_fill"])
-def test_every_way_of_selecting_is_bitwise_the_oracle(save_only_k_from: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selection, "SAVE_ONLY_K_FROM", save_only_k_from)
+@WAYS
+def test_every_way_of_selecting_is_bitwise_the_oracle(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    go(way, monkeypatch)
 
     @given(problems())
     @example((torch.arange(24.0).reshape(2, 3, 4).transpose(1, 2), torch.tensor([[[2, 0, 4]]]), 1))
@@ -74,9 +86,9 @@ def test_every_way_of_selecting_is_bitwise_the_oracle(save_only_k_from: int, mon
     check()
 
 
-@pytest.mark.parametrize("save_only_k_from", [0, 10**9], ids=["windows", "masked_fill"])
-def test_what_goes_in_and_out_of_backward_is_bitwise_the_oracle(save_only_k_from: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selection, "SAVE_ONLY_K_FROM", save_only_k_from)
+@WAYS
+def test_what_goes_in_and_out_of_backward_is_bitwise_the_oracle(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    go(way, monkeypatch)
 
     @given(problems(), st.booleans())
     def check(problem: tuple[Tensor, Tensor, int], own_layout: bool) -> None:
@@ -206,3 +218,19 @@ def test_tensors_without_memory_of_their_own_are_never_read() -> None:
             except (RuntimeError, AssertionError):
                 continue
             assert kept.is_meta or isinstance(kept, FakeTensor)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 64, 100])
+@pytest.mark.parametrize("rows", [1, 2, 3, 64, 1021])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_any_number_of_threads_gives_the_same(threads: int, rows: int, inplace: bool) -> None:
+    input = torch.randn(rows, 2**22 // rows + 1)  # 16 MB, for which several threads are started
+    k = torch.randint(0, input.shape[1] + 1, (rows, 1))
+    wanted = torch.where(torch.arange(1, input.shape[1] + 1) <= k, input, 0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        got = selection.select(input.clone(), k, 1, inplace)
+    finally:
+        torch.set_num_threads(before)
+    assert_bitwise(got, wanted)
