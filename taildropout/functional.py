@@ -112,7 +112,7 @@ def _prepare(key: tuple[Any, ...], input: Tensor) -> tuple[Tensor, float, Tensor
     n = shape[feature]
     if len(_prepared) >= 256:
         _prepared.clear()
-    prepared = noise, rate(p, n), selection.constant(selection.positions, n, feature, len(shape), input.device)
+    prepared = noise, rate(p, n), selection.kept_positions(n, feature, len(shape), input.device)
     _prepared[key] = prepared
     return prepared
 

@@ -34,16 +34,16 @@ def positions(n: int, feature: int, ndim: int, device: torch.device) -> Tensor:
     return line.reshape(*[1] * feature, -1, *[1] * (ndim - feature - 1))
 
 
-_constants: dict[tuple[Any, ...], Tensor] = {}
+_constants: dict[tuple[int, int, int, torch.device], Tensor] = {}
 
 
-def constant(make: Callable[..., Tensor], n: int, *args: Any) -> Tensor:
-    """`make(n, *args)`, kept for the next call: at 128 elements making it anew costs as much as all the rest."""
-    key = (make, n, *args)
+def kept_positions(n: int, feature: int, ndim: int, device: torch.device) -> Tensor:
+    """`positions`, kept for the next call: at 128 elements making them anew costs as much as all the rest."""
+    key = (n, feature, ndim, device)
     kept = _constants.get(key)
     if kept is None:
         with torch.inference_mode(False):
-            kept = make(n, *args)
+            kept = positions(*key)
         # A fake tensor, one wrapped by a function transform, or one that a CUDA graph has yet to fill, is none to keep; nor is
         # one of many megabytes.
         capturing = kept.is_cuda and torch.cuda.is_current_stream_capturing()
@@ -182,4 +182,4 @@ def select(input: Tensor, k: Tensor, feature: int, inplace: bool = False, one_to
         return input.copy_(kept) if inplace else kept
     if input.numel() >= SAVE_ONLY_K_FROM:
         return _keep_saving_k(input, k, feature, inplace)
-    return _fill(input, k < constant(positions, input.size(feature), feature, input.dim(), input.device), inplace)
+    return _fill(input, k < kept_positions(input.size(feature), feature, input.dim(), input.device), inplace)
