@@ -1,6 +1,8 @@
 """keep_first and tail_dropout: exact support, ends of p, any shape, reproducibility, modes and threads."""
 
+import sys
 import threading
+from functools import partial
 
 import oracles
 import pytest
@@ -213,6 +215,26 @@ def test_threads_do_not_share_their_noise(shape: tuple[int, int]) -> None:
         thread.join()
     assert len(outputs) == 80
     assert len({tuple(each.tolist()) for each in outputs}) > 70
+
+
+def test_threads_never_draw_the_same_noise(request: pytest.FixtureRequest) -> None:
+    """Any two calls agree in half of 10 000 coins; memory for E that two threads shared would make them agree in more."""
+    request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))
+    sys.setswitchinterval(1e-6)  # seconds; so that threads meet often
+    coins: list[Tensor] = []
+
+    def work() -> None:
+        coins.extend(tail_dropout(torch.ones(10_000, 1), 0.5)[:, 0] * 2 - 1 for _ in range(100))
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    tosses = torch.stack(coins)
+    agreement = (tosses @ tosses.t() / 100).fill_diagonal_(0)  # of each pair, in standard errors
+    assert len(coins) == 600
+    assert agreement.abs().max() < 8
 
 
 def test_autocast_keeps_the_input_dtype_and_the_law() -> None:
