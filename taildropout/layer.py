@@ -142,14 +142,15 @@ class TailDropout(nn.Module):
 
     def train(self, mode: bool = True) -> TailDropout:
         """Set training mode and forget k, with a warning if one was set."""
+        super().train(mode)
         if self._k is not None and not self._holding_k:
             shown = self._largest_k if self._k.dim() == 0 else f"a tensor of shape {tuple(self._k.shape)}"
+            self.set_k(None)
             warnings.warn(
                 f"{'train' if mode else 'eval'}() forgets k={shown}; call set_k after it, or use at_k, which keeps k",
                 stacklevel=2,
             )
-            self.set_k(None)
-        return super().train(mode)
+        return self
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop the tail of the input's features."""

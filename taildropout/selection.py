@@ -112,8 +112,6 @@ def _select(input: Tensor, k: Tensor, feature: int, inplace: bool) -> Tensor:
     threads = min(torch.get_num_threads(), input.numel() * input.element_size() // _BYTES_PER_THREAD)
     size = unit * input.element_size()
     _rows.keep_rows(input.data_ptr(), output.data_ptr(), k.data_ptr(), fractional, k.numel(), n, size, threads)
-    if inplace:
-        torch.autograd.graph.increment_version(input)
     return output
 
 
