@@ -14,6 +14,10 @@ from .table import RIVALS, Row
 ASV_RESULTS = ROOT / ".asv" / "results"
 
 
+class BrokenResult(Exception):
+    """A stored file that cannot be read."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One figure that asv measures in a process of its own: a benchmark with its parameters as asv writes them."""
@@ -54,7 +58,12 @@ def read(commit: str, machine: str, versions: Mapping[Entry, str], folder: Path 
     found: dict[Entry, Figure] = {}
     files = (folder / machine).glob(f"{commit[:8]}-*.json")
     for file in sorted(files, key=lambda file: file.stat().st_mtime):
-        stored = json.loads(file.read_text())
+        try:
+            stored = json.loads(file.read_text())
+        except ValueError as error:
+            raise BrokenResult(
+                f"{file.relative_to(ROOT)} is no JSON ({error}); delete it and measure that commit anew"
+            ) from None
         for name, values in stored["results"].items():
             columns = dict(zip(stored["result_columns"], values, strict=False))
             for entry, figure in figures(name, columns):

@@ -11,9 +11,12 @@ tree; the package is that of the commit. Exit code: 0 measured, 1 a benchmark fa
 """
 
 import argparse
+import atexit
 import difflib
+import fcntl
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -28,6 +31,9 @@ from .table import RECORDS, Row, markdown, record_rows, record_title, render
 CHUNK = 24  # asv stores what it measured when it ends, so this many processes are what an interruption can cost
 MAX_NAMED = 20  # of failures; where all fail, the reason is one
 QUICK_COUNTS = "8x16-f32-train", "1024x512-f32-train", "0.5"  # parameters of the counts that are taken in quick
+
+
+ENVIRONMENTS = ROOT / ".asv" / "env"
 
 
 class CannotMeasure(Exception):
@@ -52,7 +58,7 @@ def main(arguments: argparse.Namespace) -> int:
     try:
         names = select(arguments)
         return run_record(arguments, names, console) if arguments.record else run_asv(arguments, names, console)
-    except CannotMeasure as error:
+    except (CannotMeasure, results.BrokenResult) as error:
         print(f"Could not measure: {error}", file=sys.stderr)
         return 2
 
@@ -73,6 +79,10 @@ def run_record(arguments: argparse.Namespace, names: Sequence[str], console: Con
     """Measure this tree's package in one process and store the record."""
     from . import record
 
+    if not 0 < arguments.seconds < float("inf"):
+        raise CannotMeasure(f"--seconds={arguments.seconds} is no time to measure for; give a number above 0")
+    if arguments.commits != "HEAD":
+        raise CannotMeasure("--record measures the working tree; leave the commits out, or leave out --record")
     record.with_environment()
     device = arguments.device or "cpu"
     if device == "cuda" and not has_cuda():
@@ -102,6 +112,7 @@ def run_asv(arguments: argparse.Namespace, names: Sequence[str], console: Consol
     if importlib.util.find_spec("asv") is None:
         raise CannotMeasure("asv is not installed: pip install -e '.[bench]' (or use --record, which needs none)")
     commits = resolve(arguments.commits)
+    alone()
     if git("status", "--porcelain", "--untracked-files=no", "--", "taildropout", "pyproject.toml"):
         console.print("[yellow]The working tree has uncommitted changes of the package: asv measures commits, so they "
                       "are not measured (--record does).[/]")  # fmt: skip
@@ -126,6 +137,27 @@ def run_asv(arguments: argparse.Namespace, names: Sequence[str], console: Consol
     return worst
 
 
+def alone() -> None:
+    """Hold a lock until this process ends: two runs would make, and so break, one environment."""
+    ENVIRONMENTS.mkdir(parents=True, exist_ok=True)
+    lock = open(ENVIRONMENTS.parent / "lock", "w")  # noqa: SIM115
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise CannotMeasure("another run of the suite is under way here; wait for it to end") from None
+    atexit.register(lock.close)
+    discard_half_made()
+
+
+def discard_half_made() -> None:
+    """Remove environments that an interrupted run left without what asv installs last; asv takes them for whole."""
+    for python in ENVIRONMENTS.glob("*/bin/python"):
+        probe = [str(python), "-c", "import torch, numpy, setuptools, wheel, asv_runner"]
+        if subprocess.run(probe, capture_output=True, check=False).returncode:
+            print(f"{python.parents[1].name} was left half made; it is made anew.", file=sys.stderr)
+            shutil.rmtree(python.parents[1])
+
+
 def has_package(commit: str, console: Console) -> bool:
     """Whether a commit can be built; what it lacks is n/a, no failure."""
     present = bool(git("ls-tree", commit, "--", "pyproject.toml"))
@@ -139,7 +171,10 @@ def discover(commits: Iterable[str], where: str) -> dict[Entry, str]:
     for commit in commits:
         if asv("run", "--bench", "just-discover", f"--machine={where}", f"{commit}^!") == 0:
             return results.entries()
-    raise CannotMeasure("asv could not build a commit and look at the suite; its message stands above")
+    raise CannotMeasure(
+        "asv could not build a commit and look at the suite; its message stands above. If its environment was left half made, "
+        f"delete {ENVIRONMENTS.relative_to(ROOT)} and run this again"
+    )
 
 
 def measure(
@@ -217,9 +252,13 @@ def asv(*words: str) -> int:
     """
     command = [sys.executable, "-u", "-m", "asv", *words]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout or ():
-            if not line.rstrip().endswith("n/a"):
-                print(line, end="", flush=True, file=sys.stderr)
+        try:
+            for line in process.stdout or ():
+                if not line.rstrip().endswith("n/a"):
+                    print(line, end="", flush=True, file=sys.stderr)
+        except KeyboardInterrupt:  # Ctrl-C reaches asv as well: let it end in order
+            process.communicate()
+            raise
     return process.returncode
 
 

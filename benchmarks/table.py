@@ -102,6 +102,15 @@ def record_title(record: Mapping[str, Any]) -> str:
     return f"{where}; {versions}; commit {record['commit'][:8]}{state}; {record['date'][:10]}"
 
 
+def load(file: Path) -> dict[str, Any]:
+    """A stored record; ValueError that names the file if it is broken."""
+    try:
+        record: dict[str, Any] = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file.name} is no JSON ({error}); measure it anew: python -m benchmarks run --record") from None
+    return record
+
+
 def between(text: str, table: str) -> str:
     """`text` with what stands between the markers replaced by `table`."""
     if text.count(START) != 1 or text.count(END) != 1:
@@ -118,7 +127,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Write the table, or check that it is up to date."""
-    records = [json.loads(file.read_text()) for file in sorted(RECORDS.glob("*.json"))]
+    try:
+        records = [load(file) for file in sorted(RECORDS.glob("*.json"))]
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     if not records:
         print("No record is stored; make one: python -m benchmarks run --record", file=sys.stderr)
         return 2

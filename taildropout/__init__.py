@@ -2,7 +2,8 @@
 
 from .distribution import CensoredGeometric, get_scale_param, rate
 from .functional import keep_first, tail_dropout
-from .layer import TailDropout, at_k, replace_dropout
+from .layer import TailDropout
+from .models import at_k, replace_dropout
 
 __version__ = "0.1.0"
 

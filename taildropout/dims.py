@@ -5,6 +5,14 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 
+from torch import Tensor
+
+
+def check_tensor(input: object) -> None:
+    """Raise TypeError for what is no tensor."""
+    if not isinstance(input, Tensor):
+        raise TypeError(f"input is a {type(input).__name__}; give a tensor")
+
 
 def check_dims(batch_dim: object, dropout_dim: object) -> tuple[tuple[int, ...], int]:
     """Return `batch_dim` as a tuple, and `dropout_dim`.

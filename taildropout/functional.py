@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import selection
-from .dims import check_dims, sample_shape
+from .dims import check_dims, check_tensor, sample_shape
 from .distribution import check_p, constant_in_graphs, exponential, exponential_from_uniforms, rate
 from .selection import select
 
@@ -45,10 +45,15 @@ def keep_first(input: Tensor, k: int | float | Tensor, dim: int = -1) -> Tensor:
         tensor([[1., 0., 0., 0.],
                 [1., 1., 1., 0.]])
     """
+    check_tensor(input)
     _, feature = sample_shape(input.shape, *check_dims((), dim))
-    if not isinstance(k, Tensor):
+    if isinstance(k, Tensor):
+        if k.dtype == torch.bool or k.is_complex():
+            raise TypeError(f"k is a tensor of dtype {k.dtype}; give integers, or real numbers")
+    else:
         if isinstance(k, bool) or not isinstance(k, int | float):
             raise TypeError(f"k={k!r} is a {type(k).__name__}; give an int or a tensor")
+        k = min(k, 2**62) if isinstance(k, int) else k  # more than any n
         k = torch.tensor(k, device=input.device)
     fits = k.dim() == input.dim() and k.shape[feature] == 1
     if k.dim() and not (fits and all(a in (1, b) for a, b in zip(k.shape, input.shape, strict=True))):
@@ -158,7 +163,11 @@ def tail_dropout(
         IndexError: if a dim is out of range.
     """
     p = check_p(p)
+    check_tensor(input)
     dims = check_dims(batch_dim, dropout_dim)
+    for name, flag in (("training", training), ("inplace", inplace)):
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name}={flag!r} is a {type(flag).__name__}; give True or False")
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator={generator!r} is a {type(generator).__name__}; give a torch.Generator or None")
     if generator is not None and generator.device.type != input.device.type:

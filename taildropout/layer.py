@@ -1,4 +1,4 @@
-"""TailDropout, the layer; `at_k`, a model at a chosen width; `replace_dropout`, from nn.Dropout to TailDropout.
+"""TailDropout, the layer.
 
 For the default `batch_dim=0` every index of the first dim is a sample. Input (B, T, C), batch first, so draws one k per
 sequence, shared along T. Input (T, B, C), time first, draws one k per *time step*, shared along B: what is wanted there is
@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .dims import check_dims, sample_shape
+from .dims import check_dims, check_tensor, sample_shape
 from .distribution import check_p, constant_in_graphs, exponential_from_uniforms, rate
 from .functional import check_float, drop_tail
 from .selection import positions, select
@@ -24,7 +23,7 @@ from .selection import positions, select
 _MOST = 2**63 - 1  # what an int64 holds
 
 
-def _check_k(k: object) -> int:
+def check_k(k: object) -> int:
     """The largest value of k, once it is known to be an int or an integer tensor, and nowhere negative."""
     if isinstance(k, Tensor):
         if k.dtype == torch.bool or k.is_floating_point() or k.is_complex():
@@ -79,7 +78,7 @@ class TailDropout(nn.Module):
         self._batch_dims, self.dropout_dim = check_dims(batch_dim, dropout_dim)
         if len({*self._batch_dims, dropout_dim}) <= len(self._batch_dims):
             raise ValueError(f"batch_dim={batch_dim} and dropout_dim={dropout_dim} repeat a dim; name each once")
-        self.batch_dim = batch_dim if isinstance(batch_dim, int) else list(batch_dim)
+        self._batch_dim = batch_dim if isinstance(batch_dim, int) else list(batch_dim)
         if not isinstance(inplace, bool):
             raise TypeError(f"inplace={inplace!r} is a {type(inplace).__name__}; give True or False")
         self.inplace = inplace
@@ -92,6 +91,11 @@ class TailDropout(nn.Module):
         # What compiled code reads instead of p, per number of features and device: 1/λ as a tensor, so that another p
         # compiles nothing, and the positions 1 … n. No buffers: the state_dict stays empty.
         self._compiled_constants: dict[tuple[int, torch.device], tuple[Tensor, Tensor | None]] = {}
+
+    @property
+    def batch_dim(self) -> int | list[int]:
+        """The dim or dims of samples, as given to the constructor; not to be set."""
+        return self._batch_dim
 
     @property
     def p(self) -> float:
@@ -135,10 +139,11 @@ class TailDropout(nn.Module):
         if k is None:
             self._k, self._largest_k = None, 0
         else:
-            largest = _check_k(k)
+            largest = check_k(k)
             # A tensor, so that another k compiles nothing; a copy, so that nobody changes it from outside.
-            k = k.detach() if isinstance(k, Tensor) else torch.tensor(k, device=self._home)
-            self._k, self._largest_k = k.to(self._home, torch.int64, copy=True), largest
+            with torch.inference_mode(False):  # training may follow, which could not save an inference tensor
+                k = k.detach() if isinstance(k, Tensor) else torch.tensor(k, device=self._home)
+                self._k, self._largest_k = k.to(self._home, torch.int64, copy=True), largest
 
     def train(self, mode: bool = True) -> TailDropout:
         """Set training mode and forget k, with a warning if one was set."""
@@ -154,6 +159,7 @@ class TailDropout(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop the tail of the input's features."""
+        check_tensor(input)
         if self._k is not None:
             return self._at_k(input, self._k)
         if torch.compiler.is_compiling():
@@ -233,84 +239,3 @@ class TailDropout(nn.Module):
         """The arguments that construct this layer."""
         inplace = ", inplace=True" if self.inplace else ""
         return f"p={self.p}, batch_dim={self.batch_dim}, dropout_dim={self.dropout_dim}{inplace}"
-
-
-def _named(model: nn.Module, kind: type[nn.Module], names: str | Iterable[str] | None) -> dict[str, nn.Module]:
-    """The modules of this type by name; `names` chooses among them. KeyError lists those there are."""
-    found = {name: module for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, kind)}
-    there = f"those of {type(model).__name__} are: {', '.join(map(repr, found)) or 'none'}"
-    if names is None:
-        if not found:
-            raise ValueError(f"{type(model).__name__} has no {kind.__name__}")
-        return found
-    chosen = [names] if isinstance(names, str) else list(names)
-    if missing := [name for name in chosen if name not in found]:
-        raise KeyError(f"no {kind.__name__} is named {', '.join(map(repr, missing))}; {there}")
-    return {name: found[name] for name in chosen}
-
-
-@contextmanager
-def at_k(model: nn.Module, k: int | Tensor | None, names: str | Iterable[str] | None = None) -> Iterator[nn.Module]:
-    """Set k on every TailDropout of a model, or on those named, and restore what was there.
-
-    Inside, `train()` and `eval()` keep k, since trainers call them; and the fast path of `nn.TransformerEncoderLayer`, which
-    would bypass the layer, is off.
-
-    Args:
-        model: any module; it may be a TailDropout itself.
-        k: as in `TailDropout.set_k`; None draws at random.
-        names: names as in `model.named_modules()`; all TailDropouts if None.
-
-    Raises:
-        TypeError, ValueError: as in `TailDropout.set_k`; nothing is changed then.
-        KeyError: if a name is not that of a TailDropout.
-        ValueError: if there is no TailDropout in the model.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(4, 8), TailDropout(), nn.Linear(8, 1))
-        >>> with at_k(model, 2):
-        ...     output = model.eval()(torch.randn(5, 4))
-    """
-    layers = [layer for layer in _named(model, TailDropout, names).values() if isinstance(layer, TailDropout)]
-    if k is not None:
-        _check_k(k)
-    before = [(layer, layer._k, layer._largest_k, layer._holding_k) for layer in layers]
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        for layer in layers:
-            layer.set_k(k)
-            layer._holding_k = True
-        yield model
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-        for layer, layer._k, layer._largest_k, layer._holding_k in before:  # noqa: B007
-            pass
-
-
-def replace_dropout(model: nn.Module, names: str | Iterable[str], **options: Any) -> nn.Module:
-    """Swap the named `nn.Dropout`s of a model for TailDropouts of the same p, in place.
-
-    Args:
-        model: a module with `nn.Dropout`s among its submodules.
-        names: names as in `model.named_modules()`. Choose hidden features (of an MLP, a feed-forward block, a bottleneck);
-            attention weights and a residual stream have no order to learn.
-        options: further arguments of `TailDropout`, such as `batch_dim`.
-
-    Returns:
-        The model.
-
-    Raises:
-        KeyError: if a name is not that of an `nn.Dropout`; the message lists those there are. Nothing is changed then.
-        TypeError, ValueError: as in `TailDropout`; likewise.
-    """
-    replacements = {}
-    for name, dropout in _named(model, nn.Dropout, names).items():
-        if name == "":
-            raise ValueError("the model is itself an nn.Dropout, which cannot be swapped in place; construct a TailDropout")
-        kept = {"p": dropout.p, "inplace": dropout.inplace}
-        replacements[name] = TailDropout(**{**kept, **options}).train(dropout.training)
-    for name, layer in replacements.items():
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layer)
-    return model

@@ -83,32 +83,35 @@ def transformed() -> bool:
 
 
 def _in_memory(tensor: Tensor) -> bool:
-    """Whether its data pointer points at its numbers: a batched one, another device's or an autograd zero has none."""
-    return type(tensor) is Tensor and tensor.is_cpu and torch._C._has_storage(tensor) and not tensor._is_zerotensor()
+    """Whether its address is that of its numbers: not of one batched, quantized, on another device, or a zero of autograd."""
+    return (
+        type(tensor) is Tensor
+        and tensor.is_cpu
+        and torch._C._has_storage(tensor)
+        and not (tensor._is_zerotensor() or tensor.is_quantized)
+    )
 
 
-def _fill(input: Tensor, dropped: Tensor, inplace: bool) -> Tensor:
-    if inplace:
-        return input.masked_fill_(dropped, 0)
+def _fill(input: Tensor, dropped: Tensor) -> Tensor:
     # `masked_fill` is the fastest with its backward, but its result is always contiguous; `clone` keeps the layout.
     if input.is_contiguous() or torch._C._are_functorch_transforms_active():
         return input.masked_fill(dropped, 0)
     return input.clone().masked_fill_(dropped, 0)
 
 
-def _select(input: Tensor, k: Tensor, feature: int, inplace: bool) -> Tensor:
+def _select(input: Tensor, k: Tensor, feature: int) -> Tensor:
     """keep_first without autograd, writing little more than the result."""
     n = input.size(feature)
     rows = None
     if _rows and _in_memory(input) and _in_memory(k) and not transformed() and not input.is_neg() and not input.is_conj():
         rows = _row_layout(input.shape, input.stride(), k.shape, feature)
     if rows is None:
-        return _fill(input, k < positions(n, feature, input.dim(), input.device), inplace)
+        return _fill(input, k < positions(n, feature, input.dim(), input.device))
     order, per_row, unit = rows
     fractional = k.dtype == torch.float32
     k = (k.permute(order) if k.dim() else k).expand(per_row)
     k = (k if fractional else k.clamp(0, n).to(torch.int64)).contiguous()
-    output = input if inplace else torch.empty_like(input)
+    output = torch.empty_like(input)
     threads = min(torch.get_num_threads(), input.numel() * input.element_size() // _BYTES_PER_THREAD)
     size = unit * input.element_size()
     _rows.keep_rows(input.data_ptr(), output.data_ptr(), k.data_ptr(), fractional, k.numel(), n, size, threads)
@@ -119,32 +122,28 @@ class _KeepFirst(torch.autograd.Function):
     """keep_first that saves k alone. It is linear, so that its derivative in either direction is itself."""
 
     @staticmethod
-    def forward(input: Tensor, k: Tensor, feature: int, inplace: bool) -> Tensor:
-        return _select(input, k, feature, inplace)
+    def forward(input: Tensor, k: Tensor, feature: int) -> Tensor:
+        return _select(input, k, feature)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, k, ctx.feature, ctx.inplace = inputs
+        _, k, ctx.feature = inputs
         ctx.save_for_backward(k)
         ctx.save_for_forward(k)
-        if ctx.inplace:
-            ctx.mark_dirty(input)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (k,) = ctx.saved_tensors
         again = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()  # a graph of the backward is wanted
-        return (_keep_saving_k if again else _select)(grad, k, ctx.feature, False), None, None, None
+        return (_keep_saving_k if again else _select)(grad, k, ctx.feature), None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
         (k,) = ctx.saved_tensors
-        return _keep_saving_k(tangent, k, ctx.feature, ctx.inplace)
+        return _keep_saving_k(tangent, k, ctx.feature)
 
     @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[int | None, ...], input: Tensor, k: Tensor, feature: int, inplace: bool
-    ) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: tuple[int | None, ...], input: Tensor, k: Tensor, feature: int) -> tuple[Tensor, int]:
         at = in_dims[0]
         input = input.expand(info.batch_size, *input.shape) if at is None else input.movedim(at, 0)
         if in_dims[1] is not None:
@@ -152,7 +151,7 @@ class _KeepFirst(torch.autograd.Function):
             k = k.reshape(-1, *(k.shape[1:] or [1] * (input.dim() - 1)))
         elif k.dim():
             k = k.unsqueeze(0)
-        return _keep_saving_k(input, k, feature + 1, inplace), 0
+        return _keep_saving_k(input, k, feature + 1), 0
 
 
 # `Function.apply` inspects the signature of forward at every call, which takes longer than a kernel; its base does not. Only
@@ -160,10 +159,10 @@ class _KeepFirst(torch.autograd.Function):
 _apply: Callable[..., Tensor] = super(torch.autograd.Function, _KeepFirst).apply
 
 
-def _keep_saving_k(input: Tensor, k: Tensor, feature: int, inplace: bool) -> Tensor:
+def _keep_saving_k(input: Tensor, k: Tensor, feature: int) -> Tensor:
     if torch._C._are_functorch_transforms_active():
-        return cast(Tensor, _KeepFirst.apply(input, k, feature, inplace))  # type: ignore[no-untyped-call]
-    return _apply(input, k, feature, inplace)
+        return cast(Tensor, _KeepFirst.apply(input, k, feature))  # type: ignore[no-untyped-call]
+    return _apply(input, k, feature)
 
 
 def select(input: Tensor, k: Tensor, feature: int, inplace: bool = False, one_to_n: Tensor | None = None) -> Tensor:
@@ -177,7 +176,10 @@ def select(input: Tensor, k: Tensor, feature: int, inplace: bool = False, one_to
         else:
             one_to_n = one_to_n.reshape(-1, *[1] * (input.dim() - feature - 1))
         kept = torch.where(one_to_n <= k, input, 0)
-        return input.copy_(kept) if inplace else kept
-    if input.numel() >= SAVE_ONLY_K_FROM:
-        return _keep_saving_k(input, k, feature, inplace)
-    return _fill(input, k < kept_positions(input.size(feature), feature, input.dim(), input.device), inplace)
+    elif input.numel() >= SAVE_ONLY_K_FROM:
+        kept = _keep_saving_k(input, k, feature)
+    else:
+        dropped = k < kept_positions(input.size(feature), feature, input.dim(), input.device)
+        return input.masked_fill_(dropped, 0) if inplace else _fill(input, dropped)
+    # Autograd refuses some tensors (a leaf; one of several views): `copy_` asks it before anything is written.
+    return input.copy_(kept) if inplace else kept

@@ -14,7 +14,7 @@ import taildropout
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(taildropout.__file__).parent
 # A module imports only what stands in a group before its own.
-GROUPS = [["distribution", "dims", "_rows"], ["selection"], ["functional"], ["layer"], ["__init__"]]
+GROUPS = [["distribution", "dims", "_rows"], ["selection"], ["functional"], ["layer"], ["models"], ["__init__"]]
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:

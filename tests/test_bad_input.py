@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from taildropout import TailDropout, keep_first, tail_dropout
+from taildropout import TailDropout, at_k, keep_first, replace_dropout, tail_dropout
 
 X = torch.ones(4, 6)
 SHAPES = pytest.mark.parametrize("shape", [(4, 6), (300, 600)], ids=["small", "large"])
@@ -181,3 +181,72 @@ def test_a_generator_of_the_cpu_for_cuda_input() -> None:
         tail_dropout(X.cuda(), generator=torch.Generator())
     with pytest.raises(ValueError, match=r"generator is on cuda.*cpu"):
         tail_dropout(X, generator=torch.Generator("cuda"))
+
+
+@pytest.mark.parametrize("shape", [(5, 20), (200, 200)], ids=["small", "large"])
+def test_what_autograd_refuses_to_change_in_place_is_unchanged(shape: tuple[int, int]) -> None:
+    leaf = torch.ones(shape, requires_grad=True)
+    several = torch.ones(shape, requires_grad=True).mul(1).chunk(2, 1)[0]
+    for input in (leaf, leaf[:], several):
+        with pytest.raises(RuntimeError):
+            TailDropout(inplace=True)(input)
+        assert (input == 1).all()
+
+
+@pytest.mark.parametrize("input", [[1.0], None, 3.0], ids=repr)
+def test_what_is_no_tensor(input: object) -> None:
+    for call in (TailDropout(), TailDropout().eval(), tail_dropout, lambda x: keep_first(x, 1)):
+        with pytest.raises(TypeError, match="give a tensor"):
+            call(input)
+
+
+@pytest.mark.parametrize("flag", ["training", "inplace"])
+def test_a_flag_is_a_bool(flag: str) -> None:
+    input = torch.ones(3, 4)
+    with pytest.raises(TypeError, match=f"{flag}='no'"):
+        tail_dropout(input, **{flag: "no"})
+    assert (input == 1).all()
+
+
+@pytest.mark.parametrize("k", [torch.tensor(True), torch.tensor(1j)], ids=["bool", "complex"])
+def test_a_tensor_that_is_no_number_of_features(k: torch.Tensor) -> None:
+    with pytest.raises(TypeError, match="dtype"):
+        keep_first(torch.ones(3, 4), k)
+
+
+def test_more_than_any_number_of_features_keeps_all() -> None:
+    assert (keep_first(torch.ones(3, 4), 2**70) == 1).all()
+
+
+def test_batch_dim_is_not_set_behind_the_layers_back() -> None:
+    layer = TailDropout()
+    with pytest.raises(AttributeError, match="batch_dim"):
+        layer.batch_dim = 1
+    assert layer.batch_dim == 0
+
+
+def test_k_set_in_inference_mode_serves_training() -> None:
+    layer = TailDropout()
+    with torch.inference_mode():
+        layer.set_k(torch.full((200,), 3))
+    input = torch.ones(200, 200, requires_grad=True)
+    layer(input).sum().backward()
+    assert input.grad.sum() == 600
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated:UserWarning")
+def test_quantized_zeros_are_zero() -> None:
+    quantized = torch.quantize_per_tensor(torch.ones(200, 200), 0.1, 10, torch.quint8)
+    assert keep_first(quantized, 3).dequantize().unique().tolist() == [0, 1]
+
+
+def test_models_and_names_of_a_wrong_kind() -> None:
+    model = nn.Sequential(TailDropout(), nn.Dropout())
+    for names, error in [([], ValueError), (3, TypeError)]:
+        with pytest.raises(error, match="names"), at_k(model, 1, names):
+            pass
+    with pytest.raises(TypeError, match=r"nn\.Module"), at_k("model", 1):
+        pass
+    with pytest.raises(TypeError, match="names is None"):
+        replace_dropout(model, None)
+    assert type(model[1]) is nn.Dropout
