@@ -33,6 +33,13 @@ def test_1_draws_do_not_depend_on_the_dtype_of_the_input(dtype: torch.dtype) -> 
     assert oracles.original_k(0.5, 1024, 20_000, torch.bfloat16).unique().numel() < 400  # what is guarded against
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_1_nor_do_compiled_ones(dtype: torch.dtype) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(TailDropout(0.5), fullgraph=True, backend="aot_eager")  # inductor would not round in between
+    assert oracles.widths(compiled(torch.ones(20_000, 1024, dtype=dtype))).unique().numel() > 1000
+
+
 def test_1_all_of_many_features_can_stay_in_float16() -> None:
     widths = drawn(TailDropout(0.001), 64, 70_000, torch.float16)
     assert (widths == 70_000).sum() > 50
