@@ -1,9 +1,16 @@
 """Tail dropout: a network that learns its features in order of importance."""
 
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from .distribution import CensoredGeometric, get_scale_param, rate
 from .functional import keep_first, tail_dropout
 from .layer import TailDropout
 from .models import at_k, replace_dropout
+
+if TYPE_CHECKING:
+    from . import baselines
 
 __version__ = "0.1.0"
 
@@ -11,9 +18,16 @@ __all__ = [
     "CensoredGeometric",
     "TailDropout",
     "at_k",
+    "baselines",
     "get_scale_param",
     "keep_first",
     "rate",
     "replace_dropout",
     "tail_dropout",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name == "baselines":  # imported when asked for: few need it
+        return import_module(".baselines", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

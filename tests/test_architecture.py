@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,9 @@ import taildropout
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(taildropout.__file__).parent
 # A module imports only what stands in a group before its own.
-GROUPS = [["distribution", "dims", "_rows"], ["selection"], ["functional"], ["layer"], ["models"], ["__init__"]]
+GROUPS = [["distribution", "dims", "_rows"], ["selection"], ["functional"], ["layer"], ["models"], ["baselines"], ["__init__"]]
+# What the modules of `baselines` import of the package.
+FOR_BASELINES = {"distribution", "dims", "functional"}
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
@@ -44,6 +47,28 @@ def test_imports_of_the_package_point_one_way_and_are_relative(path: Path) -> No
             assert name in before, f"{path.name} imports .{name}"
         else:
             assert name.partition(".")[0] in {"torch", *sys.stdlib_module_names}, f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "baselines").glob("*.py")), ids=lambda path: path.stem)
+def test_baselines_import_the_law_and_keep_first_and_no_layer(path: Path) -> None:
+    for level, name in imports(path):
+        if level == 1:
+            assert path.stem == "__init__", f"{path.name} imports another baseline, .{name}"
+        elif level:
+            assert level == 2, f"{path.name} leaves the package"
+            assert name in FOR_BASELINES, f"{path.name} imports ..{name}"
+        else:
+            assert name.partition(".")[0] in {"torch", *sys.stdlib_module_names}, f"{path.name} imports {name}"
+
+
+def test_baselines_are_imported_when_asked_for() -> None:
+    code = (
+        "import sys, taildropout; assert 'taildropout.baselines' not in sys.modules;"
+        "from taildropout import baselines; assert baselines is taildropout.baselines is sys.modules['taildropout.baselines']"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="has no attribute 'baseline'"):
+        getattr(taildropout, "baseline")  # noqa: B009
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "suite").glob("*.py")), ids=lambda path: path.stem)
@@ -86,6 +111,7 @@ def test_two_versions_live_side_by_side_under_two_names() -> None:
         twins.append(module)
     base, head = twins
     assert base.TailDropout is not head.TailDropout is not taildropout.TailDropout
+    assert base.baselines.NestedDropout is not head.baselines.NestedDropout
     assert base.rate.__module__ == "taildropout_base.distribution"
     input = torch.randn(300, 100)  # large enough for the autograd function, and the C code behind it
     for package in twins:

@@ -1,0 +1,49 @@
+"""DropConnect: dropout on the weights of a linear layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..distribution import check_p
+
+
+class DropConnectLinear(nn.Linear):
+    r"""A linear layer whose weights are dropped in training, and then scaled up.
+
+    .. math:: y = x\,(M \odot W)^\top / (1 - p) + b, \qquad M_{ij} \sim \mathrm{Bernoulli}(1 - p)
+
+    One M is drawn per call, for the whole batch; the bias stays. In evaluation, and on average in training, it is `nn.Linear`,
+    whose state_dict it shares. From Wan, Zeiler, Zhang, LeCun & Fergus 2013, "Regularization of neural networks using
+    DropConnect", who draw an M per sample and, in evaluation, sample from a normal approximation instead of scaling.
+
+    Args:
+        in_features, out_features, bias, device, dtype: as in `nn.Linear`.
+        p: drop probability of a weight. Default: 0.5
+
+    Raises:
+        TypeError: if p is not a number.
+        ValueError: if p is outside [0, 1].
+
+    Shape:
+        Input: :math:`(*, \text{in\_features})`. Output: :math:`(*, \text{out\_features})`.
+
+    Example:
+        >>> DropConnectLinear(784, 256, p=0.5)(torch.randn(20, 784)).shape
+        torch.Size([20, 256])
+    """
+
+    def __init__(self, in_features: int, out_features: int, p: float = 0.5, bias: bool = True, **factory: Any) -> None:
+        p = check_p(p)
+        super().__init__(in_features, out_features, bias, **factory)
+        self.p = p
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The linear map with some of its weights dropped."""
+        return F.linear(input, F.dropout(self.weight, self.p, self.training), self.bias)
+
+    def extra_repr(self) -> str:
+        """The arguments that construct this layer."""
+        return f"{super().extra_repr()}, p={self.p}"
