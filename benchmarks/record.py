@@ -51,7 +51,7 @@ def measure_case(name: str, package: ModuleType, seconds: float) -> dict[str, An
     stored: dict[str, Any] = {"goal": case.goal}
     try:
         runs = {layer: cases.make(case.of(layer), package) for layer in cases.LAYERS}
-        figures = interleave(runs, seconds, cases.synchronise(case))
+        figures = interleave(runs, seconds, case.device)
     except cases.NotAvailable as error:
         return stored | {"note": f"n/a: {error}"}
     except Exception as error:  # the other cases are measured all the same, and this one makes the command fail

@@ -1,12 +1,9 @@
 """What does a call cost beside time? Counts are exact, or nearly so, where times are noisy."""
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 
-from . import measure
-from .cases import CASES, Case, build_layer, feature
+from . import compilation, measure
+from .cases import CASES, Case, build_layer
 from .subject import package, prepared
 
 SAVING = ("8x16-f32-train", "1024x512-f32-train", "8192x768-bf16-train", "64x128x768-f32-train", "cuda-16384x4096-f32-train")
@@ -59,62 +56,22 @@ class Launches:
 
 
 class Compilation:
-    """How many graphs does dynamo make of the layer, and when does it make new ones?
-
-    The backend runs the graph as it is, so that no compiler is needed.
-    """
+    """How many graphs does dynamo make of the layer, and when does it make new ones?"""
 
     version = "1"
     unit = "graphs"
 
     def track_graphs(self) -> int:
-        graphs, call, x = counted()
-        call(x)
-        return len(graphs)
+        return compilation.graphs(package())
 
     def track_breaks(self) -> int:
-        torch._dynamo.reset()
-        return int(torch._dynamo.explain(bare_layer())(torch.randn(64, 32)).graph_break_count)
+        return compilation.breaks(package())
 
     def track_recompilations_for_k(self) -> int:
-        layer = bare_layer()
-        graphs, call, x = counted(layer)
-        feature(layer, "set_k")(1)
-        call(x)
-        before = len(graphs)
-        for k in (2, 3, 31, 0):
-            layer.set_k(k)
-            kept = call(x) != 0
-            if int(kept[0].sum()) != k:
-                raise AssertionError(f"set_k({k}) keeps {int(kept[0].sum())} features when compiled")
-        return len(graphs) - before
+        return compilation.recompilations_for_k(package())
 
     def track_recompilations_for_batch(self) -> int:
-        graphs, call, x = counted(dynamic=True)
-        call(x)
-        before = len(graphs)
-        for batch in (3, 17, 1000):
-            call(torch.randn(batch, 32))
-        return len(graphs) - before
-
-
-def bare_layer() -> Any:
-    """TailDropout with its default dims."""
-    return build_layer(Case("compilation", (64, 32)), package())
-
-
-def counted(layer: Any = None, dynamic: bool = False) -> tuple[list[object], Callable[..., torch.Tensor], torch.Tensor]:
-    """The graphs that dynamo will have made, the compiled layer, and an input without a zero."""
-    graphs: list[object] = []
-
-    def backend(graph: Any, inputs: object) -> Any:
-        graphs.append(graph)
-        return graph.forward
-
-    torch._dynamo.reset()
-    torch.manual_seed(0)
-    call = torch.compile(layer or bare_layer(), backend=backend, dynamic=dynamic or None)
-    return graphs, call, torch.randn(64, 32).abs() + 1
+        return compilation.recompilations_for_batch(package())
 
 
 class Law:

@@ -15,20 +15,22 @@ import torch
 from .cases import NotAvailable
 
 Run = Callable[[], Any]
+Block = Callable[[Run, int], float]  # nanoseconds that so many calls take
 
 BLOCK_NS = 300_000  # a block of calls lasts this long at least, so that reading the clock costs nothing
 MIN_ROUNDS, MAX_ROUNDS = 9, 200
+FLUSHED_BYTES = 1 << 28  # more than the last cache of any GPU
 
 
-def interleave(runs: Mapping[str, Run], seconds: float = 1.5, wait: Run | None = None) -> dict[str, list[float]]:
+def interleave(runs: Mapping[str, Run], seconds: float = 1.5, device: str = "cpu", seed: int = 0) -> dict[str, list[float]]:
     """Seconds per call of each of `runs`, a figure per round; every round calls all of them, in random order.
 
     The figures of a round stand at the same index, so that they can be paired: what disturbs the machine for longer
-    than a round disturbs all of them. `wait` waits for the device at the end of a block of calls.
+    than a round disturbs all of them.
     """
-    wait = wait or (lambda: None)
-    calls = {name: calls_per_block(run, wait) for name, run in runs.items()}
-    order, shuffle = list(runs), random.Random(0).shuffle
+    block = on_cuda() if device == "cuda" else on_cpu
+    calls = {name: calls_per_block(run, block) for name, run in runs.items()}
+    order, shuffle = list(runs), random.Random(seed).shuffle
     figures: dict[str, list[float]] = {name: [] for name in runs}
     collecting = gc.isenabled()
     gc.disable()
@@ -39,28 +41,44 @@ def interleave(runs: Mapping[str, Run], seconds: float = 1.5, wait: Run | None =
                 break
             shuffle(order)
             for name in order:
-                figures[name].append(block(runs[name], calls[name], wait) * 1e-9 / calls[name])
+                figures[name].append(block(runs[name], calls[name]) * 1e-9 / calls[name])
     finally:
         if collecting:
             gc.enable()
     return figures
 
 
-def block(run: Run, calls: int, wait: Run) -> int:
+def on_cpu(run: Run, calls: int) -> float:
     """Nanoseconds that `calls` calls take."""
-    wait()
     start = perf_counter_ns()
     for _ in range(calls):
         run()
-    wait()
     return perf_counter_ns() - start
 
 
-def calls_per_block(run: Run, wait: Run) -> int:
+def on_cuda() -> Block:
+    """The same between two events on the GPU, which is idle before and whose cache holds nothing of the case."""
+    cache = torch.empty(FLUSHED_BYTES, dtype=torch.int8, device="cuda")
+
+    def block(run: Run, calls: int) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        cache.zero_()
+        torch.cuda.synchronize()
+        start.record()
+        for _ in range(calls):
+            run()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) * 1e6
+
+    return block
+
+
+def calls_per_block(run: Run, block: Block) -> int:
     """So many calls that a block lasts `BLOCK_NS`."""
-    block(run, 2, wait)
+    block(run, 2)
     calls = 1
-    while (taken := block(run, calls, wait)) < BLOCK_NS:
+    while (taken := block(run, calls)) < BLOCK_NS:
         calls = max(calls + 1, min(calls * 10, int(1.2 * calls * BLOCK_NS / max(taken, 1))))
     return calls
 

@@ -6,7 +6,7 @@ preparation; so `number` is fixed, by class: many small calls, some large ones, 
 
 import torch
 
-from .cases import CASES, LAYERS, synchronise
+from .cases import CASES, LAYERS
 from .measure import interleave, ratios
 from .subject import prepared
 
@@ -68,5 +68,5 @@ class Ratio:
 def paired(case: str, rival: str) -> dict[str, object]:
     """All paired ratios in the form from which asv takes the median and the quartiles."""
     runs = {layer: prepared(case, layer) for layer in ("TailDropout", rival)}
-    figures = interleave(runs, wait=synchronise(CASES[case]))
+    figures = interleave(runs, device=CASES[case].device)
     return {"samples": ratios(figures, over=rival), "number": 1}

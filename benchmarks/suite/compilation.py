@@ -1,0 +1,72 @@
+"""Counts graphs: how many dynamo makes of the layer, and when it makes new ones.
+
+The backend runs a graph as it is, so that no compiler is needed.
+"""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from .cases import Case, WrongResult, build_layer, feature
+
+
+def graphs(package: ModuleType) -> int:
+    """Graphs that the layer makes."""
+    made, call, x = counted(bare_layer(package))
+    call(x)
+    return len(made)
+
+
+def breaks(package: ModuleType) -> int:
+    """Places where a graph of the layer has to end."""
+    torch._dynamo.reset()
+    return int(torch._dynamo.explain(bare_layer(package))(torch.randn(64, 32)).graph_break_count)
+
+
+def recompilations_for_k(package: ModuleType) -> int:
+    """Graphs made anew because k changed."""
+    layer = bare_layer(package)
+    made, call, x = counted(layer)
+    feature(layer, "set_k")(1)
+    call(x)
+    before = len(made)
+    for k in (2, 3, 31, 0):
+        layer.set_k(k)
+        kept = call(x) != 0
+        if int(kept[0].sum()) != k:
+            raise WrongResult(f"set_k({k}) keeps {int(kept[0].sum())} features when compiled")
+    return len(made) - before
+
+
+def recompilations_for_batch(package: ModuleType) -> int:
+    """Graphs made anew because the number of samples changed, where shapes are dynamic."""
+    made, call, x = counted(bare_layer(package), dynamic=True)
+    call(x)
+    before = len(made)
+    for batch in (3, 17, 1000):
+        call(torch.randn(batch, 32))
+    return len(made) - before
+
+
+COUNTS = {count.__name__: count for count in (graphs, breaks, recompilations_for_k, recompilations_for_batch)}
+
+
+def bare_layer(package: ModuleType) -> Any:
+    """TailDropout with its default dims."""
+    return build_layer(Case("compilation", (64, 32)), package)
+
+
+def counted(layer: Any, dynamic: bool = False) -> tuple[list[object], Callable[..., torch.Tensor], torch.Tensor]:
+    """The graphs that dynamo will have made, the compiled layer, and an input without a zero."""
+    made: list[object] = []
+
+    def backend(graph: Any, inputs: object) -> Any:
+        made.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    call = torch.compile(layer, backend=backend, dynamic=dynamic or None)
+    return made, call, torch.randn(64, 32).abs() + 1
