@@ -8,6 +8,7 @@ from .distribution import CensoredGeometric, get_scale_param, rate
 from .functional import keep_first, tail_dropout
 from .layer import TailDropout
 from .models import at_k, replace_dropout
+from .pruning import PruningError, prune
 
 if TYPE_CHECKING:
     from . import baselines
@@ -16,11 +17,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CensoredGeometric",
+    "PruningError",
     "TailDropout",
     "at_k",
     "baselines",
     "get_scale_param",
     "keep_first",
+    "prune",
     "rate",
     "replace_dropout",
     "tail_dropout",
