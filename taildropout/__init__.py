@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from .distribution import CensoredGeometric, get_scale_param, rate
 from .functional import keep_first, tail_dropout
 from .layer import TailDropout
+from .mlp import TailMLP
 from .models import at_k, replace_dropout
 from .pruning import PruningError, prune
 
@@ -19,6 +20,7 @@ __all__ = [
     "CensoredGeometric",
     "PruningError",
     "TailDropout",
+    "TailMLP",
     "at_k",
     "baselines",
     "get_scale_param",

@@ -14,8 +14,11 @@ def check_tensor(input: object) -> None:
         raise TypeError(f"input is a {type(input).__name__}; give a tensor")
 
 
-def check_dims(batch_dim: object, dropout_dim: object) -> tuple[tuple[int, ...], int]:
-    """Return `batch_dim` as a tuple, and `dropout_dim`.
+Dims = tuple[int, ...] | None  # dims of samples; None: all but that of features
+
+
+def check_dims(batch_dim: object, dropout_dim: object) -> tuple[Dims, int]:
+    """Return `batch_dim` as a tuple, or None if it is that, and `dropout_dim`.
 
     Raises:
         TypeError: if a dim is not an int (bool is none).
@@ -26,10 +29,12 @@ def check_dims(batch_dim: object, dropout_dim: object) -> tuple[tuple[int, ...],
             "for nn.Dropout's second argument write inplace=True"
         )
     dims = tuple(batch_dim) if isinstance(batch_dim, Sequence) and not isinstance(batch_dim, str) else (batch_dim,)
+    if batch_dim is None:
+        dims = ()
     for name, dim in [("dropout_dim", dropout_dim), *(("batch_dim", each) for each in dims)]:
         if isinstance(dim, bool) or not isinstance(dim, int):
             raise TypeError(f"{name} has {dim!r}, a {type(dim).__name__}; a dim is an int")
-    return dims, dropout_dim  # type: ignore[return-value]
+    return None if batch_dim is None else dims, dropout_dim  # type: ignore[return-value]
 
 
 def _normalize(name: str, dim: int, ndim: int) -> int:
@@ -38,17 +43,18 @@ def _normalize(name: str, dim: int, ndim: int) -> int:
     return operator.index(dim % ndim)  # an int also where a compiler made dims symbolic: `in` is wrong on those
 
 
-def sample_shape(shape: Sequence[int], batch_dims: tuple[int, ...], dropout_dim: int) -> tuple[tuple[int, ...], int]:
-    """The shape of k for an input of this shape (1 everywhere but in the batch dims), and the feature dim from 0.
+def sample_dims(ndim: int, batch_dims: Dims, dropout_dim: int) -> tuple[list[int], int]:
+    """The batch dims in their order, and the feature dim, all counted from 0.
 
     Raises:
         IndexError: if a dim is out of range.
-        ValueError: if dims repeat or overlap, or the input has no dim.
+        ValueError: if dims repeat or overlap, or there is no dim.
     """
-    ndim = len(shape)
     if ndim == 0:
         raise ValueError("input is 0-d; tail dropout needs a dim of features: give a tensor with 1 dim or more")
     feature = _normalize("dropout_dim", dropout_dim, ndim)
+    if batch_dims is None:
+        return [dim for dim in range(ndim) if dim != feature], feature
     batch = [_normalize("batch_dim", dim, ndim) for dim in batch_dims]
     if len(set(batch)) < len(batch):
         raise ValueError(f"batch_dim={list(batch_dims)} repeats a dim of an input with {ndim} dims; name each once")
@@ -57,4 +63,13 @@ def sample_shape(shape: Sequence[int], batch_dims: tuple[int, ...], dropout_dim:
             f"batch_dim={list(batch_dims)} and dropout_dim={dropout_dim} overlap in an input with {ndim} dims; "
             "samples and features need dims of their own (batch_dim=() draws one k for the whole tensor)"
         )
+    return batch, feature
+
+
+def sample_shape(shape: Sequence[int], batch_dims: Dims, dropout_dim: int) -> tuple[tuple[int, ...], int]:
+    """The shape of k for an input of this shape (1 everywhere but in the batch dims), and the feature dim from 0.
+
+    Raises as `sample_dims` does.
+    """
+    batch, feature = sample_dims(len(shape), batch_dims, dropout_dim)
     return tuple(size if dim in batch else 1 for dim, size in enumerate(shape)), feature

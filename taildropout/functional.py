@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import selection
-from .dims import check_dims, check_tensor, sample_shape
+from .dims import Dims, check_dims, check_tensor, sample_shape
 from .distribution import check_p, constant_in_graphs, exponential, exponential_from_uniforms, rate
 from .selection import select
 
@@ -75,7 +75,7 @@ def check_float(input: Tensor) -> None:
 def drop_tail(
     input: Tensor,
     p: float,
-    batch_dims: tuple[int, ...],
+    batch_dims: Dims,
     dropout_dim: int,
     inplace: bool = False,
     generator: torch.Generator | None = None,
@@ -133,7 +133,7 @@ def tail_dropout(
     training: bool = True,
     inplace: bool = False,
     *,
-    batch_dim: int | Sequence[int] = 0,
+    batch_dim: int | Sequence[int] | None = 0,
     dropout_dim: int = -1,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -147,7 +147,8 @@ def tail_dropout(
         p: drop probability in [0, 1], the expected share of features dropped.
         training: if False, return the input.
         inplace: write into the input.
-        batch_dim: the dim or dims whose every index draws its own K; () draws one for the whole tensor.
+        batch_dim: the dim or dims whose every index draws its own K; () draws one for the whole tensor, None means all dims
+            but `dropout_dim`.
         dropout_dim: the dim of features.
         generator: source of randomness, on the input's device; in eager code only. The default generator if None.
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .dims import check_dims, check_tensor, sample_shape
+from .dims import check_dims, check_tensor, sample_dims, sample_shape
 from .distribution import check_p, constant_in_graphs, exponential_from_uniforms, rate
 from .functional import check_float, drop_tail
 from .selection import positions, select
@@ -53,7 +53,8 @@ class TailDropout(nn.Module):
 
     Args:
         p: drop probability: the expected share of features dropped. Default: 0.5
-        batch_dim: the dim, or dims, whose every index is a sample with its own K; `()`: one K for the whole input. Default: 0
+        batch_dim: the dim, or dims, whose every index is a sample with its own K; `()`: one K for the whole input;
+            None: all dims but `dropout_dim`. Default: 0
         dropout_dim: the dim of features. Default: -1
         inplace: write into the input. Default: False
 
@@ -72,13 +73,13 @@ class TailDropout(nn.Module):
     """
 
     def __init__(
-        self, p: float = 0.5, batch_dim: int | Sequence[int] = 0, dropout_dim: int = -1, *, inplace: bool = False
+        self, p: float = 0.5, batch_dim: int | Sequence[int] | None = 0, dropout_dim: int = -1, *, inplace: bool = False
     ) -> None:
         super().__init__()
         self._batch_dims, self.dropout_dim = check_dims(batch_dim, dropout_dim)
-        if len({*self._batch_dims, dropout_dim}) <= len(self._batch_dims):
+        if self._batch_dims is not None and len({*self._batch_dims, dropout_dim}) <= len(self._batch_dims):
             raise ValueError(f"batch_dim={batch_dim} and dropout_dim={dropout_dim} repeat a dim; name each once")
-        self._batch_dim = batch_dim if isinstance(batch_dim, int) else list(batch_dim)
+        self._batch_dim = batch_dim if batch_dim is None or isinstance(batch_dim, int) else list(batch_dim)
         if not isinstance(inplace, bool):
             raise TypeError(f"inplace={inplace!r} is a {type(inplace).__name__}; give True or False")
         self.inplace = inplace
@@ -93,7 +94,7 @@ class TailDropout(nn.Module):
         self._compiled_constants: dict[tuple[int, torch.device], tuple[Tensor, Tensor | None]] = {}
 
     @property
-    def batch_dim(self) -> int | list[int]:
+    def batch_dim(self) -> int | list[int] | None:
         """The dim or dims of samples, as given to the constructor; not to be set."""
         return self._batch_dim
 
@@ -170,27 +171,31 @@ class TailDropout(nn.Module):
         return input
 
     def _at_k(self, input: Tensor, k: Tensor) -> Tensor:
-        shape, feature = sample_shape(input.shape, self._batch_dims, self.dropout_dim)
-        if k.device != input.device:
-            k = k.to(input.device)
+        return select(input, *self._k_for(input.shape, input.device, k), self.inplace)
+
+    def _k_for(self, shape: torch.Size, device: torch.device, k: Tensor) -> tuple[Tensor, int]:
+        """`k` so that it broadcasts to an input of this shape, and the feature dim from 0."""
+        batch, feature = sample_dims(len(shape), self._batch_dims, self.dropout_dim)
+        if k.device != device:
+            k = k.to(device)
             if type(k) is Tensor and not k.is_meta and not torch.compiler.is_compiling():  # real, and so worth keeping
                 self._home, self._k = k.device, k
         if k.dim():
-            wanted = tuple(input.shape[dim] for dim in self._batch_dims)
+            wanted = tuple(shape[dim] for dim in batch)
             if tuple(k.shape) != wanted:
                 raise ValueError(
                     f"k has shape {tuple(k.shape)}, but batch_dim={self.batch_dim} of an input of shape "
-                    f"{tuple(input.shape)} has {wanted}; call set_k with an int or with one k per sample"
+                    f"{tuple(shape)} has {wanted}; call set_k with an int or with one k per sample"
                 )
-            order = sorted(range(k.dim()), key=lambda i: self._batch_dims[i] % input.dim())
-            k = k.permute(order).reshape(shape)
-        n = input.shape[feature]
+            order = sorted(range(k.dim()), key=lambda i: batch[i])
+            k = k.permute(order).reshape([size if dim in batch else 1 for dim, size in enumerate(shape)])
+        n = shape[feature]
         if not torch.compiler.is_compiling() and self._largest_k > n:
             raise ValueError(
                 f"k={self._largest_k} is greater than the {n} features of dropout_dim={self.dropout_dim}; "
                 f"call set_k({n}) or less"
             )
-        return select(input, k, feature, self.inplace)
+        return k, feature
 
     def _compiled(self, input: Tensor) -> Tensor:
         shape, feature = sample_shape(input.shape, self._batch_dims, self.dropout_dim)

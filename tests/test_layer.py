@@ -18,7 +18,7 @@ ORIGINAL_CHECKPOINTS = [{"1.k": torch.tensor(3)}, {"1.k": torch.zeros((), dtype=
 
 def test_the_signature_is_what_users_rely_on() -> None:
     assert str(inspect.signature(TailDropout)).startswith(
-        "(p: 'float' = 0.5, batch_dim: 'int | Sequence[int]' = 0, dropout_dim: 'int' = -1, *, inplace: 'bool' = False)"
+        "(p: 'float' = 0.5, batch_dim: 'int | Sequence[int] | None' = 0, dropout_dim: 'int' = -1, *, inplace: 'bool' = False)"
     )
     assert list(inspect.signature(tail_dropout).parameters) == [
         *("input", "p", "training", "inplace"),
