@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -145,7 +146,8 @@ class NestedDropout(nn.Module):
         if not self.training or input.numel() == 0:
             return input
         check_float(input)
-        thresholds = _thresholds(self.law, int(input.shape[feature]), self.min_k, self.p, self.ratio, input.device)
+        n = operator.index(input.shape[feature])  # an int also where a compiler made it symbolic: the law belongs to one n
+        thresholds = _thresholds(self.law, n, self.min_k, self.p, self.ratio, input.device)
         draw = torch.randint(_GRID, shape, device=input.device)
         return keep_first(input, torch.searchsorted(thresholds, draw, right=True), feature)
 
