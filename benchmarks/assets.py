@@ -26,16 +26,20 @@ ASSETS = {
 REMOTE = re.compile(r'<(script|link)\b([^>]*?)\b(src|href)="https?://[^"]*/([^"/]+)"[^>]*>')
 
 
+class UnknownAsset(LookupError):
+    """asv's page asks for something that is not in `ASSETS`."""
+
+
 def local(page: str) -> str:
     """The page with its remote scripts and stylesheets taken from the folder `assets` beside it.
 
-    Raises KeyError for one that is not in `ASSETS`: asv has changed its page.
+    Raises UnknownAsset for one that is not in `ASSETS`: asv has changed its page.
     """
 
     def tag(match: re.Match[str]) -> str:
         kind, before, attribute, name = match.groups()
         if name not in ASSETS:
-            raise KeyError(f"asv's page asks for {name}, which benchmarks/assets.py does not know")
+            raise UnknownAsset(f"asv's page asks for {name}, which benchmarks/assets.py does not know; use the pinned asv")
         before = before if kind == "link" else " "
         return f'<{kind}{before}{attribute}="assets/{name}">'
 
@@ -54,7 +58,8 @@ def install() -> Path | None:
         return modules
     if not shutil.which("npm"):
         return None
-    done = subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--silent"], cwd=NPM, check=False)
+    words = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--silent", "--prefer-offline", "--fetch-retries=1"]
+    done = subprocess.run(words, cwd=NPM, check=False)
     return modules if done.returncode == 0 else None
 
 
@@ -67,5 +72,5 @@ def put_beside(index: Path) -> bool:
     folder.mkdir(exist_ok=True)
     for name, path in ASSETS.items():
         shutil.copy(modules / path, folder / name)
-    index.write_text(local(index.read_text()))
+    index.write_text(local(index.read_text(encoding="utf-8")), encoding="utf-8")
     return True

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import dashboard, machine, record, results, run, table
+from benchmarks import machine, record, results, run, table
 from benchmarks.results import Entry, Figure
 from benchmarks.table import Row
 
@@ -245,13 +245,6 @@ def test_a_record_replaces_the_former_one_whole(tmp_path):
 def test_a_machine_has_a_name_for_files():
     assert machine.name() == machine.describe()["name"]
     assert machine.name().replace("-", "").isalnum()
-
-
-def test_a_dashboard_without_results_fails(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(dashboard, "HTML", tmp_path)
-    monkeypatch.setattr(dashboard.subprocess, "run", lambda *_, **__: None)
-    assert command.main(["dashboard"]) == 2
-    assert "measure first" in capsys.readouterr().err
 
 
 def test_an_interruption_says_that_it_can_go_on(monkeypatch, capsys):
