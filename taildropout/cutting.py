@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .dependencies import Cut
+from .dependencies import Cut, PruningError
 from .layer import TailDropout
 
 Run = Callable[[nn.Module], object]
@@ -61,10 +63,10 @@ def _read(network: nn.Module, layer: str, k: int, cuts: Sequence[Cut], run: Run,
         first, rest = output.tensor_split([k], module.dropout_dim)
         return torch.cat([first, torch.full_like(rest, tail)], module.dropout_dim)
 
-    def record(name: str, dim: int, args: tuple[Any, ...]) -> None:
+    def record(name: str, dim: int, module: nn.Module, args: tuple[Any, ...]) -> None:
         if args and isinstance(args[0], Tensor) and args[0].dim() >= abs(dim):
             features = args[0].movedim(dim, -1)
-            features = features.reshape(-1, features.shape[-1])
+            features = features.reshape(-1, features.shape[-1]).clone()  # the network may write into it later
             if name not in read or (features.isnan().any() and not read[name].isnan().any()):
                 read[name] = features
 
@@ -73,8 +75,7 @@ def _read(network: nn.Module, layer: str, k: int, cuts: Sequence[Cut], run: Run,
     for name in {cut.name for cut in cuts if cut.reads} & {*modules}:
         dim = _feature_dim(modules[name])
         if dim is not None:
-            hook = lambda module, args, name=name, dim=dim: record(name, dim, args)  # noqa: E731
-            handles.append(modules[name].register_forward_pre_hook(hook))
+            handles.append(modules[name].register_forward_pre_hook(partial(record, name, dim)))
     try:
         run(network)
     finally:
@@ -87,34 +88,58 @@ def measured(network: nn.Module, layer: str, k: int, cuts: Sequence[Cut], run: R
     """The cuts with the features that the layer's tail really reaches, seen by filling it with NaN.
 
     The graph knows what reads the tail; in which order it is laid out there (flattened, permuted) only a run shows.
+
+    Raises:
+        PruningError: if the tail reaches all that a module reads.
     """
-    read = _read(network, layer, k, cuts, run, float("nan"))
-    measured = []
+    read = _read(network, layer, k, cuts, run, math.nan)
+    found = []
     for cut in cuts:
-        reached = read[cut.name].isnan().any(0).nonzero().flatten().tolist() if cut.reads and cut.name in read else []
-        measured.append(replace(cut, features=tuple(reached)) if reached else cut)
-    return measured
+        reached = read[cut.name].isnan().any(0) if cut.reads and cut.name in read else torch.zeros(1, dtype=torch.bool)
+        if reached.all():
+            raise PruningError(f"all that {_described(network, cut)} reads depends on the features to be dropped")
+        found.append(replace(cut, features=tuple(reached.nonzero().flatten().tolist())) if reached.any() else cut)
+    return found
 
 
 def constants(network: nn.Module, layer: str, k: int, cuts: Sequence[Cut], run: Run) -> dict[str, Tensor]:
-    """What dropped features add to the output of the modules that read them: f(0) of an activation is not always 0."""
+    """What dropped features add to the output of the modules that read them: f(0) of an activation is not always 0.
+
+    Raises:
+        PruningError: if that is no constant.
+    """
     read = _read(network, layer, k, cuts, run, 0.0)
     added = {}
     for cut in cuts:
-        module = network.get_submodule(cut.name) if cut.reads and cut.name in read else None
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and getattr(module, "groups", 1) == 1:
-            constant = read[cut.name][0, list(cut.features)]
-            if constant.any():
-                weight = module.weight[:, list(cut.features)]
-                added[cut.name] = weight.reshape(*weight.shape[:2], -1).sum(-1) @ constant
+        module: Any = network.get_submodule(cut.name) if cut.reads and cut.name in read else None
+        if not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+            continue
+        features = list(cut.features)
+        constant = read[cut.name][0, features]
+        which = _described(network, cut)
+        slack = torch.finfo(constant.dtype).eps ** 0.5  # vectorised and scalar code may differ in the last digit
+        if not torch.allclose(read[cut.name][:, features], constant, rtol=slack, atol=0, equal_nan=True):
+            raise PruningError(f"where the dropped features were, {which} reads what did not pass the layer")
+        if not isinstance(module, nn.Linear):
+            if 1 < module.groups < module.in_channels:
+                raise PruningError(f"{which} has {module.groups} groups of features, each with outputs of its own")
+            if module.groups > 1:
+                continue  # channel by channel: what follows reads the constant
+            padded = module.padding_mode == "zeros" and (module.padding == "same" or any(module.padding))
+            if constant.any() and (module.transposed or padded):
+                raise PruningError(
+                    f"{which} reads dropped features as a constant, {float(constant.abs().max()):.3g}, but other things at "
+                    "its borders (an activation with f(0) = 0 leaves nothing of them)"
+                )
+        if not constant.any():
+            continue
+        weight = module.weight[:, features]
+        added[cut.name] = weight.reshape(*weight.shape[:2], -1).sum(-1) @ constant
     return added
 
 
-def _replace(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if child is old:
-                setattr(parent, name, new)
+def _described(network: nn.Module, cut: Cut) -> str:
+    return f"{cut.name!r} ({type(network.get_submodule(cut.name)).__name__})"
 
 
 def cut_down(
@@ -124,13 +149,16 @@ def cut_down(
     for cut in cuts:
         cut.apply(network)
     for name, constant in added.items():
-        module: Any = network.get_submodule(name)
-        constant = constant.to(module.weight)
-        if module.bias is None:
-            module.bias = nn.Parameter(constant, requires_grad=module.weight.requires_grad)
+        consumer: Any = network.get_submodule(name)
+        constant = constant.to(consumer.weight)
+        if consumer.bias is None:
+            consumer.bias = nn.Parameter(constant, requires_grad=consumer.weight.requires_grad)
         else:
-            module.bias += constant
+            consumer.bias += constant
     old: Any = network.get_submodule(layer)
+    for module in network.modules():
+        if isinstance(module, TailDropout):
+            module._holding_k = False  # a copy is out of reach of the `at_k` that may hold the model
     old.set_k(None)
     new: nn.Module = old
     if sliced and not remove:
@@ -139,5 +167,8 @@ def cut_down(
     elif remove:
         new = Slice(k, old.dropout_dim) if sliced else nn.Identity()
     new.training = old.training
-    _replace(network, old, new)
+    for parent in list(network.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is old:
+                setattr(parent, name, new)
     return network

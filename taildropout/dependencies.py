@@ -21,6 +21,10 @@ from .layer import TailDropout
 _MIXING = ("softmax", "norm", "mean", "sum", "mm", "dot", "cum", "sort", "topk", "prod", "var", "std", "fft", "glu")
 
 
+class PruningError(ValueError):
+    """The network cannot be cut there without changing what it computes, or this cannot be checked."""
+
+
 @dataclass(frozen=True)
 class Cut:
     """The features that go from one module or parameter."""
@@ -48,7 +52,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Proposal:
-    """Cuts that may do, and what stands in their way: operations that mix features before and after the layer."""
+    """Cuts that may do, and what may stand in their way, before and after the layer."""
 
     cuts: tuple[Cut, ...]
     before: tuple[str, ...]
@@ -66,10 +70,10 @@ class _Pruner:
     pruning_dim = 1
 
     def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
-        raise ValueError(f"{type(layer).__name__} mixes features")
+        raise PruningError(f"a {type(layer).__name__} mixes features")
 
     def prune_in_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
-        raise ValueError(f"{type(layer).__name__} mixes features")
+        raise PruningError(f"a {type(layer).__name__} mixes features")
 
     def get_out_channels(self, layer: Any) -> int | None:
         return None
@@ -79,15 +83,18 @@ class _Pruner:
 
 
 class _LayerPruner(_Pruner):
-    """TailDropout: what goes in comes out."""
+    """TailDropout: what goes in comes out. Of one layer the number of features is known."""
+
+    def __init__(self, layer: nn.Module, n: int) -> None:
+        self.layer, self.n = layer, n
 
     def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
         return layer
 
     prune_in_channels = prune_out_channels
 
-    def get_out_channels(self, layer: Any) -> int:
-        return cast(int, layer.n)
+    def get_out_channels(self, layer: Any) -> int | None:
+        return self.n if layer is self.layer else None
 
     get_in_channels = get_out_channels
 
@@ -110,7 +117,7 @@ class _GroupPruner(_Pruner):
         size = layer.num_channels // layer.num_groups
         gone = {index // size for index in idxs}
         if len(gone) * size != len(idxs):
-            raise ValueError(f"GroupNorm mixes the features of a group; k must be a multiple of {size}")
+            raise PruningError(f"a GroupNorm mixes the features of a group; k must be a multiple of {size}")
         if layer.affine:
             layer.weight, layer.bias = _keep(layer.weight, 0, idxs), _keep(layer.bias, 0, idxs)
         layer.num_groups -= len(gone)
@@ -129,15 +136,6 @@ class _GroupPruner(_Pruner):
 _OPAQUE: dict[type[nn.Module], type[_Pruner]] = {nn.RNNBase: _RecurrentPruner, nn.MultiheadAttention: _Pruner}
 
 
-class _Traced(TailDropout):
-    """A TailDropout that autograd's graph shows, other than the identity; it has n features."""
-
-    n: int
-
-    def forward(self, input: Tensor) -> Tensor:
-        return input.clone()
-
-
 class _Join(torch.autograd.Function):
     """One node of autograd's graph for all that a module does."""
 
@@ -154,7 +152,11 @@ def _opaque(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return pytree.tree_unflatten(joined, structure)
 
 
-def _graph(network: nn.Module, run: Callable[[nn.Module], list[Any]]) -> Any:
+def _visible(module: nn.Module, *args: Any) -> Tensor:
+    return cast(Tensor, type(module).forward(module, *args).clone())
+
+
+def _graph(network: nn.Module, layer: nn.Module, n: int, run: Callable[[nn.Module], list[Any]]) -> Any:
     """torch-pruning's graph of a network that is used up by it."""
     try:
         import torch_pruning
@@ -162,14 +164,18 @@ def _graph(network: nn.Module, run: Callable[[nn.Module], list[Any]]) -> Any:
         raise ImportError("prune needs torch-pruning; install it: pip install 'taildropout[prune]'") from error
 
     network.requires_grad_()  # what needs no gradient has no place in autograd's graph
-    pruners: dict[type[nn.Module], _Pruner] = {_Traced: _LayerPruner()}
+    pruners: dict[type[nn.Module], _Pruner] = {}
     for module in network.modules():
-        if isinstance(module, nn.GroupNorm):
+        if isinstance(module, TailDropout):
+            module.set_k(None)
+            cast(Any, module).forward = partial(_visible, module)  # autograd's graph does not show the identity
+            pruners[type(module)] = _LayerPruner(layer, n)
+        elif isinstance(module, nn.GroupNorm):
             pruners[type(module)] = _GroupPruner()
         for kind, pruner in _OPAQUE.items():
             if isinstance(module, kind):
                 pruners[type(module)] = pruner()
-                module.forward = partial(_opaque, module)
+                cast(Any, module).forward = partial(_opaque, module)
     return torch_pruning.DependencyGraph().build_dependency(
         network,
         (),
@@ -210,22 +216,25 @@ def _around(graph: Any, start: Any, neighbours: str) -> Iterator[Any]:
                 waiting += getattr(node, neighbours)
 
 
-def _mixing(graph: Any, layer: Any, neighbours: str) -> tuple[str, ...]:
-    """What mixes features, as far as names tell."""
+def _obstacles(graph: Any, layer: Any, neighbours: str) -> tuple[str, ...]:
+    """What needs all features of a layer, before or after it, as far as names tell."""
     found = []
-    for node in _around(graph, layer, neighbours):
-        name, module = graph._module2name.get(node.module), node.module
+    nodes = list(_around(graph, layer, neighbours))
+    for node in nodes:
+        module = node.module
         operation = str(getattr(module, "_grad_fn", "")).partition("Backward")[0]
-        inside_linear = any(isinstance(each.module, nn.Linear) for each in node.outputs)
+        inside_linear = operation.lower().endswith("mm") and any(isinstance(each.module, nn.Linear) for each in node.outputs)
         if isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.RNNBase | nn.MultiheadAttention):
-            found.append(f"{name!r} ({type(module).__name__})")
-        elif any(word in operation.lower() for word in _MIXING) and not (operation.lower().endswith("mm") and inside_linear):
-            found.append(operation)
+            found.append(f"{graph._module2name[module]!r} ({type(module).__name__}) mixes features")
+        elif any(word in operation.lower() for word in _MIXING) and not inside_linear:
+            found.append(f"{operation.lower()} mixes features")
         elif neighbours == "outputs" and operation in ("Add", "Sub") and len(node.inputs) > 1:
-            found.append(f"{operation} (a sum with what did not pass the layer)")
-    ends = [node for node in [layer, *_around(graph, layer, neighbours)] if not node.outputs and not _contracts(graph, node)]
-    if neighbours == "outputs" and ends:
-        found.append("the model's output (which has these features itself)")
+            found.append("a sum with what does not pass the layer needs them all")
+    ends = [each for each in [layer, *nodes] if not getattr(each, neighbours) and not _contracts(graph, each)]
+    if ends and neighbours == "outputs":
+        found.append("the model's output has them itself")
+    elif any(getattr(graph.get_pruner_of_module(each.module), "layer", None) or not each.module.state_dict() for each in ends):
+        found.append("they come from the model's input")
     return tuple(dict.fromkeys(found))
 
 
@@ -239,15 +248,14 @@ def propose(network: nn.Module, name: str, n: int, k: int, run: Callable[[nn.Mod
 
     Raises:
         ImportError: if torch-pruning is missing.
-        ValueError: if nothing that comes out of the network depends on the layer.
+        PruningError: if no output depends on the layer by a gradient.
     """
-    layer = cast(_Traced, network.get_submodule(name))
-    layer.__class__, layer.n = _Traced, n
-    graph = _graph(network, run)
+    layer = network.get_submodule(name)
+    graph = _graph(network, layer, n, run)
     if layer not in graph.module2node:
-        raise ValueError(f"no output of the network has a gradient that passes {name!r}")
+        raise PruningError(f"no output of the network has a gradient that passes {name!r}")
     node, features = graph.module2node[layer], list(range(k, n))
-    before, after = _mixing(graph, node, "inputs"), _mixing(graph, node, "outputs")
+    before, after = _obstacles(graph, node, "inputs"), _obstacles(graph, node, "outputs")
     everything = Proposal(_cuts(graph, layer, features), before, after)
     for here, there in [(node, each) for each in node.inputs] + [(each, node) for each in node.inputs]:
         here.dependencies = [each for each in here.dependencies if each.target is not there]
