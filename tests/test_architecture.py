@@ -22,7 +22,7 @@ GROUPS = [
     ["layer", "staircase"],
     ["models", "mlp"],
     ["dependencies"],
-    ["cutting"],
+    ["cutting", "equality"],
     ["pruning"],
     ["baselines"],
     ["__init__"],
