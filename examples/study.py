@@ -1,0 +1,153 @@
+"""What every example shares: its command line, its sizes, progress, stored parts, and the figure and JSON that it writes.
+
+python examples/NAME.py            a few minutes; writes examples/figures/NAME.png and examples/results/NAME.json
+python examples/NAME.py --quick    seconds, to see that it runs; writes under examples/stored/quick/
+python examples/NAME.py --full     longer, more data; writes under examples/stored/full/, can be interrupted and run again
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+# Okabe & Ito's colours, told apart also by those who see red and green alike; markers tell them apart in grey.
+BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, GREY, BLACK = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C8C8C", "#000000",
+)  # fmt: skip
+plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "font.size": 9})
+
+T = TypeVar("T")
+
+
+class Study:
+    """One run of an example.
+
+    Args:
+        script: the example's `__file__`, which names what it writes.
+        about: the line that `--help` shows.
+        settings: per size ("quick", "default", "full") what the run is made with, the seed among it. What "quick" and "full" do
+            not name is as in "default".
+        argv: the command line; that of the process if None.
+    """
+
+    def __init__(self, script: str, about: str, settings: dict[str, dict[str, Any]], argv: Sequence[str] | None = None) -> None:
+        parser = argparse.ArgumentParser(description=about)
+        size = parser.add_mutually_exclusive_group()
+        size.add_argument("--quick", dest="size", action="store_const", const="quick", help="seconds: to see that it runs")
+        size.add_argument("--full", dest="size", action="store_const", const="full", help="longer; can be resumed")
+        parser.add_argument("--out", type=Path, help="the folder to write to")
+        given = parser.parse_args(argv)
+        self.script = Path(script)
+        self.name = self.script.stem
+        self.size = given.size or "default"
+        self.out = given.out or (HERE if self.size == "default" else HERE / "stored" / self.size)
+        self.chosen = settings["default"] | settings.get(self.size, {})
+        self.settings = SimpleNamespace(**self.chosen)
+        self.started = time.perf_counter()
+        torch.manual_seed(self.settings.seed)
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(
+                1
+            )  # threads that wait for each other lose more on a busy machine than they gain on a quiet one
+
+    def stored(self, part: str, compute: Callable[[], T]) -> T:
+        """What `compute` returns (numbers, tensors, lists and dicts of them); with --full kept, and loaded on the next run.
+
+        It is computed anew when the settings, torch or the code of the examples or of the layer have changed.
+        """
+        torch.manual_seed(self.settings.seed)  # the same numbers whether the parts before were computed or loaded
+        if self.size != "full":
+            return compute()
+        import taildropout
+
+        code = [self.script, HERE / "data.py", HERE / "study.py", *sorted(Path(taildropout.__file__).parent.glob("*.py"))]
+        text = json.dumps([self.chosen, torch.__version__], default=str) + "".join(path.read_text() for path in code)
+        folder = self.out / "parts"
+        path = folder / f"{self.name}-{part}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.pt"
+        if path.exists():
+            print(f"{part}: taken from {path}", flush=True)
+            loaded: T = torch.load(path, weights_only=True)
+            return loaded
+        found = compute()
+        folder.mkdir(parents=True, exist_ok=True)
+        (HERE / "stored" / ".gitignore").write_text("*\n") if HERE in folder.parents else None
+        torch.save(found, path.with_suffix(".part"))
+        path.with_suffix(".part").rename(path)  # whole or not there
+        return found
+
+    def save(self, figure: Figure, results: dict[str, Any]) -> dict[str, Any]:
+        """Write figures/NAME.png and results/NAME.json; return what stands in the JSON."""
+        whole = {
+            "example": self.name,
+            "size": self.size,
+            "settings": self.chosen,
+            "versions": {"python": platform.python_version()}
+            | {package: version(package) for package in ("torch", "taildropout", "numpy", "scikit-learn", "matplotlib")},
+            "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
+            "seconds": round(time.perf_counter() - self.started, 1),
+            "results": rounded(results),
+        }
+        path = self.path("results", "json")
+        text = json.dumps(whole, indent=1, allow_nan=False)
+        path.write_text(re.sub(r"\[[^][{}]*\]", lambda numbers: " ".join(numbers[0].split()), text) + "\n")
+        picture = self.path("figures", "png")
+        figure.savefig(picture, dpi=100)
+        plt.close(figure)
+        print(f"wrote {picture} and {path} after {whole['seconds']:.0f} s", flush=True)
+        return whole
+
+    def path(self, folder: str, suffix: str) -> Path:
+        """Where a file of this example goes: FOLDER/NAME.SUFFIX, the folder made."""
+        (self.out / folder).mkdir(parents=True, exist_ok=True)
+        return self.out / folder / f"{self.name}.{suffix}"
+
+
+def progress(steps: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """The steps, with a line that says how far it is: rewritten on a terminal, every fifteen seconds elsewhere."""
+    started = shown = time.perf_counter()
+    terminal = sys.stdout.isatty()
+    for done, step in enumerate(steps):
+        yield step
+        now = time.perf_counter()
+        if done + 1 == total or now - shown > (0.2 if terminal else 15):
+            shown = now
+            line = f"{what}: {done + 1} of {total}, {now - started:.0f} s"
+            print(f"\r{line}" if terminal else line, end="" if terminal and done + 1 < total else "\n", flush=True)
+
+
+def rounded(value: Any, digits: int = 5) -> Any:
+    """Numbers, also in tensors, lists and dicts, to so many significant digits, as JSON holds them."""
+    if isinstance(value, torch.Tensor):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): rounded(each, digits) for key, each in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [rounded(each, digits) for each in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
+
+
+def width_axis(axes: Axes, widths: Sequence[int]) -> None:
+    """A logarithmic axis of widths with 0 on it, marked at powers of two."""
+    axes.set_xscale("symlog", base=2, linthresh=1, linscale=0.6)
+    ticks = [0] + [2**i for i in range(max(widths).bit_length()) if 2**i <= max(widths)]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.set(xlim=(0, max(widths) * 1.1), xlabel="features kept, k")
