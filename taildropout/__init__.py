@@ -4,6 +4,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from .curve import Scree
 from .dependencies import PruningError
 from .distribution import CensoredGeometric, get_scale_param, rate
 from .functional import keep_first, tail_dropout
@@ -11,6 +12,7 @@ from .layer import TailDropout
 from .mlp import TailMLP
 from .models import at_k, replace_dropout
 from .pruning import prune
+from .widths import scree
 
 if TYPE_CHECKING:
     from . import baselines
@@ -20,6 +22,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CensoredGeometric",
     "PruningError",
+    "Scree",
     "TailDropout",
     "TailMLP",
     "at_k",
@@ -29,6 +32,7 @@ __all__ = [
     "prune",
     "rate",
     "replace_dropout",
+    "scree",
     "tail_dropout",
 ]
 

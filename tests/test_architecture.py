@@ -19,16 +19,17 @@ GROUPS = [
     ["distribution", "dims", "_rows"],
     ["selection"],
     ["functional"],
-    ["layer", "staircase"],
+    ["layer", "staircase", "sums", "curve"],
     ["models", "mlp"],
     ["dependencies"],
     ["cutting", "equality"],
-    ["pruning"],
+    ["pruning", "resume"],
+    ["widths"],
     ["baselines"],
     ["__init__"],
 ]
 # What a module imports of an extra, inside the function that needs it.
-EXTRAS = {"dependencies": {"torch_pruning"}}
+EXTRAS = {"dependencies": {"torch_pruning"}, "curve": {"matplotlib"}}
 # What the modules of `baselines` import of the package.
 FOR_BASELINES = {"distribution", "dims", "functional"}
 
