@@ -31,3 +31,14 @@ def load(file: Path) -> dict[str, Any]:
 def instruction_noise(name: str) -> list[float]:
     """Relative differences of instructions between two copies of one version, as recorded on this machine."""
     return [float(value) for value in load(path())["instructions"].get(name, [])]
+
+
+def store(record: dict[str, Any], file: Path) -> None:
+    """Write the record in one step, a trial a line, so that a killed run leaves the former one whole."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    parts = {key: json.dumps(value) for key, value in record.items() if key != "trials"}
+    trials = ",\n".join(json.dumps(trial) for trial in record["trials"])
+    text = "{" + "".join(f'"{key}": {value},\n' for key, value in parts.items()) + f'"trials": [\n{trials}\n]}}\n'
+    partial = file.with_suffix(".partial")
+    partial.write_text(text)
+    partial.replace(file)
