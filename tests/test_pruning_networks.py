@@ -1,0 +1,303 @@
+"""Which networks prune cuts, which it slices and which it refuses; sizes as counted by hand."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from pruned import CHANNELS, Chain, Wired, checked, count, evaluated, feed_forward, followed, gru, lively, two, x
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from taildropout import PruningError, TailDropout, TailMLP, at_k, prune
+
+
+@dataclass
+class Case:
+    """A network, what to cut, and how large it must be then, counted by hand."""
+
+    make: Callable[[int], nn.Module]
+    layer: str
+    n: int
+    k: int
+    input: Callable[[], Tensor]
+    parameters: int
+    flops: int | None  # two per multiplication and addition, of products and convolutions
+    small: Callable[[], nn.Module] | None = None  # make(k) if None
+    slices: str = ""
+
+
+def rows() -> Tensor:
+    return torch.randn(6, 5)
+
+
+def images() -> Tensor:
+    return torch.randn(2, 3, 6, 6)
+
+
+CASES = {
+    # Linear–ReLU–TailDropout–Linear: 5·3+3 and 3·2+2
+    "mlp": Case(
+        lambda n: Chain(nn.Sequential(nn.Linear(5, n), nn.ReLU()), nn.Linear(n, 2)),
+        "drop", 8, 3, rows, 18 + 8, 2 * 6 * (5 * 3 + 3 * 2),
+    ),
+    "batch norm": Case(
+        lambda n: Chain(nn.Sequential(nn.Linear(5, n), nn.BatchNorm1d(n), nn.ReLU()), nn.Linear(n, 2)),
+        "drop", 8, 3, rows, 18 + 6 + 8, 2 * 6 * (5 * 3 + 3 * 2),
+    ),
+    # 3×3 kernels without padding: images of 6×6 become 4×4, then 2×2
+    "convolutions": Case(
+        lambda n: Chain(nn.Sequential(nn.Conv2d(3, n, 3), nn.BatchNorm2d(n), nn.ReLU()), nn.Conv2d(n, 2, 3), **CHANNELS),
+        "drop", 8, 5, images, (3 * 5 * 9 + 5) + 10 + (5 * 2 * 9 + 2), 2 * 2 * (16 * 3 * 5 * 9 + 4 * 5 * 2 * 9),
+    ),
+    "flatten": Case(
+        lambda n: Chain(
+            nn.Sequential(nn.Conv2d(3, n, 3), nn.BatchNorm2d(n)), nn.Sequential(nn.Flatten(), nn.Linear(16 * n, 2)), **CHANNELS
+        ),
+        "drop", 8, 5, images, (3 * 5 * 9 + 5) + 10 + (80 * 2 + 2), 2 * 2 * (16 * 3 * 5 * 9 + 80 * 2),
+    ),
+    # k = 4 leaves two groups of two
+    "group norm": Case(
+        lambda n: Chain(nn.Sequential(nn.Conv2d(3, n, 3), nn.GroupNorm(n // 2, n)), nn.Conv2d(n, 2, 3), **CHANNELS),
+        "drop", 8, 4, images, (3 * 4 * 9 + 4) + 8 + (4 * 2 * 9 + 2), 2 * 2 * (16 * 3 * 4 * 9 + 4 * 4 * 2 * 9),
+    ),
+    "group norm cut through": Case(
+        lambda n: Chain(nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(4, 8)), nn.Conv2d(n, 2, 3), **CHANNELS),
+        "drop", 8, 5, images, (3 * 8 * 9 + 8) + 16 + (5 * 2 * 9 + 2), 2 * 2 * (16 * 3 * 8 * 9 + 4 * 5 * 2 * 9),
+        lambda: Chain(nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(4, 8)), nn.Conv2d(5, 2, 3), 5, **CHANNELS),
+        r"'before.1' \(GroupNorm\) mixes features",
+    ),
+    "embedding": Case(
+        lambda n: Chain(nn.Embedding(9, n), nn.Linear(n, 2)),
+        "drop", 8, 3, lambda: torch.randint(9, (4, 5)), 9 * 3 + 8, 2 * 20 * 3 * 2,
+    ),
+    # attention: 8·24+24 in, 8·8+8 out; two norms of 16; feed-forward 8·3+3 and 3·8+8
+    "feed-forward": Case(
+        feed_forward, "dropout", 16, 3, lambda: torch.randn(2, 4, 8), 216 + 72 + 32 + 27 + 32,
+        2 * 8 * (8 * 24 + 8 * 8 + 8 * 3 + 3 * 8) + 2 * 2 * 4 * 4 * 8 * 2,
+    ),
+    "first of two": Case(lambda n: two(n, 6), "2", 8, 3, rows, 18 + (3 * 6 + 6) + 14, 2 * 6 * (15 + 18 + 12)),
+    "second of two": Case(lambda n: two(8, n), "4", 6, 3, rows, 48 + (8 * 3 + 3) + 8, 2 * 6 * (40 + 24 + 6)),
+    # The GRU keeps its 3·8·(5 + 8 + 2) weights.
+    "gru": Case(
+        gru, "drop", 8, 3, lambda: torch.randn(4, 2, 5), 360 + 12, None, lambda: gru(3, 3), r"'before' \(GRU\) mixes features",
+    ),
+    "sigmoid after": Case(
+        lambda n: Chain(nn.Linear(5, n), nn.Sequential(nn.Sigmoid(), nn.Linear(n, 2))),
+        "drop", 8, 3, rows, 18 + 8, 2 * 6 * (5 * 3 + 3 * 2),
+    ),
+    "block": Case(
+        lambda n: TailMLP(5, n, 2, activation=nn.GELU(), p=0.5), "2", 8, 3, rows, 18 + 8, 2 * 6 * (5 * 3 + 3 * 2),
+    ),
+}  # fmt: skip
+
+
+def flops(model: nn.Module, input: Tensor) -> int:
+    # Not all ways of computing attention are counted.
+    with (
+        FlopCounterMode(display=False) as counter,
+        at_k(nn.Sequential(model, TailDropout()), None),
+        sdpa_kernel(SDPBackend.MATH),
+    ):
+        model(input)
+    return counter.get_total_flops()
+
+
+def doubled(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+@pytest.mark.filterwarnings("ignore:.*assigned during export:UserWarning")  # what torch says of every GRU
+@pytest.mark.parametrize("remove", [False, True], ids=["kept", "removed"])
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_size_and_export(name: str, remove: bool) -> None:
+    case = CASES[name]
+    model, input = lively(case.make(case.n)), doubled(case.input())
+    with pytest.warns(UserWarning, match=case.slices) if case.slices else warnings.catch_warnings():
+        smaller = checked(model, case.layer, case.k, input, remove=remove)
+    assert count(smaller) == case.parameters < count(model)
+    if case.flops is not None:
+        assert flops(smaller.eval(), input) == case.flops < flops(model.eval(), input)
+    left = smaller.get_submodule(case.layer)
+    assert isinstance(left, TailDropout) is not remove
+    fresh = (case.small or (lambda: case.make(case.k)))().double()
+    fresh.load_state_dict(smaller.state_dict())
+    torch.testing.assert_close(evaluated(fresh, input), evaluated(smaller, input))
+    if not remove:
+        exported = torch.export.export(smaller.eval(), (input,)).module()
+        torch.testing.assert_close(exported(input), evaluated(smaller, input))
+
+
+# Networks that can be cut: modules, wiring, input, parameters after cutting 8 features to 3.
+WIRED = {
+    "gate": (
+        {"a": nn.Linear(5, 8), "b": nn.Linear(5, 8), "drop": TailDropout(), "out": nn.Linear(8, 2)},
+        lambda m, x: m.out(m.drop(m.a(x)) * m.b(x).sigmoid()), (6, 5), 18 + 18 + 8,
+    ),
+    "parametric activation": (
+        {"a": nn.Linear(5, 8), "act": nn.PReLU(8), "drop": TailDropout(), "out": nn.Linear(8, 2)},
+        lambda m, x: m.out(m.drop(m.act(m.a(x)))), (6, 5), 18 + 3 + 8,
+    ),
+    "batch norm and sigmoid after": (
+        {"a": nn.Linear(5, 8), "drop": TailDropout(), "norm": nn.BatchNorm1d(8), "out": nn.Linear(8, 2, bias=False)},
+        lambda m, x: m.out(m.norm(m.drop(m.a(x))).sigmoid()), (6, 5), 18 + 6 + 8,
+    ),
+    "sigmoid before a convolution": (
+        {"a": nn.Conv2d(3, 8, 3), "drop": TailDropout(**CHANNELS), "out": nn.Conv2d(8, 2, 3)},
+        lambda m, x: m.out(m.drop(m.a(x)).sigmoid()), (2, 3, 6, 6), (81 + 3) + (54 + 2),
+    ),
+    "depthwise convolution after": (
+        {"a": nn.Conv2d(3, 8, 3), "drop": TailDropout(**CHANNELS), "d": nn.Conv2d(8, 8, 3, groups=8, padding=1),
+         "out": nn.Conv2d(8, 2, 1)},
+        lambda m, x: m.out(m.d(m.drop(m.a(x))).relu()), (2, 3, 6, 6), (81 + 3) + (27 + 3) + (6 + 2),
+    ),
+    "transposed convolution": (
+        {"a": nn.ConvTranspose2d(3, 8, 3), "drop": TailDropout(**CHANNELS), "out": nn.ConvTranspose2d(8, 2, 3)},
+        lambda m, x: m.out(m.drop(m.a(x)).relu()), (2, 3, 6, 6), (81 + 3) + (54 + 2),
+    ),
+    "one-dimensional convolution": (
+        {"a": nn.Conv1d(3, 8, 3), "drop": TailDropout(**CHANNELS), "out": nn.Conv1d(8, 2, 3)},
+        lambda m, x: m.out(m.drop(m.a(x)).relu()), (2, 3, 9), (27 + 3) + (18 + 2),
+    ),
+    "channels first to last": (
+        {"a": nn.Conv2d(3, 8, 3), "drop": TailDropout(**CHANNELS), "out": nn.Linear(8, 2)},
+        lambda m, x: m.out(m.drop(m.a(x)).permute(0, 2, 3, 1)), (2, 3, 6, 6), (81 + 3) + 8,
+    ),
+    "pooled": (
+        {"a": nn.Conv2d(3, 8, 3), "drop": TailDropout(**CHANNELS), "pool": nn.AdaptiveAvgPool2d(1), "out": nn.Linear(8, 2)},
+        lambda m, x: m.out(m.pool(m.drop(m.a(x))).flatten(1)), (2, 3, 6, 6), (81 + 3) + 8,
+    ),
+    "flattened with features last": (
+        {"a": nn.Linear(5, 8), "drop": TailDropout(), "out": nn.Linear(32, 2)},
+        lambda m, x: m.out(m.drop(m.a(x)).flatten(1)), (6, 4, 5), 18 + (24 + 2),
+    ),
+    "recurrence after": (
+        {"a": nn.Linear(5, 8), "drop": TailDropout(batch_dim=1), "rnn": nn.LSTM(8, 4, num_layers=2, bidirectional=True)},
+        lambda m, x: m.rnn(m.drop(m.a(x)))[0], (6, 4, 5), 18 + 2 * 16 * (3 + 4 + 2) + 2 * 16 * (8 + 4 + 2),
+    ),
+    "weights used again, transposed": (
+        {"a": nn.Linear(5, 8), "drop": TailDropout()},
+        lambda m, x: nn.functional.linear(m.drop(m.a(x)), m.a.weight.t()), (6, 5), 18,
+    ),
+    "a module called twice": (
+        {"a": nn.Linear(5, 8), "drop": TailDropout(), "out": nn.Linear(8, 2)},
+        lambda m, x: m.out(m.drop(m.a(x))) + m.out(m.drop(m.a(x * x))), (6, 5), 18 + 8,
+    ),
+    "written in place": (
+        {"a": nn.Linear(5, 8), "drop": TailDropout(inplace=True), "out": nn.Linear(8, 2)},
+        lambda m, x: m.out(m.drop(m.a(x.mul_(2)).relu_()).sub_(1)), (6, 5), 18 + 8,
+    ),
+    "a frozen convolution of images that need no gradient": (
+        {"a": nn.Conv2d(3, 8, 3).requires_grad_(False), "drop": TailDropout(**CHANNELS), "out": nn.Conv2d(8, 2, 3)},
+        lambda m, x: m.out(m.drop(m.a(x)).relu()), (2, 3, 6, 6), (81 + 3) + (54 + 2),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WIRED)
+def test_other_networks(name: str) -> None:
+    modules, wiring, shape, parameters = WIRED[name]
+    model = lively(Wired(wiring, **modules))
+    assert count(checked(model, "drop", 3, x(*shape))) == parameters
+
+
+# Networks of which only what comes after the layer can be cut: modules, wiring, shape, parameters after, reason.
+SLICED = {
+    "layer norm": (
+        {"a": nn.Linear(5, 8), "norm": nn.LayerNorm(8), "drop": TailDropout(), "out": nn.Linear(8, 2)},
+        lambda m, x: m.out(m.drop(m.norm(m.a(x)))), (6, 5), 48 + 16 + 8, r"'norm' \(LayerNorm\) mixes features",
+    ),
+    "softmax": (
+        {"a": nn.Linear(5, 8), "drop": TailDropout(), "out": nn.Linear(8, 2)},
+        lambda m, x: m.out(m.drop(m.a(x).softmax(-1))), (6, 5), 48 + 8, "softmax mixes features",
+    ),
+    "the input": (
+        {"drop": TailDropout(), "out": nn.Linear(8, 2)},
+        lambda m, x: m.out(m.drop(x)), (6, 8), 8, "come from the model's input",
+    ),
+    "read elsewhere": (
+        {"a": nn.Linear(5, 8), "drop": TailDropout(), "out": nn.Linear(8, 2), "other": nn.Linear(8, 2)},
+        lambda m, x: m.out(m.drop(m.a(x))) + m.other(m.a(x)), (6, 5), 48 + 8 + 18, "'other' .Linear. reads what did not pass",
+    ),
+    "groups before": (
+        {"a": nn.Conv1d(4, 8, 3, groups=2), "drop": TailDropout(**CHANNELS), "out": nn.Conv1d(8, 2, 3)},
+        lambda m, x: m.out(m.drop(m.a(x))), (2, 4, 9), 56 + 20, "keeps its size",
+    ),
+    "several outputs": (
+        {"a": nn.LSTM(5, 8, batch_first=True), "drop": TailDropout(), "out": nn.Linear(8, 2)},
+        lambda m, x: m.out(m.drop(m.a(x)[1][0])), (2, 4, 5), 4 * 8 * 15 + 8, r"'a' \(LSTM\) mixes features",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("remove", [False, True], ids=["kept", "removed"])
+@pytest.mark.parametrize("name", SLICED)
+def test_where_the_producer_cannot_be_cut_the_layer_slices(name: str, remove: bool) -> None:
+    modules, wiring, shape, parameters, reason = SLICED[name]
+    model = lively(Wired(wiring, **modules))
+    with pytest.warns(UserWarning, match=f"'drop' now slices 3 of 8 features.*{reason}"):
+        smaller = checked(model, "drop", 3, x(*shape), remove=remove)
+    assert count(smaller) == parameters
+    assert isinstance(smaller.drop, TailDropout) is not remove
+    if not remove:
+        kept = smaller.train().drop(torch.ones(1000, *shape[1:-1], 8)) if name != "groups before" else None
+        assert kept is None or kept.shape[-1] == 3
+
+
+def tied() -> nn.Module:
+    modules = {"a": nn.Embedding(9, 8), "drop": TailDropout(), "out": nn.Linear(8, 9, bias=False)}
+    modules["out"].weight = modules["a"].weight
+    return Wired(lambda m, x: m.out(m.drop(m.a(x))), **modules)
+
+
+ERRORS = {
+    "layer norm": (lambda: followed(nn.LayerNorm(8), nn.Linear(8, 2)), (6, 5), "'after.0' .LayerNorm. mixes features"),
+    "softmax": (lambda: followed(nn.Softmax(-1), nn.Linear(8, 2)), (6, 5), "softmax mixes features"),
+    "group cut through": (
+        lambda: followed(nn.GroupNorm(4, 8), nn.Conv2d(8, 2, 3), channels=True), (2, 3, 6, 6), "'after.0' .GroupNorm. mixes",
+    ),
+    "residual": (
+        lambda: followed(nn.Linear(8, 2), wiring=lambda m, x: m.after(m.drop(m.a(x).relu()) + m.a(x))), (6, 5),
+        "a sum with what does not pass the layer needs them all",
+    ),
+    "attention": (
+        lambda: Wired(
+            lambda m, x: m.mix(*[m.drop(m.a(x))] * 3)[0],
+            a=nn.Linear(5, 8), drop=TailDropout(), mix=nn.MultiheadAttention(8, 2, batch_first=True),
+        ), (2, 4, 5), "'mix' .MultiheadAttention. mixes features",
+    ),
+    "output": (lambda: followed(nn.ReLU()), (6, 5), "the model's output has them itself"),
+    "constant at the border": (
+        lambda: followed(nn.Sigmoid(), nn.Conv2d(8, 2, 3, padding=1), channels=True), (2, 3, 6, 6), "as a constant, 0.5",
+    ),
+    "transposed constant": (
+        lambda: followed(nn.Sigmoid(), nn.ConvTranspose2d(8, 2, 3), channels=True), (2, 3, 6, 6), "as a constant, 0.5",
+    ),
+    "groups": (lambda: followed(nn.Conv2d(8, 4, 3, groups=2), channels=True), (2, 3, 6, 6), "'after.0' .Conv2d. has 2 groups"),
+    "unlike every time": (
+        lambda: followed(nn.Linear(8, 2), wiring=lambda m, x: m.after(m.drop(m.a(x))) + torch.rand(2)), (6, 5), "every call",
+    ),
+    "several widths": (
+        lambda: followed(nn.Linear(8, 2), wiring=lambda m, x: m.after(m.drop(m.a(x))) + m.drop(x).sum()), (6, 5), r"\[5, 8\]",
+    ),
+    "fixed shape": (
+        lambda: followed(nn.Linear(8, 2), wiring=lambda m, x: m.after(m.drop(m.a(x)).view(6, 8))), (6, 5), "invalid for input",
+    ),
+    "no gradient": (
+        lambda: followed(nn.Linear(8, 2), wiring=lambda m, x: m.after(m.drop(m.a(x)).detach())), (6, 5), "no output",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_what_mixes_features_is_named(name: str) -> None:
+    make, shape, reason = ERRORS[name]
+    with pytest.raises(PruningError, match=reason):
+        prune(make().double(), "drop", 3, x(*shape))
+
+
+def test_tied_weights_are_an_error() -> None:
+    with pytest.raises(PruningError, match=r"'a.weight' and 'out.weight' are one parameter; give each place its own"):
+        prune(tied(), "drop", 3, torch.randint(9, (4, 5)))
