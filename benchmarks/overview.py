@@ -189,7 +189,7 @@ def asv_line(stored: Series, case: str, commit: str, stepped: set[str]) -> Line:
 
 def graph(benchmark: str, selected: Mapping[str, str]) -> str:
     """The address of asv's graph of a benchmark, relative to the page."""
-    return f"index.html#{quote(benchmark, safe='')}?{urlencode(selected, quote_via=quote, safe='')}"
+    return f"index.html#{benchmark}?{urlencode(selected, quote_via=quote, safe='')}"
 
 
 def published_steps(html: Path) -> list[Step]:

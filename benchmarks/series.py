@@ -43,7 +43,7 @@ class Series:
 
 
 def load(folder: Path, order: Mapping[str, int]) -> tuple[list[Series], set[str]]:
-    """The series in a folder of asv's results, that of the newest commit first, and the commits that `order` lacks.
+    """The series in a folder of asv's results, and the commits that `order` lacks.
 
     `order` gives the place of each commit in the history. Only figures of a benchmark's present version are taken; one that
     was measured twice is what it was last. Raises BrokenResult, which names the file, for whatever cannot be read.
@@ -68,7 +68,7 @@ def load(folder: Path, order: Mapping[str, int]) -> tuple[list[Series], set[str]
         if kept:
             latest = {commit: {entry: each.figure for entry, each in commits[commit].items()} for commit in kept}
             series.append(Series(machine, torch, latest))
-    return sorted(series, key=lambda each: order[list(each.commits)[-1]], reverse=True), lost
+    return series, lost
 
 
 def parsed(file: Path, read: Callable[[Path], T], anew: str) -> T:

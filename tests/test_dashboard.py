@@ -1,6 +1,7 @@
 """The dashboard is published whole or not at all, loads nothing from elsewhere, and is served on this machine alone."""
 
 import json
+import re
 import shutil
 import threading
 import urllib.request
@@ -70,6 +71,10 @@ def test_a_planted_regression_is_on_the_overview(whole):
     assert "3 slower" in page
     assert f"speed.Ratio.track_over_copy(&#39;{synthetic.SLOWER}&#39;)" in page
     assert page.count("▲ slower") == 1
+    commits = list(dashboard.history(whole))
+    assert len(commits) == synthetic.COMMITS
+    assert re.search(rf"at 30 commits: [\d.]+ at {commits[0][:8]}, [\d.]+ at {commits[-1][:8]}, ", page)
+    assert f"<code>{commits[synthetic.STEP][:8]}</code>" in page
     published = json.loads((whole / ".asv" / "html" / "regressions.json").read_text())["regressions"]
     assert len(published) == 3
     assert all(synthetic.SLOWER in name for name, *_ in published)
