@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,16 +18,14 @@ from .layer import TailDropout
 from .selection import transformed
 from .staircase import Activation, Staircase, one_step, products, stairs
 
-# What a block of hidden features costs beside its products, in floating-point operations that the device does meanwhile: some
-# ten calls into torch, forward and backward. Measured on two cores; for other devices an estimate, 100 µs at 500 TFLOP/s.
-_BLOCK_COST = {"cpu": 2e7}
-_BLOCK_COST_ELSEWHERE = 5e10
-# Sorting moves each element of input and output, forward and backward; an element moved costs as much as so many operations.
-_SORT_COST = 400
-# Narrower products are slow in themselves.
-_LEAST_BLOCK = 128
-# What a prediction must save before it is believed.
-_LEAST_GAIN = 0.05
+# Times are predicted in floating-point operations that the device could do meanwhile. Fitted on a CPU; elsewhere one call into
+# torch costs more of them, here 10 µs at 500 TFLOP/s, and the prediction is rough.
+_CALL = {"cpu": 2e6}
+_CALL_ELSEWHERE = 5e9
+_PER_BLOCK = 10  # calls
+_MOVED = 50  # per element read and written once
+_ACTIVATION = 500  # per element; its derivative costs half as much
+_LEAST_GAIN = 0.05  # what a prediction must save before it is believed
 
 
 class TailMLP(nn.Sequential):
@@ -88,6 +87,10 @@ class TailMLP(nn.Sequential):
                 return output
         return super().forward(input)  # type: ignore[no-any-return, no-untyped-call]
 
+    def __getitem__(self, idx: int | slice) -> Any:
+        """A module, or an nn.Sequential of some."""
+        return nn.Sequential(*self)[idx] if isinstance(idx, slice) else super().__getitem__(idx)
+
     def _as_made(self) -> bool:
         """Whether the modules are those of the constructor, and nobody looks at what goes in and out of them."""
         modules = list(self._modules.values())
@@ -115,6 +118,7 @@ class TailMLP(nn.Sequential):
             and not (input.is_cuda and torch.cuda.is_current_stream_capturing())
             and forward_ad._current_level < 0
             and input.numel() > 0
+            and w1.numel() > 0
             and input.shape[-1] == w1.shape[1]
             and w1.shape[0] == w2.shape[1]
             and dropout.dropout_dim in (-1, input.dim() - 1)
@@ -177,16 +181,20 @@ def _blocks(n: int, rows: int, ends: int, share: float, whole: float, device: st
     `whole` is the share of the rows that keep all features, or 1 where all rows keep the same. Half a block is computed in vain
     for each of the other rows, on average, so that blocks are the more, the more work there is.
     """
-    work = (6.0 if torch.is_grad_enabled() else 2.0) * rows * n * ends
-    each = _BLOCK_COST.get(device, _BLOCK_COST_ELSEWHERE)
+    passes, activations, again = (3, 1.5, 1) if torch.is_grad_enabled() else (1, 1, 0)
+    element = 2 * passes * ends + activations * _ACTIVATION
+    plain = rows * n * element
+    element += again * _ACTIVATION  # it is computed again for backward
+    block = _PER_BLOCK * passes / 3 * _CALL.get(device, _CALL_ELSEWHERE)
     if whole == 1:
-        blocks, cost = 1, share * work + each
+        blocks, cost = 1, share * rows * n * element + block
     else:
-        blocks = min(round(math.sqrt((1 - whole) * work / (2 * each))), n // _LEAST_BLOCK)
-        if blocks == 0:
-            return 0
-        cost = (share + (1 - whole) / (2 * blocks)) * work + blocks * each + _SORT_COST * rows * ends
-    return blocks if cost < (1 - _LEAST_GAIN) * work else 0
+        block += _MOVED * rows * ends  # adding up the products
+        blocks = max(1, min(n, round(math.sqrt((1 - whole) * rows * n * element / (2 * block)))))
+        sorting = 8 * _MOVED * rows * ends
+        cost = (share + (1 - whole) / (2 * blocks)) * rows * n * element + blocks * block + sorting
+    weights = 2 * passes * _MOVED * n * ends  # are read and their gradients written, however few the rows
+    return blocks if weights + cost < (1 - _LEAST_GAIN) * (weights + plain) else 0
 
 
 _elementwise: WeakKeyDictionary[nn.Module, dict[bool, bool]] = WeakKeyDictionary()
