@@ -44,6 +44,11 @@ class Cut:
             self.handler.__self__.pruning_dim = self.dim  # type: ignore[attr-defined]
             setattr(owner, child, self.handler(target, list(self.features)).requires_grad_(target.requires_grad))
             return
+        if isinstance(getattr(target, "weight", None), Tensor) and "weight" not in target._parameters:
+            raise PruningError(
+                f"the weight of {self.name!r} is computed from other parameters; fold it first "
+                "(torch.nn.utils.parametrize.remove_parametrizations)"
+            )
         frozen = [name for name, parameter in target.named_parameters() if not parameter.requires_grad]
         self.handler(target, list(self.features))
         for name in frozen:
@@ -233,7 +238,7 @@ def _obstacles(graph: Any, layer: Any, neighbours: str) -> tuple[str, ...]:
     ends = [each for each in [layer, *nodes] if not getattr(each, neighbours) and not _contracts(graph, each)]
     if ends and neighbours == "outputs":
         found.append("the model's output has them itself")
-    elif any(getattr(graph.get_pruner_of_module(each.module), "layer", None) or not each.module.state_dict() for each in ends):
+    elif not all(isinstance(each.module, nn.Parameter | nn.Embedding) for each in ends):
         found.append("they come from the model's input")
     return tuple(dict.fromkeys(found))
 

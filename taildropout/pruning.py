@@ -26,6 +26,8 @@ _TRIALS = 2
 def _check_arguments(model: nn.Module, layer: TailDropout | str, k: int, example_inputs: Any) -> tuple[str, Inputs]:
     """The layer's name, and the inputs as arguments."""
     there = _named(model, TailDropout, None)
+    if any(hasattr(module, "_orig_mod") for module in model.modules()):
+        raise ValueError("the model is compiled; prune what it was made of (model._orig_mod), and compile the result")
     if isinstance(layer, str):
         _named(model, TailDropout, layer)
         name = layer

@@ -65,7 +65,9 @@ def count(model: nn.Module) -> int:
 
 def checked(model: nn.Module, layer: str, k: int, input: Tensor, **options: bool) -> nn.Module:
     """Prune, and compare on inputs that prune has not seen."""
+    given = input.clone()
     smaller = prune(model, layer, k, input, **options)
+    assert torch.equal(input, given)
     torch.manual_seed(1)
     for other in (input, torch.randn_like(input) if input.is_floating_point() else input.flip(0)):
         torch.testing.assert_close(

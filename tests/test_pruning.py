@@ -35,7 +35,7 @@ def test_the_model_stays_as_it_was() -> None:
     model[1].eval()
     model(x()).sum().backward()
     seen = []
-    model[3].register_forward_hook(lambda module, args, output: seen.append(module))
+    model[3].register_forward_hook(lambda module, args, output: seen.append((module, torch.rand(1))))
     model[2].set_k(5)
     state, grad, modes = (
         copy.deepcopy(model.state_dict()),
@@ -43,7 +43,7 @@ def test_the_model_stays_as_it_was() -> None:
         [each.training for each in model.modules()],
     )
     addresses = {name: tensor.data_ptr() for name, tensor in model.named_parameters()}
-    random, hooks = torch.get_rng_state(), [len(each._forward_hooks) for each in model.modules()]
+    hooks = [len(each._forward_hooks) for each in model.modules()]
     input = x()
     given = input.clone()
     random = torch.get_rng_state()
@@ -64,10 +64,11 @@ def test_the_model_stays_as_it_was() -> None:
         assert not input.requires_grad
         assert torch.is_grad_enabled()
         assert torch.backends.mha.get_fastpath_enabled()
-        assert not any(module is each for module in seen for each in model.modules())
+        assert not any(module is each for module, _ in seen for each in model.modules())
 
     smaller = prune(model, "2", 3, input)
     assert_untouched()
+    assert smaller[2].k is None
     assert [each.training for each in smaller.modules()] == modes
     assert [len(each._forward_hooks) for each in smaller.modules()] == hooks
     assert [each.requires_grad for each in smaller.parameters()] == [False, True, True, True]
@@ -145,9 +146,56 @@ def test_a_slice_can_be_cut_again() -> None:
         second = checked(first, "drop", 2, input)
     assert second.after.in_features == 2
     torch.testing.assert_close(evaluated(second, input), evaluated(model, input, k=2, layer="drop"))
+    assert (second.drop.p, second.drop.batch_dim, second.drop.dropout_dim) == (0.5, 1, 2)
+    assert second.drop.training
     assert repr(pickle.loads(pickle.dumps(second))) == repr(second)
     with pytest.raises(ValueError, match="greater than the 2"):
         evaluated(second, input, k=3, layer="drop")
+
+
+def test_a_layer_read_in_part_is_cut_too() -> None:
+    model = Wired(
+        lambda m, x: m.out(m.drop(x)[:, :3]), drop=TailDropout(p=0.2, inplace=True).eval(), out=nn.Linear(3, 2)
+    ).double()
+    with pytest.warns(UserWarning, match="slices 3 of 8"):
+        smaller = prune(model, "drop", 3, x(6, 8))
+    assert repr(smaller.drop) == "SlicedTailDropout(p=0.2, batch_dim=0, dropout_dim=-1, inplace=True, features=3)"
+    assert smaller.training
+    assert not smaller.drop.training
+
+
+def test_a_bias_that_takes_up_a_constant_is_as_frozen_as_its_weight() -> None:
+    for frozen in (False, True):
+        model = mlp(8, nn.Sigmoid())
+        model[1], model[2] = model[2], model[1]
+        model[3] = nn.Linear(8, 2, bias=False).double().requires_grad_(not frozen)
+        smaller = checked(model, "1", 3, x())
+        assert smaller[3].bias.requires_grad is not frozen
+        assert smaller[3].weight.requires_grad is not frozen
+
+
+def test_weights_that_are_computed_cannot_be_cut() -> None:
+    model = followed(nn.Linear(8, 2)).double()
+    nn.utils.parametrizations.weight_norm(model.after[0])
+    with pytest.raises(PruningError, match=r"'after.0' is computed from other parameters; fold it first"):
+        prune(model, "drop", 3, x())
+    nn.utils.parametrize.remove_parametrizations(model.after[0], "weight")
+    checked(model, "drop", 3, x())
+    nn.utils.parametrizations.weight_norm(model.a)
+    with pytest.warns(UserWarning, match="slices"):
+        checked(model, "drop", 3, x())
+
+
+def test_a_network_that_changes_itself_is_refused() -> None:
+    """An embedding with max_norm shrinks its rows when they are read, by the norm over all features."""
+    model = nn.Sequential(nn.Embedding(9, 8, max_norm=0.1), TailDropout(), nn.Linear(8, 2))
+    with pytest.raises(PruningError, match="own precision"):
+        prune(model, "1", 3, torch.randint(9, (4, 5)))
+
+
+def test_a_compiled_model_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"the model is compiled; prune .*_orig_mod"):
+        prune(torch.compile(mlp(), backend="eager"), "_orig_mod.2", 3, x())
 
 
 def test_one_module_under_two_names_is_not_tied() -> None:
@@ -181,6 +229,12 @@ def test_other_precisions(dtype: torch.dtype) -> None:
     assert {parameter.dtype for parameter in smaller.parameters()} == {dtype}
     eps = torch.finfo(dtype).eps
     torch.testing.assert_close(evaluated(smaller, input), evaluated(model, input, k=20, layer="2"), rtol=4 * eps, atol=4 * eps)
+
+
+def test_low_precision_does_not_hide_what_one_feature_adds() -> None:
+    model = Wired(lambda m, x: m.out(m.a(x) + m.drop(m.a(x))), a=nn.Linear(5, 512), drop=TailDropout(), out=nn.Linear(512, 2))
+    with pytest.raises(PruningError, match="sum"):
+        prune(model.bfloat16(), "drop", 511, x().bfloat16())
 
 
 def test_a_network_that_insists_on_its_precision() -> None:
