@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
+from typing import Any
 
 from .gate import Gate
 from .revisions import PACKAGE, Version, digest
@@ -33,7 +34,7 @@ def slow(layer):
 
     @functools.wraps(forward)
     def slower(self, input):
-        for kind, amount in PLANTED.get((input.numel(), str(input.dtype)), ()):
+        for kind, amount in PLANTED.get((input.numel(), input.dtype), ()):
             if kind == "python":
                 for _ in range(amount):
                     pass
@@ -47,17 +48,17 @@ def slow(layer):
     layer.forward = slower
 """
 
-Amounts = Mapping[str, tuple[str, int]]  # case → kind and amount: passes of a loop, samples, bytes
+Plan = Mapping[str, tuple[str, int]]  # case → kind and amount: passes of a loop, samples, bytes
 
 
-def plant(version: Version, folder: Path, amounts: Amounts) -> Version:
+def plant(version: Version, folder: Path, amounts: Plan) -> Version:
     """A copy of `version` in `folder` that is slower in the named cases, by the amounts that `tuned` gives."""
     from .suite.cases import CASES, DTYPES
 
     copytree(version.folder, folder)
-    table: dict[tuple[int, str], list[tuple[str, int]]] = {}
+    table: dict[tuple[int, Any], list[tuple[str, int]]] = {}
     for name, what in amounts.items():
-        table.setdefault((CASES[name].numel, str(DTYPES[CASES[name].dtype])), []).append(what)
+        table.setdefault((CASES[name].numel, DTYPES[CASES[name].dtype]), []).append(what)
     place = folder / PACKAGE
     (place / "planted.py").write_text(SOURCE.format(planted=table))
     with open(place / "__init__.py", "a") as file:
@@ -65,18 +66,25 @@ def plant(version: Version, folder: Path, amounts: Amounts) -> Version:
     return replace(version, label=f"{version.label} slowed", folder=folder, digest=digest(folder))
 
 
-def tuned(
-    version: Version, folder: Path, effects: Mapping[str, tuple[str, float]], say: Callable[[str], None]
-) -> dict[str, tuple[str, int]]:
-    """The amounts that make each case slower by its effect (0.05: by 5 %), found by measuring."""
+def tuned(version: Version, folder: Path, effects: Mapping[str, tuple[str, float]], say: Callable[[str], None]) -> Plan:
+    """The amounts that make each case slower by its effect (0.05: by 5 %), found by measuring a few amounts."""
     amounts = {name: (kind, START[kind]) for name, (kind, _) in effects.items()}
+    points: dict[str, list[tuple[int, float]]] = {name: [] for name in effects}
     for step in range(TUNING_STEPS):
         slowed = plant(version, folder / f"tuning-{step}", amounts)
         found = Gate(version, slowed, folder).draw(list(effects), TUNING_PROCESSES) or {}
         for name, (kind, effect) in effects.items():
-            seen = statistics.median(found[name])
-            say(f"{name}: {kind} {amounts[name][1]} is {seen:+.2%}, wanted {effect:+.2%}")
-            # A slope through the origin, damped: a step must not be led astray by the noise of a small effect.
-            scale = min(4.0, max(0.25, effect / max(seen, effect / 8)))
-            amounts[name] = (kind, max(1, round(amounts[name][1] * scale)))
+            amount, seen = amounts[name][1], statistics.median(found[name])
+            say(f"{name}: {kind} {amount} is {seen:+.2%}, wanted {effect:+.2%}")
+            points[name].append((amount, seen))
+            amounts[name] = (kind, max(1, round(solved(points[name], effect))))
     return amounts
+
+
+def solved(points: list[tuple[int, float]], effect: float) -> float:
+    """The amount for an effect, on the line through all points; what is planted costs something by being there at all."""
+    amounts, seen = zip(*points, strict=True)
+    if len(set(amounts)) == 1:
+        return float(amounts[0] * effect / max(seen[0], effect / 4))
+    slope, intercept = statistics.linear_regression(amounts, seen)
+    return float((effect - intercept) / slope) if slope > 0 else float(amounts[-1])
