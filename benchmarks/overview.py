@@ -249,8 +249,7 @@ def check_verdict(stored: dict[str, Any]) -> dict[str, Any]:
         | {key: percent(row[key]) for key in ("change", "low", "high")}
         for row in stored["rows"]
     ]
-    words = {key: str(stored[key]) for key in ("verdict", "base", "head", "line")}
-    return words | {"date": moment(stored["date"]), "rows": rows}
+    return {"verdict": stored["verdict"], "line": str(stored["line"]), "date": moment(stored["date"]), "rows": rows}
 
 
 def check_law(stored: dict[str, Any]) -> dict[str, Any]:

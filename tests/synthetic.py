@@ -106,10 +106,8 @@ def store(file: Path, commit: str, machine: str, torch: str, described: Any, val
 VERDICT = {
     "version": 1,
     "verdict": "REGRESSED",
-    "base": "a" * 40,
-    "head": "working tree",
     "date": "2026-11-21T05:55:47+00:00",
-    "line": "1 of 5 cases is slower by more than 2.5 %",
+    "line": "REGRESSED: head is slower. working tree (aaaaaaaa with changes) against main (aaaaaaaa), 1 figure compared.",
     "rows": [{"case": SLOWER, "signal": "time", "change": 0.3, "low": 0.27, "high": 0.33, "verdict": "REGRESSED"}],
 }
 LAW = {

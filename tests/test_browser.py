@@ -37,6 +37,7 @@ CONTRAST = """(() => {
     child => child.nodeType === 3 && child.data.trim()) && !node.closest('svg, style'));
   return Math.min(...texts.map(node => { const [a, b] = [light(parts(getComputedStyle(node).color)), light(behind(node))]
     .sort((x, y) => y - x); return (a + .05) / (b + .05); })); })()"""
+SMALLEST = "Math.min(...[...document.querySelectorAll('body *')].map(node => parseFloat(getComputedStyle(node).fontSize)))"
 # What reaches beyond the right edge of the window.
 BEYOND = """[...document.querySelectorAll('body *')].filter(node => node.getBoundingClientRect().right > innerWidth + 1
   && getComputedStyle(node.closest('thead') ?? node).position !== 'absolute').map(node => node.outerHTML.slice(0, 80))"""
@@ -136,12 +137,9 @@ def test_the_overview_fits_a_phone_and_a_desk(browser, site, width):
     browser.visit(site + "overview.html", width=width)
     assert browser.value("document.documentElement.scrollWidth") == width
     assert browser.value(BEYOND) == []
-    assert (
-        browser.value(
-            "Math.min(...[...document.querySelectorAll('body *')].map(e => parseFloat(getComputedStyle(e).fontSize)))"
-        )
-        >= 12
-    )
+    parts = "[...document.querySelectorAll('section .trend, section .trend :not(title)')]"
+    assert browser.value(f"{parts}.filter(part => getComputedStyle(part).display === 'none').length") == 0
+    assert browser.value(SMALLEST) >= 12
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
