@@ -3,35 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-# A sum starts anew after so many steps, so that rounding errors do not grow with the number of widths.
-_STEPS = 256
+# After so many steps one product over all their features takes the place of their sum: of n rounding errors only
+# n / _STEPS + _STEPS add up.
+_STEPS = 32
+
+
+@dataclass
+class _Sum:
+    """What a Linear gives at a width, and some steps ago."""
+
+    width: int
+    total: Tensor
+    base_width: int
+    base: Tensor
+    steps: int = 0
 
 
 class RunningSums:
-    """What Linears give for the first features of one `input`, (*, n), at widths that are asked for a few at a time."""
+    """What Linears give for the first features of one `input`, (*, n), at ascending widths, a few at a time."""
 
     def __init__(self, input: Tensor) -> None:
         self.shape, self.dtype = input.shape[:-1], input.dtype
         # In half precision a sum would round at every width.
         columns = input.reshape(-1, input.shape[-1]).T
         self.columns = columns.to(torch.promote_types(input.dtype, torch.float32)).contiguous()
-        self.reached: dict[nn.Linear, tuple[int, int, Tensor]] = {}  # width, steps since the start, sum
+        self.reached: dict[nn.Linear, _Sum] = {}
 
     def __call__(self, linear: nn.Linear, widths: Sequence[int]) -> Tensor:
-        """The outputs, (widths, *, outputs), in the dtype of the input; going on from the width reached, if that is less."""
+        """The outputs, (widths, *, outputs), in the dtype of the input."""
         weight = linear.weight.T.to(self.columns.dtype)
         bias: Tensor | None = linear.bias
-        start = weight.new_zeros(weight.shape[1]) if bias is None else bias.to(weight.dtype)
-        width, steps, total = self.reached.get(linear, (0, 0, start))
+        nothing = weight.new_zeros(weight.shape[1]) if bias is None else bias.to(weight.dtype)
         sums = weight.new_empty(len(widths), self.columns.shape[1], weight.shape[1])
-        for at, k in enumerate(widths):
-            if k < width or steps == _STEPS:
-                width, steps, total = 0, 0, start
-            total = torch.addmm(total, self.columns[width:k].T, weight[width:k], out=sums[at])
-            width, steps = k, steps + 1
-        self.reached[linear] = width, steps, total
+        reached = self.reached.get(linear)
+        if reached is None or reached.width > widths[0]:  # not asked before, or twice in a forward
+            reached = self.reached[linear] = _Sum(0, nothing, 0, nothing)
+        for k, output in zip(widths, sums, strict=True):
+            again = reached.steps == _STEPS
+            start, total = (reached.base_width, reached.base) if again else (reached.width, reached.total)
+            torch.addmm(total, self.columns[start:k].T, weight[start:k], out=output)
+            reached.width, reached.total, reached.steps = k, output, reached.steps + 1
+            if again:
+                reached.base_width, reached.base, reached.steps = k, output, 0
         return sums.to(self.dtype).reshape(len(widths), *self.shape, -1)

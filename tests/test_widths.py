@@ -1,15 +1,17 @@
-"""scree gives what a loop over set_k gives, however it is computed, and leaves nothing behind."""
+"""scree gives what a loop over set_k gives, however it is computed."""
 
 import functools
+import math
 
 import pytest
 import torch
+from networks import NETWORKS, Custom, classes, loop, per_element, regression, residual, wide_linear
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
 
-from taildropout import TailDropout, at_k, scree
-
-per_element = nn.MSELoss(reduction="none")
+import taildropout.resume
+from taildropout import Scree, TailDropout, at_k, scree
 
 
 @pytest.fixture(autouse=True)
@@ -17,176 +19,6 @@ def float64():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
-
-
-def loop(model, name, batches, loss, widths) -> Tensor:
-    """Losses by the obvious loop: (widths, samples), or means weighted by the elements of their target."""
-    rows = []
-    with torch.no_grad():
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
-        for k in widths:
-            with at_k(model, k, name):
-                values, weights = [], []
-                for input, target in batches:
-                    value = torch.as_tensor(loss(model(input), target)).double()
-                    value = value.flatten(1).mean(1) if value.dim() > 1 else value
-                    values.append(value.reshape(-1))
-                    weights.append(torch.full_like(value.reshape(-1), target.numel() if value.dim() == 0 else 1))
-            values, weights = torch.cat(values), torch.cat(weights)
-            rows.append((values * weights).sum() / weights.sum())
-        for module, training in modes:
-            module.training = training
-    return torch.stack(rows)
-
-
-normal = functools.partial(torch.randn, dtype=torch.float64)
-
-
-def regression(*shape: int, out: tuple[int, ...] = (3,), sizes=(7, 7, 4), dim: int = 0) -> list[tuple[Tensor, Tensor]]:
-    """Batches of normal numbers: `shape` and `out` stand for one sample, whose dim is put at `dim`."""
-    return [(normal(b, *shape).movedim(0, dim), normal(b, *out).movedim(0, dim)) for b in sizes]
-
-
-def classes(n: int, c: int, sizes=(7, 7, 4)) -> list[tuple[Tensor, Tensor]]:
-    return [(torch.randn(b, n, dtype=torch.float64), torch.randint(c, (b,))) for b in sizes]
-
-
-class Recurrent(nn.Module):
-    """Time first; the GRU behind the layer mixes along dim 0, so that copies can only lie along dim 1."""
-
-    def __init__(self, batch_dim):
-        super().__init__()
-        self.first, self.drop = nn.GRU(3, 8), TailDropout(0.5, batch_dim)
-        self.second, self.last = nn.GRU(8, 5), nn.Linear(5, 3)
-
-    def forward(self, input):
-        return self.last(self.second(self.drop(self.first(input)[0]))[0])
-
-
-class Custom(nn.Module):
-    """Linear, layer, Linear, put together by a function."""
-
-    def __init__(self, compose, **options):
-        super().__init__()
-        self.encode, self.drop, self.decode = nn.Linear(5, 12), TailDropout(0.5, **options), nn.Linear(12, 3)
-        self.widen = nn.Linear(3, 12)
-        self.act, self.norm = nn.ReLU(inplace=True), nn.BatchNorm1d(12)
-        self.compose = compose
-
-    def forward(self, input):
-        return self.compose(self, input)
-
-
-def residual(net, x):
-    h = net.encode(x)
-    return net.decode(h + net.drop(h).sin())
-
-
-def centred(net, x):
-    z = net.drop(net.encode(x)).tanh()
-    return net.decode(z - z.mean(0))
-
-
-def twice(net, x):
-    return net.decode(net.drop(net.drop(net.encode(x)).sin() + 1))
-
-
-def changed_before(net, x):
-    h = net.encode(x)
-    h += x.sum(1, keepdim=True)  # in place, on what a module gave
-    return net.decode(net.drop(h).sin())
-
-
-def two_heads(net, x):
-    z = net.drop(net.encode(x))
-    return net.decode(z) + nn.functional.linear(net.widen(net.decode(z)), net.decode.weight)
-
-
-def in_place_after(net, x):
-    return net.decode(net.act(net.drop(net.act(net.encode(x)))))
-
-
-def flattened(net, x):
-    z = net.drop(net.encode(x.reshape(len(x), -1, 5)))
-    return net.decode(z.reshape(-1, 12)).reshape(len(z), -1, 3)
-
-
-def used_otherwise(net, x):
-    z = net.drop(net.encode(x))
-    return net.decode(z) + z[:, :3]
-
-
-def own_batch_size(net, x):
-    return net.decode(net.drop(net.encode(x)).view(x.shape[0], -1).sin())
-
-
-def wide_linear() -> nn.Module:
-    return nn.Sequential(nn.Linear(5, 12), nn.ReLU(), TailDropout(), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 3))
-
-
-def normalised() -> nn.Module:
-    net = nn.Sequential(nn.Linear(5, 12), TailDropout(), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 3))
-    net(torch.randn(50, 5))  # statistics of its own
-    return net
-
-
-def conv() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(2, 6, 3), nn.ReLU(), TailDropout(0.5, 0, 1), nn.Conv2d(6, 4, 3), nn.Flatten(), nn.Linear(16, 3)
-    )
-
-
-def tokens(batch_dim) -> nn.Module:
-    return nn.Sequential(nn.Linear(5, 8), TailDropout(0.5, batch_dim), nn.Tanh(), nn.Linear(8, 3))
-
-
-def transformer() -> nn.Module:
-    layer = nn.TransformerEncoderLayer(8, 2, 16, 0.1, batch_first=True)
-    layer.dropout = TailDropout(0.5, (0, 1))
-    return nn.Sequential(layer, nn.Linear(8, 3))
-
-
-SUMS, COPIES, ONE, WHOLE = "running sums", "copies", "one width at a time:", "one width at a time, all of the model"
-NETWORKS = {
-    "mlp": (wide_linear, "2", regression(5), f"{SUMS} along dim 0"),
-    "linear last": (lambda: nn.Sequential(nn.Linear(5, 12), TailDropout(), nn.Linear(12, 3)), "1", regression(5), SUMS),
-    "no bias": (lambda: nn.Sequential(TailDropout(), nn.Linear(5, 3, bias=False)), "0", regression(5), SUMS),
-    "layer last": (lambda: nn.Sequential(nn.Linear(5, 3), TailDropout()), "1", regression(5), COPIES),
-    "layer alone": (TailDropout, "", regression(3), COPIES),
-    "batch norm behind": (normalised, "1", regression(5), COPIES),
-    "conv": (conv, "2", regression(2, 6, 6), f"{COPIES} along dim 0"),
-    "a k per token": (lambda: tokens((0, 1)), "1", regression(4, 5, out=(4, 3)), f"{COPIES} along dim 0"),
-    "a k per token, then Linear": (
-        lambda: nn.Sequential(TailDropout(0.5, [0, 1]), nn.Linear(5, 3)), "0", regression(4, 5, out=(4, 3)), SUMS,
-    ),
-    "one k for all": (lambda: tokens(()), "1", regression(5), f"{COPIES} along dim 0"),
-    "one k for all, time first": (lambda: Recurrent(()), "drop", regression(6, 3, out=(6, 3), dim=1), f"{COPIES} along dim 1"),
-    "time first": (lambda: Recurrent(1), "drop", regression(6, 3, out=(6, 3), dim=1), f"{COPIES} along dim 1"),
-    "time first, a k per token": (
-        lambda: Recurrent((0, 1)), "drop", regression(6, 3, out=(6, 3), dim=1), f"{COPIES} along dim 1",
-    ),
-    "time first, then Linear": (
-        lambda: nn.Sequential(TailDropout(0.5, 1), nn.Linear(5, 3)), "0", regression(6, 5, out=(6, 3), dim=1),
-        f"{SUMS} along dim 1",
-    ),
-    "transformer": (transformer, "0.dropout", regression(4, 8, out=(4, 3)), ONE),
-    "one sample a batch": (wide_linear, "2", regression(5, sizes=(1, 1, 1)), SUMS),
-    "around the layer": (lambda: Custom(residual), "drop", regression(5), f"{ONE} copies along dim 0 do not work"),
-    "samples mixed": (lambda: Custom(centred), "drop", regression(5), f"{ONE} copies along dim 0 do not work"),
-    "called twice": (lambda: Custom(twice), "drop", regression(5), f"{ONE} the model calls the layer 2 times"),
-    "one dim": (
-        lambda: nn.Sequential(TailDropout(0.5, ()), nn.Linear(5, 3)), "0",
-        [(normal(5), normal(3))] * 2, f"{ONE} the input of the layer has no dim",
-    ),
-    "in place before": (lambda: Custom(changed_before), "drop", regression(5), f"{COPIES} along dim 0, all of the model"),
-    "two heads": (lambda: Custom(two_heads), "drop", regression(5), SUMS),
-    "in place behind": (lambda: Custom(in_place_after), "drop", regression(5), COPIES),
-    "in place in the layer": (lambda: Custom(in_place_after, inplace=True), "drop", regression(5), COPIES),
-    "rows merged": (lambda: Custom(flattened), "drop", regression(4, 5, out=(4, 3)), COPIES),
-    "used besides the Linear": (lambda: Custom(used_otherwise), "drop", regression(5), COPIES),
-    "a batch size from before": (lambda: Custom(own_batch_size), "drop", regression(5), f"{ONE} copies along dim 0"),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -221,3 +53,269 @@ def test_losses_and_metrics_of_classes(name) -> None:
     model, batches, loss = wide_linear(), classes(5, 3, (30, 30, 11)), LOSSES[name]
     result = scree(model, "2", batches, loss)
     torch.testing.assert_close(result.loss, loop(model, "2", batches, loss, range(13)), rtol=1e-10, atol=1e-12)
+
+
+def test_what_stands_before_the_layer_runs_once_and_rows_are_bounded() -> None:
+    calls, rows = [], []
+
+    class Before(nn.Linear):
+        def forward(self, input):
+            calls.append(len(input))
+            return super().forward(input)
+
+    class Behind(nn.Tanh):
+        def forward(self, input):
+            rows.append(len(input))
+            return super().forward(input)
+
+    for behind in (Behind(), nn.Sequential(nn.Linear(12, 12), Behind())):
+        calls.clear()
+        rows.clear()
+        model = nn.Sequential(nn.Sequential(Before(5, 6), nn.ReLU()), nn.ReLU(), nn.Linear(6, 12), TailDropout(), behind)
+        batches = regression(5, out=(12,), sizes=(2, 9, 9, 4))
+        scree(model, "3", batches, per_element, max_rows=30)
+        assert calls[-3:] == [9, 9, 4]
+        assert calls[:-3] == [2] * len(calls[:-3])
+        later = rows[-(5 + 5 + 2) :]
+        assert later == [27] * 4 + [9] + [27] * 4 + [9] + [28, 24]
+
+
+def test_one_width_at_a_time_runs_what_stands_before_the_layer_once() -> None:
+    calls = []
+
+    class Before(nn.Linear):
+        def forward(self, input):
+            calls.append(1)
+            return super().forward(input)
+
+    model = Custom(residual)
+    model.encode = Before(5, 12)
+    batches = regression(5)
+    scree(model, "drop", batches[:1], per_element)
+    first = len(calls)
+    scree(model, "drop", batches, per_element)
+    assert len(calls) - first == first + 2
+
+
+def test_without_a_limit_all_copies_together_stay_small(monkeypatch) -> None:
+    rows = []
+    monkeypatch.setattr(taildropout.resume, "_ELEMENTS_CPU", 12 * 7 * 5)
+    model = nn.Sequential(TailDropout(), nn.Tanh())
+    model[1].register_forward_hook(lambda module, args, output: rows.append(len(output)))
+    scree(model, "0", regression(12, out=(12,), sizes=(7, 7)), per_element)
+    assert rows[-3:] == [35, 35, 21]
+
+
+def test_other_layers_keep_what_is_set_there() -> None:
+    model = nn.Sequential(nn.Linear(5, 12), TailDropout(), nn.ReLU(), nn.Linear(12, 6), TailDropout(), nn.Linear(6, 3))
+    batches = regression(5)
+    free = scree(model, "1", batches, per_element).loss
+    model[4].set_k(2)
+    result = scree(model, "1", batches, per_element).loss
+    assert (result != free).any()
+    rows = []
+    with torch.no_grad(), at_k(model, 2, "4"):
+        model.eval()
+        for k in range(13):
+            with at_k(model, k, "1"):
+                rows.append(torch.cat([per_element(model(x), y).mean(1) for x, y in batches]).mean())
+    torch.testing.assert_close(result, torch.stack(rows), rtol=1e-12, atol=0)
+
+
+def test_a_data_loader_a_generator_and_inference_mode() -> None:
+    model, batches = wide_linear(), regression(5)
+    expected = scree(model, "2", batches, per_element).loss
+    data = TensorDataset(torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches]))
+    before = torch.get_rng_state()
+    loader = DataLoader(data, batch_size=5, shuffle=True)
+    torch.testing.assert_close(scree(model, "2", loader, per_element).loss, expected, rtol=1e-12, atol=0)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(scree(model, "2", iter(batches), per_element).loss, expected)
+    with torch.inference_mode():
+        assert torch.equal(scree(model, "2", batches, per_element).loss, expected)
+        made = [(x.clone(), y) for x, y in batches]
+        assert torch.equal(scree(model, "2", made, per_element).loss, expected)
+    model(torch.randn(3, 5)).sum().backward()  # no inference tensor was left behind
+
+
+def test_inputs_and_outputs_of_many_tensors() -> None:
+    class Many(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encode, self.drop, self.decode = nn.Linear(5, 8), TailDropout(), nn.Linear(8, 3)
+
+        def forward(self, batch):
+            z = self.drop(self.encode(batch["x"]) + batch["shift"][0])
+            return {"out": self.decode(z), "code": (z, "latent"), "weight": self.decode.weight}
+
+    def loss(output, target):
+        assert output["code"][1] == "latent"
+        assert output["weight"].shape == (3, 8)
+        return per_element(output["out"], target["y"]) + output["code"][0].square().mean(1, keepdim=True)
+
+    model = Many()
+    batches = [({"x": x, "shift": (torch.tensor(0.5),)}, {"y": y}) for x, y in regression(5)]
+    result = scree(model, "drop", batches, loss)
+    assert result.method == "copies along dim 0"
+    rows = []
+    with torch.no_grad():
+        for k in range(9):
+            with at_k(model.eval(), k):
+                rows.append(torch.cat([loss(model(x), y).mean(1) for x, y in batches]).mean())
+    torch.testing.assert_close(result.loss, torch.stack(rows), rtol=1e-12, atol=0)
+
+
+def test_means_count_by_the_size_of_their_target() -> None:
+    model, batches = wide_linear(), regression(5, sizes=(9, 9, 2))
+    by_sample = scree(model, "2", batches, per_element)
+    by_batch = scree(model, "2", batches, nn.MSELoss())
+    torch.testing.assert_close(by_batch.loss, by_sample.loss, rtol=1e-12, atol=0)
+    floats = scree(model, "2", batches, lambda output, target: nn.MSELoss()(output, target).item())
+    assert torch.equal(floats.loss, by_batch.loss)
+
+
+def test_standard_errors() -> None:
+    model, batches = wide_linear(), regression(5, sizes=(9, 9, 2))
+    by_sample = scree(model, "2", batches, per_element, per_sample=True)
+    assert by_sample.per_sample is not None
+    assert by_sample.per_sample.shape == (13, 20)
+    torch.testing.assert_close(by_sample.stderr, by_sample.per_sample.std(1) / math.sqrt(20), rtol=1e-10, atol=0)
+    by_batch = scree(model, "2", batches, nn.MSELoss())
+    means = torch.stack([part.mean(1) for part in by_sample.per_sample.split([9, 9, 2], 1)], 1)
+    sizes = torch.tensor([9.0, 9, 2])
+    variance = (sizes * (means - by_batch.loss[:, None]).square()).sum(1) / 2  # of one sample, from 3 batches
+    torch.testing.assert_close(by_batch.stderr, (variance / 20).sqrt(), rtol=1e-10, atol=0)
+    assert scree(model, "2", batches[:1], nn.MSELoss()).stderr.isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("widths", "expected"),
+    [(None, list(range(13))), ("log", [0, 1, 2, 4, 8, 12]), ([7, 0, 3], [0, 3, 7]), (range(12, 13), [12])],
+)
+def test_widths(widths, expected) -> None:
+    model, batches = wide_linear(), regression(5)
+    result = scree(model, "2", batches, per_element, widths=widths)
+    assert list(result.widths) == expected
+    torch.testing.assert_close(result.loss, scree(model, "2", batches, per_element).loss[expected], rtol=1e-12, atol=0)
+
+
+def test_widths_on_a_log_scale_end_in_n_once() -> None:
+    model = nn.Sequential(nn.Linear(5, 8), TailDropout(), nn.Linear(8, 3))
+    assert scree(model, "1", regression(5), per_element, widths="log").widths == (0, 1, 2, 4, 8)
+
+
+def test_an_infinite_loss_at_one_width_is_no_error() -> None:
+    model = nn.Sequential(nn.Linear(5, 4), TailDropout())
+    result = scree(model, "1", regression(5), lambda output, target: -output.square().sum(1).log())
+    assert result.loss[0] == math.inf
+    assert result.loss[1:].isfinite().all()
+    assert result.stderr[1:].isfinite().all()
+    assert Scree.from_json(result.to_json()).loss[0] == math.inf
+    assert result.choose() >= 1
+    with pytest.raises(ValueError, match="finite"):
+        result.choose(method="elbow")
+
+
+def test_a_network_that_depends_on_the_batch_later_is_computed_at_one_width() -> None:
+    def compose(net, x):
+        z = net.drop(net.encode(x))
+        return net.decode(z.sin() if len(x) == 7 else z + x.sum(1, keepdim=True))
+
+    model, batches = Custom(compose), regression(5)
+    result = scree(model, "drop", batches, per_element)
+    assert "in a later batch copies along dim 0 do not work (RuntimeError" in result.method
+    torch.testing.assert_close(result.loss, loop(model, "drop", batches, per_element, range(13)), rtol=1e-12, atol=0)
+
+
+def test_a_random_network_is_not_given_again() -> None:
+    model = nn.Sequential(nn.Linear(5, 12), TailDropout(), nn.Linear(12, 3))
+    model[0].register_forward_hook(lambda module, args, output: output + torch.rand_like(output))
+    result = scree(model, "1", regression(5), per_element)
+    assert "one width at a time, all of the model each time" in result.method
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_running_sums_are_as_exact_as_the_linear(dtype) -> None:
+    n = 4000
+    model = nn.Sequential(TailDropout(), nn.Linear(n, 4)).to(dtype)
+    x = torch.randn(50, n).to(dtype)
+    outputs: dict[int, Tensor] = {}
+
+    def keep(output, target):
+        outputs[len(outputs)] = output.double()
+        return output.square().mean(1)
+
+    result = scree(model, "0", [(x, x)], keep)
+    assert result.method == "running sums along dim 0"
+    for k in (1, 300, 3999, 4000):
+        exact = nn.functional.linear(x.double()[:, :k], model[1].weight.double()[:, :k], model[1].bias.double())
+        with at_k(model.eval(), k), torch.no_grad():
+            theirs = (model(x).double() - exact).abs().max()
+        ours = (outputs[k] - exact).abs().max()
+        assert ours <= 1.5 * theirs + torch.finfo(torch.float32).eps, k
+
+
+def test_autocast_takes_no_running_sum_of_other_numbers() -> None:
+    model = nn.Sequential(nn.Linear(5, 12), nn.ReLU(), TailDropout(), nn.Linear(12, 3)).float()
+    batches = [(x.float(), y.float()) for x, y in regression(5)]
+    with torch.autocast("cpu", torch.bfloat16):
+        result = scree(model, "2", batches, per_element)
+        expected = loop(model, "2", batches, per_element, range(13))
+    assert result.method == "copies along dim 0"
+    torch.testing.assert_close(result.loss, expected, rtol=2e-2, atol=0)
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_compiled_model_is_evaluated_as_it_was_written(inner, compiler) -> None:
+    torch.set_default_dtype(torch.float32)
+    net = nn.Sequential(nn.Linear(5, 12), nn.ReLU(), TailDropout(), nn.Linear(12, 3))
+    batches = [(x.float(), y.float()) for x, y in regression(5)]
+    expected = scree(net, "2", batches, per_element)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    if inner:
+        net.compile(backend=backend)
+        compiled, name = net, "2"
+    else:
+        compiled, name = torch.compile(net, backend=backend), "_orig_mod.2"
+    x = batches[0][0]
+    with torch.no_grad():
+        compiled.eval()(x)
+    before = len(graphs)
+    result = scree(compiled, name, batches, per_element)
+    assert result.method == expected.method == "running sums along dim 0"
+    assert torch.equal(result.loss, expected.loss)
+    with torch.no_grad():
+        compiled(x)
+    assert len(graphs) == before == 1  # neither here nor afterwards was anything compiled
+
+
+def test_the_device_is_where_batches_go(monkeypatch) -> None:
+    moved = []
+    to = Tensor.to
+
+    def watched(self, *args, **kwargs):
+        if args and isinstance(args[0], str | torch.device):
+            moved.append(str(args[0]))
+        return to(self, *args, **kwargs)
+
+    monkeypatch.setattr(Tensor, "to", watched)
+    scree(wide_linear(), "2", regression(5), per_element, device="cpu:0")
+    assert moved.count("cpu:0") == 6
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+@pytest.mark.parametrize("name", ["mlp", "conv", "time first", "around the layer"])
+def test_on_a_gpu(name) -> None:
+    build, layer, batches, method = NETWORKS[name]
+    model = build()
+    expected = scree(model, layer, batches, per_element)
+    state = torch.cuda.get_rng_state()
+    result = scree(model.cuda(), layer, batches, per_element)
+    assert torch.equal(state, torch.cuda.get_rng_state())
+    assert result.method.startswith(method)
+    torch.testing.assert_close(result.loss, expected.loss, rtol=1e-10, atol=1e-12)

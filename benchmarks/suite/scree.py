@@ -1,0 +1,77 @@
+"""How much faster is `scree` than the loop over `set_k` that it stands for?
+
+The network is an MLP 784–256–256–10 in float32 on one thread, evaluated with a cross-entropy on 10 000 samples, in batches of
+1000, at all 257 widths of its second hidden layer.
+"""
+
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import nn
+
+from .cases import Case, WrongResult, feature, use_threads
+from .subject import package
+
+INPUTS, HIDDEN, CLASSES = 784, 256, 10
+BATCHES, ROWS = 10, 1000
+PARTS = 8  # of the loop, each beside one whole scree
+
+# What follows the layer, and how long scree may take, as a share of the loop.
+TAILS: dict[str, tuple[Callable[[], list[nn.Module]], float]] = {
+    "linear": (lambda: [nn.Linear(HIDDEN, CLASSES)], 1 / 40),
+    "relu-linear": (lambda: [nn.ReLU(), nn.Linear(HIDDEN, CLASSES)], 1 / 10),
+}
+
+
+class Scree:
+    """What share of the loop's time does scree take, where a Linear follows the layer, and where an activation does?"""
+
+    params = (tuple(TAILS),)
+    param_names = ("tail",)
+    version = "1"
+    unit = "ratio"
+
+    def track_time_over_loop(self, tail: str) -> dict[str, object]:
+        return {"samples": over_loop(tail), "number": 1}
+
+
+def over_loop(tail: str) -> list[float]:
+    """Time of a whole scree over that of the loop, once for each part of the loop, both in turn."""
+    module = package()
+    scree: Callable[..., Any] = feature(module, "scree")
+    use_threads(Case("scree", (ROWS, INPUTS)))
+    torch.manual_seed(0)
+    layer = feature(module, "TailDropout")()
+    before = [nn.Linear(INPUTS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN)]
+    after = TAILS[tail][0]()
+    model = nn.Sequential(*before, *([] if isinstance(after[0], nn.ReLU) else [nn.ReLU()]), layer, *after)
+    batches = [(torch.randn(ROWS, INPUTS), torch.randint(CLASSES, (ROWS,))) for _ in range(BATCHES)]
+    loss = nn.CrossEntropyLoss()
+    scree(model, layer, batches, loss, widths=[0, HIDDEN], progress=False)  # warms up, as the line below
+    loop(model, layer, batches, loss, [0, HIDDEN])
+    ratios, expected = [], torch.empty(HIDDEN + 1, dtype=torch.float64)
+    for part in range(PARTS):
+        widths = range(part, HIDDEN + 1, PARTS)
+        start = perf_counter()
+        result = scree(model, layer, batches, loss, progress=False)
+        middle = perf_counter()
+        expected[widths] = loop(model, layer, batches, loss, widths)
+        end = perf_counter()
+        ratios.append((middle - start) / ((end - middle) * (HIDDEN + 1) / len(widths)))
+    if not torch.allclose(result.loss, expected, rtol=1e-5):
+        raise WrongResult(f"scree and the loop differ by {float((result.loss - expected).abs().max()):.3g}")
+    return ratios
+
+
+def loop(model: nn.Module, layer: Any, batches: list[Any], loss: nn.Module, widths: Sequence[int]) -> torch.Tensor:
+    """The mean loss at each width, as one writes it without scree."""
+    model.eval()
+    losses = []
+    with torch.no_grad():
+        for k in widths:
+            layer.set_k(k)
+            losses.append(sum(loss(model(input), target).item() for input, target in batches) / len(batches))
+    layer.set_k(None)
+    return torch.tensor(losses, dtype=torch.float64)

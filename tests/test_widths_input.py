@@ -1,0 +1,136 @@
+"""scree leaves everything as it was, and says clearly what it cannot work with."""
+
+import itertools
+import warnings
+
+import pytest
+import torch
+from networks import Custom, normal, per_element, regression, wide_linear
+from torch import Tensor, nn
+
+from taildropout import TailDropout, scree
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def state(model: nn.Module) -> tuple:
+    return (
+        [(module.training, sorted(module.__dict__), len(module._forward_hooks)) for module in model.modules()],
+        [None if module.k is None else module.k.item() for module in model.modules() if isinstance(module, TailDropout)],
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.get_rng_state().tolist(),
+        torch.backends.mha.get_fastpath_enabled(),
+    )
+
+
+def noisy_batches(error: Exception | None = None):
+    yield from regression(5)
+    torch.rand(3)
+    if error:
+        raise error
+
+
+class Planted(Exception):
+    pass
+
+
+def failing(output: Tensor, target: Tensor) -> Tensor:
+    raise Planted
+
+
+@pytest.mark.parametrize("fails", ["", "loss", "batches"])
+def test_everything_is_left_as_it_was(fails) -> None:
+    model = nn.Sequential(nn.Linear(5, 12), TailDropout(), nn.BatchNorm1d(12), nn.Dropout(), TailDropout(), nn.Linear(12, 3))
+    model[2].eval()  # frozen, in a model that trains
+    model[1].set_k(5)
+    model[4].set_k(7)
+    model[0].forward = model[0].forward  # someone's own
+    before = state(model)
+    with warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("error")
+        if fails:
+            with pytest.raises(Planted):
+                scree(
+                    model,
+                    "1",
+                    noisy_batches(Planted() if fails == "batches" else None),
+                    failing if fails == "loss" else per_element,
+                )
+        else:
+            scree(model, model[1], noisy_batches(), per_element)
+    assert state(model) == before
+    model[1].set_k(None)
+    model[4].set_k(None)
+    assert model.train()(torch.randn(4, 5)).requires_grad
+
+
+NET = wide_linear().double()
+COUNT = itertools.count(1)
+FIVE = regression(5)
+NAN = [FIVE[0], (torch.full((3, 5), torch.nan, dtype=torch.float64), normal(3, 3))]
+WRONG = {
+    "a name that is none": (NET, "7", FIVE, per_element, {}, KeyError, "no TailDropout is named '7'; those .* are: '2'"),
+    "the name of something else": (NET, "1", FIVE, per_element, {}, KeyError, "'2'"),
+    "a layer of another model": (NET, TailDropout(), FIVE, per_element, {}, ValueError, "no module of this Sequential"),
+    "another module": (NET, NET[1], FIVE, per_element, {}, TypeError, "layer is a ReLU"),
+    "no module": (max, TailDropout(), FIVE, per_element, {}, TypeError, "give an nn.Module"),
+    "beyond n": (NET, "2", FIVE, per_element, {"widths": [3, 13]}, ValueError, "width 13 is greater than the 12 features"),
+    "negative": (NET, "2", FIVE, per_element, {"widths": [3, -1]}, ValueError, "width -1 is negative"),
+    "repeated": (NET, "2", FIVE, per_element, {"widths": [3, 1, 3]}, ValueError, "width 3 is given twice"),
+    "no widths": (NET, "2", FIVE, per_element, {"widths": []}, ValueError, "widths is empty"),
+    "fractions": (NET, "2", FIVE, per_element, {"widths": [0.5]}, TypeError, "not all ints"),
+    "bools": (NET, "2", FIVE, per_element, {"widths": [True]}, TypeError, "not all ints"),
+    "a word": (NET, "2", FIVE, per_element, {"widths": "linear"}, TypeError, "'log'"),
+    "an int": (NET, "2", FIVE, per_element, {"widths": 5}, TypeError, "give ints"),
+    "no batch": (NET, "2", iter([]), per_element, {}, ValueError, "empty, or an iterator that is used up"),
+    "one pair": (NET, "2", FIVE[0], per_element, {}, TypeError, "batch 1 is a Tensor, not a pair"),
+    "a tensor": (NET, "2", FIVE[0][0], per_element, {}, TypeError, "batches is a Tensor"),
+    "triples": (NET, "2", [(*FIVE[0], 1)], per_element, {}, TypeError, "not a pair"),
+    "loss not callable": (NET, "2", FIVE, "mse", {}, TypeError, "loss='mse'"),
+    "loss None": (NET, "2", FIVE, lambda o, y: None, {}, TypeError, "the loss gave a NoneType"),
+    "complex loss": (NET, "2", FIVE, lambda o, y: o.sum() * 1j, {}, TypeError, "complex"),
+    "loss of two shapes": (NET, "2", FIVE, lambda o, y: o.flatten()[: next(COUNT)], {}, ValueError, "per sample, always"),
+    "loss of two kinds": (
+        NET, "2", FIVE, lambda o, y: (o - y).sum(1) if len(o) == 7 else (o - y).sum(), {}, ValueError, "let it give one kind",
+    ),
+    "no losses per sample": (NET, "2", FIVE, nn.MSELoss(), {"per_sample": True}, ValueError, "reduction='none'"),
+    "NaN": (NET, "2", NAN, per_element, {}, ValueError, "NaN at width 1 in batch 2"),
+    "NaN means": (NET, "2", NAN, nn.MSELoss(), {}, ValueError, "NaN at width 1 in batch 2"),
+    "max_rows": (NET, "2", FIVE, per_element, {"max_rows": 0}, ValueError, "max_rows=0"),
+    "the model's own error": (NET, "2", [FIVE[0], (normal(3, 4), FIVE[0][1])], per_element, {}, RuntimeError, "3x4"),
+    "the loss's own error": (NET, "2", [(FIVE[0][0], normal(7, 2))], per_element, {}, RuntimeError, "must match"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize("name", WRONG)
+def test_bad_input_is_a_clear_error_and_changes_nothing(name) -> None:
+    model, layer, batches, loss, options, kind, message = WRONG[name]
+    before = state(NET)
+    with pytest.raises(kind, match=message):
+        scree(model, layer, batches, loss, **options)
+    assert state(NET) == before
+
+
+def test_a_layer_that_is_never_called() -> None:
+    model = Custom(lambda net, x: net.decode(net.encode(x)))
+    with pytest.raises(ValueError, match="never called the layer"):
+        scree(model, "drop", FIVE, per_element)
+
+
+def test_progress_is_told_on_a_terminal_only(monkeypatch, capsys) -> None:
+    scree(NET, "2", FIVE, per_element)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    scree(NET, "2", FIVE, per_element, progress=False)
+    assert capsys.readouterr().err == ""
+    scree(NET, "2", FIVE, per_element)
+    assert capsys.readouterr().err == "\rscree: batch 1 of 3\rscree: batch 2 of 3\rscree: batch 3 of 3\n"
+    scree(NET, "2", iter(FIVE[:1]), per_element)
+    assert capsys.readouterr().err == "\rscree: batch 1\n"
