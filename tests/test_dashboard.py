@@ -185,7 +185,8 @@ def test_the_overview_is_served_first_and_on_loopback_alone(served, capsys):
     assert "404" in capsys.readouterr().err
 
 
-def test_a_port_that_is_taken_is_said(root, served, capsys):
+def test_a_port_that_is_taken_is_said(served, monkeypatch, capsys):
+    monkeypatch.setattr(dashboard, "publish", lambda *_: [])
     assert command.main(["dashboard", "--serve", "--port", str(served.server_port)]) == 2
     assert f"Port {served.server_port} cannot be had" in capsys.readouterr().err
 
@@ -198,7 +199,9 @@ def test_what_is_no_port_is_refused(text, capsys):
     assert "from 0 (any that is free) to 65535" in capsys.readouterr().err
 
 
-def test_serving_ends_at_ctrl_c(root, monkeypatch, capsys):
+def test_serving_ends_at_ctrl_c(monkeypatch, capsys):
+    monkeypatch.setattr(dashboard, "publish", lambda *_: [])
+
     def interrupted(_: ThreadingHTTPServer) -> None:
         raise KeyboardInterrupt
 
