@@ -17,6 +17,7 @@ from . import selection
 from .dims import Dims, check_dims, check_tensor, sample_shape
 from .distribution import check_p, constant_in_graphs, exponential, exponential_from_uniforms, rate
 from .selection import select
+from .shards import is_sharded, on_shard
 
 
 def keep_first(input: Tensor, k: int | float | Tensor, dim: int = -1) -> Tensor:
@@ -101,7 +102,15 @@ def drop_tail(
     check_float(input)
     if p == 1:
         return select(input, torch.zeros((), device=input.device), feature, inplace)
-    return select(input, exponential(input, shape, rate(p, input.size(feature)), generator), feature, inplace)
+    its_rate = rate(p, input.size(feature))
+    if is_sharded(input):
+
+        def keep(part: Tensor, start: list[int]) -> Tensor:
+            shape, _ = sample_shape(part.shape, batch_dims, dropout_dim)
+            return select(part, exponential(part, shape, its_rate, generator).floor() - start[feature], feature, inplace)
+
+        return on_shard(input, keep)
+    return select(input, exponential(input, shape, its_rate, generator), feature, inplace)
 
 
 _prepared: dict[tuple[Any, ...], tuple[Tensor, float, Tensor]] = {}

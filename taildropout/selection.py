@@ -14,6 +14,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from .shards import is_sharded, on_shard, part_of
+
 try:
     from . import _rows
 except ImportError:  # built without a compiler: the same results from plain torch, slower
@@ -170,6 +172,8 @@ def select(input: Tensor, k: Tensor, feature: int, inplace: bool = False, one_to
 
     Compiled code reads the positions from `one_to_n` where it is given, and counts them otherwise.
     """
+    if is_sharded(input):
+        return on_shard(input, lambda part, start: select(part, part_of(k, part, start, feature), feature, inplace))
     if torch.compiler.is_compiling():
         if one_to_n is None:
             one_to_n = positions(input.shape[feature], feature, input.dim(), input.device)

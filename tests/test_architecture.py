@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = Path(taildropout.__file__).parent
 # A module imports only what stands in a group before its own.
 GROUPS = [
-    ["distribution", "dims", "_rows"],
+    ["distribution", "dims", "shards", "_rows"],
     ["selection"],
     ["functional"],
     ["layer", "staircase", "sums", "curve"],

@@ -81,6 +81,15 @@ def test_it_computes_the_formula(computed: list[staircase.Staircase]) -> None:
     assert len(computed) == 1
 
 
+def test_a_block_has_the_rows_that_keep_some_of_it_and_no_other() -> None:
+    steps = staircase.stairs(torch.tensor([6, 0, N, 5, 11]), N, 3)
+    assert steps.edges == [0, 5, 11, N]
+    assert steps.rows == [4, 3, 1, 0]
+    assert steps.k.tolist() == [N, 11, 6, 5, 0]
+    assert steps.order.tolist() == [2, 4, 0, 3, 1]
+    assert staircase.stairs(torch.tensor([5.9, 6.0, 99.0]), N, 3).rows == [3, 2, 1, 0]
+
+
 @pytest.mark.parametrize("p", [0.0, 1.0])
 def test_the_ends_of_p(p: float, computed: list[staircase.Staircase]) -> None:
     net = block(p=p)

@@ -14,7 +14,7 @@ from torch.func import functional_call, grad, jvp, vmap
 from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.suite.measure import saved_bytes
+from benchmarks.suite.measure import peak_bytes, saved_bytes
 from taildropout import TailDropout, TailMLP, mlp, staircase
 
 __all__ = ["computed"]  # a fixture
@@ -146,6 +146,25 @@ def test_narrow_types_are_as_exact_as_in_the_plain_block(
     assert len(computed) == 1
 
 
+def test_the_activation_runs_in_autocast_and_may_leave_its_dtype(computed: list[staircase.Staircase]) -> None:
+    seen = []
+
+    class Cube(nn.Module):
+        def forward(self, input: Tensor) -> Tensor:
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return torch.stack([input, input, input]).prod(0)  # in float32 by autocast's policy
+
+    net, input = TailMLP(32, 64, 32, activation=Cube(), p=0.5), torch.randn(200, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.manual_seed(0)
+        output = net(input)
+        torch.manual_seed(0)
+        torch.testing.assert_close(output, nn.Sequential(*net)(input), rtol=0.02, atol=0.02)
+    output.sum().backward()
+    assert all(seen)
+    assert len(computed) == 1
+
+
 def test_float64_stays_what_it_is_in_autocast(computed: list[staircase.Staircase]) -> None:
     net, input = block(), torch.randn(40, 5, dtype=torch.float64)
     with torch.autocast("cpu", torch.bfloat16):
@@ -235,10 +254,18 @@ def test_without_gradients_nothing_is_kept(computed: list[staircase.Staircase]) 
     assert len(computed) == 4
 
 
+def test_without_gradients_one_block_lives_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlp, "_blocks", lambda *_: 16)
+    net, input = TailMLP(16, 2048, 16, activation=nn.GELU(), p=0.5), torch.randn(512, 16)
+    with torch.no_grad():
+        assert peak_bytes(lambda: net(input), "cpu") < 512 * 2048 * 4 / 3
+
+
 def test_it_keeps_less_for_backward() -> None:
     """The plain block without dropout keeps the hidden features before and after the activation."""
     net = TailMLP(256, 1024, 256, activation=nn.GELU(), p=0.5)
     input = torch.randn(1024, 256)
-    fixed = sum(each.nbytes for each in (input, *net.parameters()))
-    kept = [saved_bytes(lambda each=each: each(input)) - fixed for each in (net, nn.Sequential(net[0], net[1], net[3]))]
+    besides = input, *net.parameters()
+    plain = nn.Sequential(net[0], net[1], net[3])
+    kept = [saved_bytes(lambda each=each: each(input), besides) for each in (net, plain)]
     assert kept[0] < 0.35 * kept[1], kept

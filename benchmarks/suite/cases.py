@@ -114,6 +114,7 @@ def _layers() -> list[Case]:
 def _models() -> list[Case]:
     train: dict[str, Any] = {"direction": "train"}
     step: dict[str, Any] = {"direction": "train", "threads": None}
+    feedforward: dict[str, Any] = {"direction": "train", "model": "feedforward", "threads": 2}
     return [
         Case("block-f32-train", (1024, 512), model="block", **train),
         Case("block-f32-train-compiled", (1024, 512), model="block", mode="default", quick=True, **train, goal=(None, 1.02)),
@@ -121,6 +122,9 @@ def _models() -> list[Case]:
         Case("conv-f32-step", (32, 16, 32, 32), model="conv", dropout_dim=1, **step),
         Case("transformer-f32-step", (16, 64, 256), model="transformer", batch_dim=(0, 1), **step),
         Case("ddp-2-gloo-f32-step", (256, 256), model="ddp", **train),
+        Case("feedforward-4096x1024-f32-train", (4096, 1024), **feedforward, goal=(None, 0.58)),
+        Case("feedforward-512x1024-f32-train", (512, 1024), **feedforward, quick=True, goal=(None, 0.70)),
+        Case("feedforward-512x1024-f32-train-p.001", (512, 1024), p=0.001, **feedforward),
     ]
 
 
@@ -150,6 +154,7 @@ def _cuda() -> list[Case]:
         Case("cuda-block-bf16-train-compiled", (8192, 2048), "bf16", model="block", mode="default", **train, goal=(None, 1.02)),
         Case("cuda-mlp-f32-step", (4096, 1024), model="mlp", **train),
         Case("cuda-data-parallel-f32-step", (1024, 1024), model="data_parallel", **train),
+        Case("cuda-feedforward-16384x1024-bf16-train", (16384, 1024), "bf16", model="feedforward", **train, goal=(None, 0.75)),
     ]
 
 

@@ -5,7 +5,7 @@ import json
 import random
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from time import perf_counter, perf_counter_ns
 from typing import Any
@@ -109,11 +109,12 @@ def instructions(run: Run, repeats: int = 15) -> float:
     return float(statistics.median(counts))
 
 
-def saved_bytes(run: Run) -> int:
-    """Bytes that autograd keeps from forward to backward, each storage once.
+def saved_bytes(run: Run, besides: Iterable[torch.Tensor] = ()) -> int:
+    """Bytes that autograd keeps from forward to backward, each storage once, and none of those of `besides`.
 
     A case's input lives anyway, so it is counted only if kept: it is then a cost that `nn.Dropout` does not have.
     """
+    anyway = {tensor.untyped_storage().data_ptr() for tensor in besides}
     storages: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -123,7 +124,7 @@ def saved_bytes(run: Run) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         run()
-    return sum(storages.values())
+    return sum(size for address, size in storages.items() if address not in anyway)
 
 
 def peak_bytes(run: Run, device: str) -> int:

@@ -1,6 +1,7 @@
 """Prepares and checks a case that trains a model: the layer where people put it, with what surrounds it.
 
-`block` is Linear, GELU, dropout, Linear and gives forward and backward; the others take an optimiser's step as well.
+`block` is Linear, GELU, dropout, Linear and gives forward and backward, and so does `feedforward`, which is that of a
+transformer, four times as wide inside, and a TailMLP in the place of TailDropout; the others take an optimiser's step as well.
 """
 
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from .cases import DTYPES, Case, WrongResult, build_layer, compiled
+from .cases import DTYPES, Case, WrongResult, build_layer, compiled, feature
 from .layers import CALLS_BEFORE_TIMING, check_draws, check_prefix, require
 
 Step = Callable[[], torch.Tensor]
@@ -20,7 +21,7 @@ def make(case: Case, package: ModuleType | None) -> Step:
     model = build(case, package).to(case.device, DTYPES[case.dtype])
     x = torch.randn(case.shape, device=case.device, dtype=DTYPES[case.dtype])
     call = compiled(case, model)
-    run = block_step(model, call, x) if case.model == "block" else training_step(model, call, x)
+    run = (block_step if case.model in ("block", "feedforward") else training_step)(model, call, x)
     for _ in range(CALLS_BEFORE_TIMING):
         loss = run()
     require(bool(torch.isfinite(loss)), case, f"the loss is {loss.item()}")
@@ -28,6 +29,8 @@ def make(case: Case, package: ModuleType | None) -> Step:
         check_block(case, model, call, x)
     else:
         check_inside(case, model, x)
+    if case.model == "feedforward":
+        check_plain(case, model, x)
     return run
 
 
@@ -36,6 +39,11 @@ def build(case: Case, package: ModuleType | None) -> nn.Module:
     dropout, width = build_layer(case, package), case.n
     if case.model == "block":
         return nn.Sequential(nn.Linear(width, width), nn.GELU(), dropout, nn.Linear(width, width))
+    if case.model == "feedforward":
+        if case.layer == "TailDropout":
+            tail_mlp: type[nn.Module] = feature(package, "TailMLP")
+            return tail_mlp(width, 4 * width, width, activation=nn.GELU(), p=case.p)
+        return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), dropout, nn.Linear(4 * width, width))
     if case.model in ("mlp", "data_parallel"):
         return nn.Sequential(nn.Linear(width, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), dropout, nn.Linear(512, 10))
     if case.model == "conv":
@@ -87,6 +95,16 @@ def check_block(case: Case, model: nn.Module, call: Callable[..., torch.Tensor],
         dropped = (shown == 0).double().mean().item()
         expected = case.p if case.layer == "nn.Dropout" else 0.0
         require(abs(dropped - expected) < 0.05, case, f"zeroes {dropped:.3f} of the features, not {expected}")
+
+
+def check_plain(case: Case, model: nn.Module, x: torch.Tensor) -> None:
+    """A block that leaves out what is dropped gives what its modules give one after the other, with the same draws."""
+    outputs = []
+    for each in (model, nn.Sequential(*model)):  # type: ignore[misc]
+        torch.manual_seed(1)
+        outputs.append(each(x).detach().float())
+    wrong = (outputs[0] - outputs[1]).norm() / outputs[1].norm()
+    require(bool(wrong < 2 * torch.finfo(DTYPES[case.dtype]).eps ** 0.5), case, f"differs from its modules by {wrong:.2g}")
 
 
 def check_inside(case: Case, model: nn.Module, x: torch.Tensor) -> None:

@@ -1,0 +1,53 @@
+"""What does TailMLP cost beside the block of the same modules that computes everything?"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from .cases import CASES, DTYPES, Case, NotAvailable, use_threads
+from .measure import interleave, ratios, saved_bytes
+from .models import build
+from .subject import package
+
+FEEDFORWARD = tuple(name for name, case in CASES.items() if case.model == "feedforward")
+
+
+class FeedForward:
+    """How many times as long, and as many bytes for backward, as its modules one after the other? 1 where it falls back."""
+
+    params = (FEEDFORWARD,)
+    param_names = ("case",)
+    version = "1"
+    unit = "ratio"
+
+    def track_time_over_modules(self, case: str) -> dict[str, object]:
+        model, modules, x = made(CASES[case])
+        runs = {"TailDropout": step(model, x), "modules": step(modules, x)}
+        figures = interleave(runs, device=CASES[case].device)
+        return {"samples": ratios(figures, over="modules"), "number": 1}
+
+    def track_saved_over_no_dropout(self, case: str) -> float:
+        """Weights and input live in any case, and are not counted."""
+        model, modules, x = made(CASES[case])
+        without = nn.Sequential(modules[0], modules[1], modules[3])
+        kept, reference = (saved_bytes(lambda each=each: each(x), (x, *model.parameters())) for each in (model, without))
+        return kept / reference
+
+
+def made(case: Case) -> tuple[nn.Module, nn.Sequential, torch.Tensor]:
+    """The case's TailMLP, its modules one after the other, and an input."""
+    if case.device == "cuda" and not torch.cuda.is_available():
+        raise NotAvailable("this machine has no CUDA device")
+    use_threads(case)
+    torch.manual_seed(0)
+    model = build(case, package()).to(case.device, DTYPES[case.dtype])
+    x = torch.randn(case.shape, device=case.device, dtype=DTYPES[case.dtype])
+    return model, nn.Sequential(*model), x  # type: ignore[misc]
+
+
+def step(model: nn.Module, x: torch.Tensor) -> Callable[[], Any]:
+    """Forward and backward."""
+    weights = list(model.parameters())
+    return lambda: torch.autograd.grad(model(x).float().square().mean(), weights)
