@@ -89,6 +89,12 @@ def changed_before(net, x):
     return net.decode(net.drop(h).sin())
 
 
+def changed_further_before(net, x):
+    h = net.encode(x)
+    h.mul_(2)
+    return net.decode(net.drop(h + 1).sin())
+
+
 def two_heads(net, x):
     z = net.drop(net.encode(x))
     return net.decode(z) + nn.functional.linear(net.widen(net.decode(z)), net.decode.weight)
@@ -171,6 +177,9 @@ NETWORKS = {
         [(normal(5), normal(3))] * 2, f"{ONE} the input of the layer has no dim",
     ),
     "in place before": (lambda: Custom(changed_before), "drop", regression(5), f"{COPIES} along dim 0, all of the model"),
+    "in place further before": (
+        lambda: Custom(changed_further_before), "drop", regression(5), f"{COPIES} along dim 0, all of the model",
+    ),
     "two heads": (lambda: Custom(two_heads), "drop", regression(5), SUMS),
     "in place behind": (lambda: Custom(in_place_after), "drop", regression(5), COPIES),
     "in place in the layer": (lambda: Custom(in_place_after, inplace=True), "drop", regression(5), COPIES),

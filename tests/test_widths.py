@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from networks import NETWORKS, Custom, classes, loop, per_element, regression, residual, wide_linear
+from networks import NETWORKS, Custom, Recurrent, classes, loop, per_element, regression, residual, wide_linear
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -58,7 +58,7 @@ def test_losses_and_metrics_of_classes(name) -> None:
 def test_what_stands_before_the_layer_runs_once_and_rows_are_bounded() -> None:
     calls, rows = [], []
 
-    class Before(nn.Linear):
+    class Before(nn.Sequential):
         def forward(self, input):
             calls.append(len(input))
             return super().forward(input)
@@ -71,7 +71,7 @@ def test_what_stands_before_the_layer_runs_once_and_rows_are_bounded() -> None:
     for behind in (Behind(), nn.Sequential(nn.Linear(12, 12), Behind())):
         calls.clear()
         rows.clear()
-        model = nn.Sequential(nn.Sequential(Before(5, 6), nn.ReLU()), nn.ReLU(), nn.Linear(6, 12), TailDropout(), behind)
+        model = nn.Sequential(Before(nn.Linear(5, 6), nn.ReLU()), nn.ReLU(), nn.Linear(6, 12), TailDropout(), behind)
         batches = regression(5, out=(12,), sizes=(2, 9, 9, 4))
         scree(model, "3", batches, per_element, max_rows=30)
         assert calls[-3:] == [9, 9, 4]
@@ -319,3 +319,11 @@ def test_on_a_gpu(name) -> None:
     assert torch.equal(state, torch.cuda.get_rng_state())
     assert result.method.startswith(method)
     torch.testing.assert_close(result.loss, expected.loss, rtol=1e-10, atol=1e-12)
+
+
+def test_rows_are_counted_along_the_dim_of_the_copies() -> None:
+    model = Recurrent(1)
+    rows = []
+    model.second.register_forward_pre_hook(lambda module, args: rows.append(args[0].shape[1]))
+    scree(model, "drop", regression(6, 3, out=(6, 3), dim=1, sizes=(7, 7)), per_element, max_rows=30)
+    assert rows[-3:] == [28, 28, 7]
