@@ -120,8 +120,9 @@ def test_a_certain_mask_is_never_rounded_the_other_way(
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("causal", [False, True])
-def test_backward_takes_the_rounded_mask_for_m(training: bool, causal: bool) -> None:
-    layer, input = made(causal, bias=True).train(training), torch.randn(7, 6, dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize("shift", [0.0, 1.2])
+def test_backward_takes_the_rounded_mask_for_m(training: bool, causal: bool, shift: float) -> None:
+    layer, input = made(causal, True, shift).train(training), torch.randn(7, 6, dtype=torch.float64, requires_grad=True)
     upstream = torch.randn(7, 6, dtype=torch.float64)
     output = layer(input)
     mask = (output != 0).double()

@@ -21,6 +21,8 @@ LAWS = {
     "geometric": {"law": "geometric", "ratio": 0.8},
     "geometric from 1": {"law": "geometric", "ratio": 0.8, "min_k": 1},
     "power of two": {"law": "power_of_two"},
+    "geometric, slower": {"law": "geometric", "ratio": 0.95},
+    "power of two from 4": {"law": "power_of_two", "min_k": 4},
     "power of two from 3": {"law": "power_of_two", "min_k": 3},
     "censored": {"law": "censored_geometric", "p": 0.5},
     "censored from 1": {"law": "censored_geometric", "p": 0.5, "min_k": 1},
@@ -80,6 +82,12 @@ def test_censored_geometric_has_its_mean_up_to_the_last_p(n: int, min_k: int) ->
             NestedDropout("censored_geometric", min_k, p=most + 1e-6)(torch.ones(3, n))
 
 
+@pytest.mark.parametrize(("n", "min_k", "p"), [(100, 86, 0.14), (100, 72, 0.28)])
+def test_the_last_p_may_be_written_in_decimals(n: int, min_k: int, p: float) -> None:
+    assert p * n > n - min_k  # by rounding
+    assert widths_law("censored_geometric", n, min_k, p=p)[min_k] == 1
+
+
 def test_censored_geometric_from_0_is_the_law_of_tail_dropout() -> None:
     input = torch.ones(100_000, 20)
     counts = [
@@ -88,6 +96,12 @@ def test_censored_geometric_from_0_is_the_law_of_tail_dropout() -> None:
     ]
     for each in counts:
         assert goodness(each, oracles.pmf(0.6, 20)) > RARE
+
+
+@pytest.mark.parametrize(("draw", "wanted"), [(0, 1), (2**48 - 1, 20)])
+def test_the_ends_of_the_draw_are_the_ends_of_the_law(draw: int, wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "randint", lambda high, shape, device: torch.full(shape, draw))
+    assert (oracles.widths(NestedDropout(min_k=1)(torch.ones(5, 20))) == wanted).all()
 
 
 def test_draws_are_finer_than_a_float32(monkeypatch: pytest.MonkeyPatch) -> None:
