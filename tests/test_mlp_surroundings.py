@@ -187,10 +187,12 @@ def test_compiled_it_is_the_plain_block_in_one_graph(computed: list[staircase.St
 
 def test_derivatives_of_every_kind(computed: list[staircase.Staircase]) -> None:
     net = block(nn.Tanh())
-    k = torch.randint(N + 1, (3,))
-    net[2].set_k(k)
+    net[2].set_k(torch.tensor([2, N, 9]))
     input = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
     weights = dict(net.named_parameters())
+    loss, all_of_it = net(input).pow(2).sum(), [*weights.values(), input]
+    first = torch.autograd.grad(loss, all_of_it, retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(loss, all_of_it, create_graph=True), first)
 
     def of_all(input: Tensor, *values: Tensor) -> Tensor:
         return functional_call(net, dict(zip(weights, values, strict=True)), (input,))
