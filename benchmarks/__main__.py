@@ -9,9 +9,12 @@ COMMANDS = {
     "run": "measure commits with asv, or this tree at once (--record), and print the table",
     "table": "write the README's table of speeds from the stored records",
     "compare": "the regression gate: is one version slower than another?",
+    "history": "the commits at which a case became slower or faster",
     "calibrate": "how often the gate errs: trials of it, accumulated",
     "trace": "profile a case beside nn.Dropout or another version, for TensorBoard and Perfetto",
     "dashboard": "publish the history as a web page",
+    "canary": "does the gate see a slowdown that is planted?",
+    "nightly": "all of it, unattended: measure, judge, test the law, publish, report",
 }
 
 

@@ -1,0 +1,379 @@
+"""The nightly job: what it measures, compares and says, and that a night that is killed goes on where it was."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+import nights
+import pytest
+from nights import CASE, World, git
+
+from benchmarks import leash, nightly
+from benchmarks.night_state import REJECTED, VOID, Outcome, State, parse
+from benchmarks.verdict import FAILED, PASS, REGRESSED, UNSTABLE
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A repository with a remote, on which no night has been."""
+    for name in ("GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT", "GITHUB_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    return World.new(tmp_path)
+
+
+def slow(line: str = "slower") -> Outcome:
+    return Outcome(REGRESSED, line, {CASE: "time +9.0%"}, markdown="the table", junit=nights.SUITE)
+
+
+# ---- What a night does
+
+
+def test_the_first_night_measures_the_newest_commit_and_compares_nothing(world):
+    head = git(world.root, "rev-parse", "HEAD")
+    assert world.night() == (0, [f"measure {head[:8]}", f"law {head[:8]}", "publish"])
+    assert world.results() == {head[:8]}
+    assert world.state().judged == head
+    assert "this is the first night" in world.summary()
+    assert "no release yet" in world.summary()
+
+
+def test_a_second_night_in_a_row_does_nothing_new_and_says_so(world):
+    world.night()
+    before = git(world.remote, "rev-parse", "asv-results")
+    assert world.night() == (0, ["publish"])
+    assert "nothing new since commit" in world.summary().splitlines()[0]
+    assert git(world.remote, "rev-parse", "asv-results") == before
+
+
+def test_missed_commits_are_measured_newest_first_and_the_gate_spans_them_all(world):
+    first = git(world.root, "rev-parse", "HEAD")
+    world.night()
+    missed = [world.commit() for _ in range(3)]
+    head = world.commit()
+    code, calls = world.night()
+    assert code == 0
+    gate = ["canary " + head[:8], f"gate {first[:8]} {head[:8]}", "law " + head[:8]]
+    backlog = [f"measure {commit[:8]}" for commit in reversed(missed)]
+    assert calls == [f"measure {head[:8]}", *gate, *backlog, "publish"]
+    assert world.results() == {commit[:8] for commit in (first, *missed, head)}
+    assert world.state().judged == head
+
+
+def test_what_there_is_no_time_for_is_left_for_the_next_night(world):
+    world.night()
+    older, newer, head = (world.commit() for _ in range(3))
+    taken = []
+
+    def measure(step: str) -> None:
+        taken.append(step)
+        if step == "measure" and taken.count(step) == 3:
+            raise leash.OutOfTime("late")
+
+    world.before = measure
+    assert world.night()[0] == 0
+    assert "1 measured, 1 left for the next night" in world.summary()
+    assert world.results() >= {head[:8], newer[:8]}
+    world.before = lambda step: None
+    code, calls = world.night()
+    assert (code, calls) == (0, [f"measure {older[:8]}", "publish"])
+
+
+def test_the_release_is_compared_too_unless_it_is_what_was_judged_last(world):
+    git(world.root, "tag", "v0.1.0")
+    release = git(world.root, "rev-parse", "HEAD")
+    assert "this commit is the release v0.1.0" in (world.night(), world.summary())[1]
+    second = world.commit()
+    code, calls = world.night()
+    assert [call for call in calls if call.startswith("gate")] == [f"gate {release[:8]} {second[:8]}"]
+    assert "the release is what was judged last" in world.summary()
+    third = world.commit()
+    code, calls = world.night()
+    assert code == 0
+    assert [call for call in calls if call.startswith("gate")] == [
+        f"gate {second[:8]} {third[:8]}",
+        f"gate {release[:8]} {third[:8]}",
+    ]
+
+
+def test_a_commit_that_leaves_the_package_as_it_is_needs_no_gate(world):
+    world.night()
+    (world.root / "README.md").write_text("words")
+    git(world.root, "add", "README.md")
+    git(world.root, "commit", "--quiet", "-m", "words")
+    code, calls = world.night()
+    assert code == 0
+    assert [call.split()[0] for call in calls] == ["measure", "law", "publish"]
+    assert "the package is the same as at commit" in world.summary()
+
+
+# ---- What it says
+
+
+def test_a_regression_comes_first_and_is_the_exit_code(world):
+    world.night()
+    world.commit()
+    world.gate = lambda base: slow("8x16 is slower | by much")
+    world.law = Outcome(FAILED, "no compiler")
+    assert world.night()[0] == 1
+    summary = world.summary().splitlines()
+    assert summary[0] == "## REGRESSED: something has become slower"
+    rows = [line.split(" | ")[:2] for line in summary if line.startswith("| ")][2:]
+    assert [row[0] for row in rows[:2]] == ["| since the last night", "| law of K"]
+    assert "by much" in world.summary()
+    assert "<details><summary>since the last night</summary>\n\nthe table" in world.summary()
+    suites = ElementTree.parse(world.root / ".asv" / "nightly.xml").getroot()
+    steps = suites.find("testsuite[@name='steps']")
+    assert (steps.get("failures"), steps.get("errors")) == ("1", "1")
+    assert [suite.get("name") for suite in suites][1:] == ["since the last night: gate"]
+    assert git(world.remote, "show", "asv-results:cpu/summary.md") == world.summary().strip()
+
+
+@pytest.mark.parametrize(
+    ("law", "gate", "code"),
+    [(PASS, UNSTABLE, 3), (PASS, FAILED, 2), (REJECTED, UNSTABLE, 1), (FAILED, UNSTABLE, 2), (FAILED, REGRESSED, 1)],
+)
+def test_the_worst_outcome_is_the_exit_code_and_what_is_not_settled_is_done_again(world, law, gate, code):
+    first = git(world.root, "rev-parse", "HEAD")
+    world.night()
+    world.commit()
+    world.law, world.gate = Outcome(law, "law"), lambda base: Outcome(gate, "gate")
+    assert world.night()[0] == code
+    assert (world.state().judged == first) == (gate != REGRESSED)
+    world.law, world.gate = Outcome(PASS, "law"), lambda base: Outcome(PASS, "gate")
+    again, calls = world.night()
+    assert again == 0
+    done = {call.split()[0] for call in calls}
+    assert ("law" in done) == (law == FAILED)
+    assert ("gate" in done) == ("canary" in done) == (gate != REGRESSED)
+
+
+def test_a_night_whose_canary_is_not_seen_is_void(world):
+    first = git(world.root, "rev-parse", "HEAD")
+    world.night()
+    world.commit()
+    world.canary = Outcome(VOID, "not seen")
+    code, calls = world.night()
+    assert code == 2
+    assert not [call for call in calls if call.startswith("gate")]
+    assert world.summary().startswith("## VOID")
+    assert world.state().judged == first
+    world.canary = Outcome(PASS, "seen")
+    code, calls = world.night()
+    assert (code, len([call for call in calls if call.startswith("gate")])) == (0, 1)
+
+
+def test_a_canary_that_finds_no_time_is_not_seen(world):
+    world.night()
+    world.commit()
+
+    def late(step: str) -> None:
+        if step == "canary":
+            raise leash.OutOfTime("it was not done after 1 s")
+
+    world.before = late
+    assert world.night()[0] == 2
+    assert world.summary().startswith("## VOID")
+
+
+def test_a_night_that_should_have_measured_and_measured_nothing_fails(world, monkeypatch):
+    monkeypatch.setattr(world, "measure", lambda commit, seconds: Outcome(PASS, "said to be measured"))
+    assert world.night()[0] == 2
+    assert "nothing is measured" in world.summary()
+    assert world.state().judged == ""
+
+
+def test_a_missed_commit_that_cannot_be_measured_is_given_up_and_the_newest_never_is(world, monkeypatch):
+    world.night()
+    broken = world.commit()
+    world.commit()
+    measure = world.measure
+
+    def failing(commit, seconds):
+        return Outcome(FAILED, "broken") if commit == broken else measure(commit, seconds)
+
+    monkeypatch.setattr(world, "measure", failing)
+    assert [world.night()[0] for _ in range(3)] == [2, 2, 0]
+    assert "1 cannot be measured" in world.summary()
+    git(world.root, "checkout", "--quiet", broken)
+    assert [world.night()[0] for _ in range(3)] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(("name", "value"), [("machine", "another-cpu"), ("torch", "2.14.0")])
+def test_a_machine_that_differs_begins_a_series_and_says_so(world, name, value):
+    head = git(world.root, "rev-parse", "HEAD")
+    world.night()
+    setattr(world, name, value)
+    code, calls = world.night()
+    assert (code, calls) == (0, [f"measure {head[:8]}", "publish"])
+    assert "A new series of figures begins: this is" in world.summary()
+    assert value in world.summary()
+    assert world.night() == (0, ["publish"])
+    world.machine, world.torch = World(world.root).machine, World(world.root).torch
+    assert world.night() == (0, ["publish"])
+    assert "Another machine than last night" in world.summary()
+
+
+def test_the_seeds_of_the_law_are_fresh_and_recorded(world, monkeypatch):
+    seen = []
+    law = world.law
+    monkeypatch.setattr(World, "steps", lambda self: replaced_law(original(self), seen, law))
+    world.night()
+    world.commit()
+    world.night()
+    assert world.state().seeds == seen[1]
+    assert len({*seen[0], *seen[1]}) == 4
+
+
+original = World.steps
+
+
+def replaced_law(steps, seen, law):
+    def noted(commit, seeds, seconds):
+        seen.append([*seeds])
+        return law
+
+    return nightly.Steps(**{**vars(steps), "law": noted})
+
+
+def test_the_pages_show_the_worse_of_two_comparisons(world):
+    git(world.root, "tag", "v0.1.0")
+    world.night()
+    last = world.commit()
+    world.night()
+    world.commit()
+
+    def gate(base: str) -> Outcome:
+        verdict = PASS if base == last else REGRESSED
+        return Outcome(verdict, verdict, shown={"verdict.json": {"verdict": verdict}})
+
+    world.gate = gate
+    world.night()
+    assert json.loads((world.root / ".asv" / "verdict.json").read_text()) == {"verdict": REGRESSED}
+    assert json.loads((world.root / ".asv" / "law.json").read_text()) == {"checks": 1}
+
+
+# ---- What can go wrong
+
+
+def killed(world: World, step: str) -> None:
+    """A night in a process of its own, killed while it is at a step."""
+    waiting = world.root / ".asv" / "waiting"
+    waiting.unlink(missing_ok=True)
+    with subprocess.Popen([sys.executable, nights.__file__, str(world.root), step]) as process:
+        for _ in range(300):
+            if waiting.exists() or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        assert waiting.exists(), f"the night never came to {step}"
+        process.send_signal(signal.SIGKILL)
+
+
+def test_a_killed_night_goes_on_where_it_was(world):
+    first = git(world.root, "rev-parse", "HEAD")
+    world.night()
+    missed, head = world.commit(), world.commit()
+    killed(world, "gate")
+    code, calls = world.night()
+    assert code == 0
+    wanted = [f"gate {first[:8]} {head[:8]}", f"law {head[:8]}", f"measure {missed[:8]}", "publish"]
+    assert calls == wanted
+    assert world.results() == {commit[:8] for commit in (first, missed, head)}
+
+
+def test_a_night_killed_before_it_told_anybody_tells_it_the_next_time(world):
+    first = git(world.root, "rev-parse", "HEAD")
+    world.night()
+    world.commit()
+    world.gate = lambda base: slow()
+    world.before = lambda step: 1 / 0 if step == "publish" else None
+    assert world.night()[0] == 1
+    assert "the night broke off: ZeroDivisionError" in world.summary()
+    assert parse((world.branch / "cpu" / "state.json").read_text()).judged == first
+    world.before = lambda step: None
+    assert world.night() == (1, ["publish"])
+    assert world.night() == (0, ["publish"])
+
+
+def test_a_full_disk_ends_in_a_message_and_leaves_the_state_whole(world):
+    world.night()
+    world.commit()
+    before = world.state()
+    done = subprocess.run(
+        [sys.executable, nights.__file__, str(world.root), "disk"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "the night broke off: [Errno 27] File too large" in done.stdout
+    state = parse((world.branch / "cpu" / "state.json").read_text())
+    assert state.judged == before.judged
+    assert state.steps["last"].verdict == PASS
+    code, calls = world.night()
+    assert (code, [call.split()[0] for call in calls]) == (0, ["law", "publish"])
+
+
+def test_two_nights_at_once_do_not_meet(world, capsys):
+    with nightly.alone(world.root):
+        assert world.night() == (2, [])
+    assert "another nightly job is under way" in capsys.readouterr().out
+    assert world.night()[0] == 0
+
+
+def test_a_clock_that_is_set_back_changes_no_order(world):
+    world.night()
+    dates = [f"{2030 - year}-01-01T00:00:00" for year in range(3)]
+    older, newer, head = [world.commit(GIT_COMMITTER_DATE=date, GIT_AUTHOR_DATE=date) for date in dates]
+    code, calls = world.night()
+    assert code == 0
+    assert [call for call in calls if call.startswith("measure")] == [f"measure {each[:8]}" for each in (head, newer, older)]
+    assert world.state().judged == head
+    git(world.root, "checkout", "--quiet", older)
+    code, calls = world.night()
+    assert not [call for call in calls if call.startswith("gate")]
+    assert world.state().judged == head
+
+
+def test_a_rewritten_history_of_the_package_is_compared_with_what_is_left_of_it(world):
+    world.night()
+    kept = world.commit()
+    world.night()
+    gone = world.commit()
+    world.night()
+    git(world.root, "reset", "--quiet", "--hard", kept)
+    git(world.root, "commit", "--quiet", "--allow-empty", "-m", "another")
+    head = world.commit()
+    for words in (["reflog", "expire", "--expire=now", "--all"], ["gc", "--quiet", "--prune=now"]):
+        git(world.root, *words)
+    code, calls = world.night()
+    assert code == 0
+    assert f"gate {kept[:8]} {head[:8]}" in calls
+    assert f"Commit {gone[:8]}, which was judged last, is no longer there" in world.summary()
+
+
+def test_the_summary_goes_to_github_too(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary"))
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    world.night()
+    assert (tmp_path / "summary").read_text() == world.summary()
+    assert (tmp_path / "output").read_text() == "told=false\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", '{"version": 2}', '{"version": 1, "steps": {"a": {}}}', '{"version": 1, "more": 1}']
+)
+def test_a_state_that_is_none_is_refused_and_nothing_changes(world, text):
+    with pytest.raises(ValueError, match="version|stored state"):
+        parse(text)
+    world.night()
+    before = git(world.remote, "rev-parse", "asv-results")
+    (world.branch / "cpu" / "state.json").write_text(text)
+    assert world.night()[0] == 2
+    assert "delete it to begin anew" in world.summary()
+    assert git(world.remote, "rev-parse", "asv-results") == before
+
+
+def test_a_state_is_read_as_it_was_written(world):
+    state = State("a", "b", [1, 2], {"law": Outcome(PASS, "line", {"case": "x"}, shown={"law.json": {"checks": 1}})})
+    assert parse(state.text()) == state
