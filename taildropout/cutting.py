@@ -67,8 +67,7 @@ def _read(network: nn.Module, layer: str, k: int, cuts: Sequence[Cut], run: Run,
         if args and isinstance(args[0], Tensor) and args[0].dim() >= abs(dim):
             features = args[0].movedim(dim, -1)
             features = features.reshape(-1, features.shape[-1]).clone()  # the network may write into it later
-            if name not in read or (features.isnan().any() and not read[name].isnan().any()):
-                read[name] = features
+            read.setdefault(name, features)
 
     handles = [network.get_submodule(layer).register_forward_hook(fill)]
     modules = dict(network.named_modules())

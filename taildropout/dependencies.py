@@ -111,18 +111,16 @@ class _RecurrentPruner(_Pruner):
         for name in ("weight_ih_l0", "weight_ih_l0_reverse")[: 1 + layer.bidirectional]:
             setattr(layer, name, _keep(getattr(layer, name), 1, idxs))
         layer.input_size -= len(idxs)
-        layer.flatten_parameters()
+        layer.flatten_parameters()  # cuDNN wants all weights in one piece of memory
         return layer
 
 
 class _GroupPruner(_Pruner):
-    """GroupNorm: whole groups go."""
+    """GroupNorm: whole groups go. Where k cuts through one, sizes no longer fit."""
 
     def prune_out_channels(self, layer: nn.GroupNorm, idxs: Sequence[int]) -> nn.Module:
         size = layer.num_channels // layer.num_groups
         gone = {index // size for index in idxs}
-        if len(gone) * size != len(idxs):
-            raise PruningError(f"a GroupNorm mixes the features of a group; k must be a multiple of {size}")
         if layer.affine:
             layer.weight, layer.bias = _keep(layer.weight, 0, idxs), _keep(layer.bias, 0, idxs)
         layer.num_groups -= len(gone)
@@ -203,7 +201,7 @@ def _cuts(graph: Any, layer: nn.Module, features: list[int]) -> tuple[Cut, ...]:
     for dependency, gone in graph.get_pruning_group(layer, root, features).items:
         module = dependency.target.module
         names = graph._param_to_name if isinstance(module, nn.Parameter) else graph._module2name
-        if module is not layer and module in names:
+        if module in names:
             reads = dependency.handler == graph.get_pruner_of_module(module).prune_in_channels
             found.append(Cut(names[module], tuple(sorted(gone)), dependency.handler, dependency.target.pruning_dim, reads))
     return tuple(found)
@@ -229,7 +227,10 @@ def _obstacles(graph: Any, layer: Any, neighbours: str) -> tuple[str, ...]:
         module = node.module
         operation = str(getattr(module, "_grad_fn", "")).partition("Backward")[0]
         inside_linear = operation.lower().endswith("mm") and any(isinstance(each.module, nn.Linear) for each in node.outputs)
-        if isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.RNNBase | nn.MultiheadAttention):
+        if isinstance(module, nn.GroupNorm):
+            size = module.num_channels // module.num_groups
+            found.append(f"{graph._module2name[module]!r} (GroupNorm) mixes features, unless k is a multiple of {size}")
+        elif isinstance(module, nn.LayerNorm | nn.RNNBase | nn.MultiheadAttention):
             found.append(f"{graph._module2name[module]!r} ({type(module).__name__}) mixes features")
         elif any(word in operation.lower() for word in _MIXING) and not inside_linear:
             found.append(f"{operation.lower()} mixes features")

@@ -189,7 +189,6 @@ def prune(model: nn.Module, layer: TailDropout | str, k: int, example_inputs: An
     name, inputs = _check_arguments(model, layer, k, example_inputs)
     with _undisturbed(model, inputs):
         network, smaller = evaluating(model), copy.deepcopy(model)
-        smaller.zero_grad(set_to_none=True)
         with at_k(network, None, name):  # which also turns off the fast path of transformers
             n = _features(network, name, inputs)
             if k > n:

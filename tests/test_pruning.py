@@ -217,8 +217,22 @@ def test_equality_by_luck_is_not_enough() -> None:
     nn.init.zeros_(model.after[0].weight)
     with pytest.raises(PruningError, match="sum"):
         prune(model, "drop", 3, x())
+    rezero = {"gain": nn.ParameterList([torch.zeros(1)]), "a": nn.Linear(5, 8), "drop": TailDropout(), "out": nn.Linear(8, 2)}
+    with pytest.raises(PruningError, match="mean mixes"):
+        prune(Wired(lambda m, x: m.out(h := m.drop(m.a(x))) + m.gain[0] * h.mean(-1, True), **rezero).double(), "drop", 3, x())
     model = followed(nn.Linear(8, 2), wiring=lambda m, x: m.after(m.drop(m.a(x)) + x.sum(-1, keepdim=True))).double()
     with pytest.raises(PruningError, match="sum"):
+        prune(model, "drop", 3, torch.zeros(6, 5, dtype=torch.float64))
+
+
+def test_where_other_weights_show_nothing_other_inputs_do() -> None:
+    def wiring(m: nn.Module, x: Tensor) -> Tensor:
+        hidden = m.drop(m.a(x))
+        return m.out(hidden) + x.sum(-1, True) * hidden.mean(-1, True) + (-((m.one[0] - 1) ** 2)).sqrt()
+
+    one = nn.ParameterList([torch.ones(1)])
+    model = Wired(wiring, one=one, a=nn.Linear(5, 8), drop=TailDropout(), out=nn.Linear(8, 2)).double()
+    with pytest.raises(PruningError, match="mean mixes"):
         prune(model, "drop", 3, torch.zeros(6, 5, dtype=torch.float64))
 
 
@@ -315,6 +329,7 @@ def test_a_layer_that_is_the_model_or_is_not_called() -> None:
 
 def test_without_torch_pruning_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    assert count(prune(mlp(), "2", 8, x())) == count(mlp())  # where nothing is cut, nothing is missing
     with pytest.raises(ImportError, match=r"pip install 'taildropout\[prune\]'"):
         prune(mlp(), "2", 3, x())
     assert not hasattr(dependencies, "torch_pruning")  # imported when it is needed, so that the package needs torch alone
