@@ -179,7 +179,10 @@ def test_errors_are_those_of_the_plain_block(computed: list[staircase.Staircase]
         net[2].set_k(k)
         with pytest.raises(ValueError, match=message):
             net(torch.randn(4, 5).double())
-    net[2].set_k(None)
+    net[2].set_k(3)
+    net[3] = nn.Linear(N - 1, 4).double()
+    with pytest.raises(RuntimeError, match="shapes"):
+        net(torch.randn(4, 5).double())
     with pytest.raises(TypeError, match=r"nn\.GELU\(\)"):
         TailMLP(5, N, 4, activation=torch.relu, p=0.5)
     with pytest.raises(ValueError, match="drop probability"):

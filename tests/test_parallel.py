@@ -3,7 +3,10 @@
 Each process of a test runs all of `CHECKS`, so that processes are started once per number of them.
 """
 
+import itertools
 import os
+import subprocess
+import sys
 import traceback
 import warnings
 from collections.abc import Callable
@@ -18,6 +21,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import taildropout.mlp
+from benchmarks import ROOT
+from benchmarks.suite import scaling
 from taildropout import TailDropout, TailMLP
 
 FEATURES, HIDDEN, ROWS, STEPS = 6, 13, 24, 3  # 13 hidden features: shards of different size
@@ -315,3 +320,18 @@ def test_the_checks_can_fail() -> None:
     train(model, model[2], list(model.parameters()), slice(0, ROWS - 1))
     with pytest.raises(AssertionError):
         torch.testing.assert_close(list(model.parameters()), trained_alone())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="counts what a CPU measures")
+@pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="torch is built without gloo")
+def test_the_scaling_benchmark_measures_each_strategy_in_one_and_two_processes() -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run([*torchrun, "-m", "benchmarks.scaling"], cwd=ROOT, capture_output=True, text=True, check=True)
+    rows = [line.split()[:3] for line in done.stdout.splitlines()[1:]]
+    wanted = itertools.product(["1", "2"], ["ddp", "fsdp2"], scaling.LAYERS)
+    assert sorted(rows) == sorted([strategy, layer, count] for count, strategy, layer in wanted)
+    for strategy, layer in itertools.product(scaling.STRATEGIES[:2], scaling.LAYERS):
+        assert 0.1 < scaling.Scaling().track_inverse_efficiency(strategy, layer) < 100
+    with pytest.raises(NotImplementedError, match="two GPUs"):
+        scaling.Scaling().track_inverse_efficiency("data_parallel", "copy")
