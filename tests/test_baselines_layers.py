@@ -195,8 +195,10 @@ def test_inverted_dropout_at_its_ends() -> None:
     assert InvertedDropout(0.5).eval()(input) is input
 
 
-def test_stochastic_relu_keeps_at_p_and_rescales_nothing() -> None:
-    p, input = 0.8, torch.randn(1000, 1000)
+@pytest.mark.parametrize("p", [0.8, 0.999])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_stochastic_relu_keeps_at_p_and_rescales_nothing(p: float, dtype: torch.dtype) -> None:
+    input = torch.randn(1000, 1000).to(dtype)
     output = StochasticReLU(p)(input)
     positive = input > 0
     assert torch.equal(output, torch.where(output > 0, input, 0))
