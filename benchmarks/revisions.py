@@ -1,7 +1,6 @@
 """Versions of the package, taken out of git or from the working tree, built, and loaded under names of their own."""
 
 import hashlib
-import importlib.util
 import io
 import shutil
 import subprocess
@@ -9,11 +8,12 @@ import sys
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 from . import ROOT
+from .suite.loading import PACKAGE, load
 
-PACKAGE = "taildropout"
+__all__ = ["UnknownRevision", "Version", "extract", "git", "load", "resolve"]
+
 NEEDED = (PACKAGE, "pyproject.toml", "README.md", "LICENSE")  # what building takes
 BUILD = "from setuptools import setup; setup()"
 
@@ -99,33 +99,3 @@ def build(folder: Path) -> bool:
     command = [sys.executable, "-c", BUILD, "--quiet", "build_ext", "--inplace"]
     subprocess.run(command, cwd=folder, capture_output=True, check=False)
     return any((folder / PACKAGE).glob("*.so")) or any((folder / PACKAGE).glob("*.pyd"))
-
-
-def load(folder: Path, name: str) -> ModuleType:
-    """Import the package in `folder` under `name`, beside any other version of it.
-
-    Raises whatever its import raises, and ImportError if it registers operators under a fixed name, since those
-    of two versions would replace each other.
-    """
-    import torch
-
-    place = folder / PACKAGE
-    spec = importlib.util.spec_from_file_location(name, place / "__init__.py", submodule_search_locations=[str(place)])
-    if spec is None or spec.loader is None or name in sys.modules:
-        raise ImportError(f"{place} cannot be loaded as {name!r}")
-    fixed = operators(torch)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        for each in [each for each in sys.modules if each.partition(".")[0] == name]:
-            del sys.modules[each]
-        raise
-    if operators(torch) != fixed:
-        raise ImportError(f"{place} registers operators as {PACKAGE}::…, not under its import name {name!r}")
-    return module
-
-
-def operators(torch: ModuleType) -> set[str]:
-    """The operators that are registered under the package's own, fixed name."""
-    return {name for name in torch._C._dispatch_get_all_op_names() if name.startswith(f"{PACKAGE}::")}

@@ -24,12 +24,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from . import ROOT, machine, results
+from . import ROOT, machine, pinned, results
 from .results import Entry, Figure
 from .table import RECORDS, Row, markdown, record_rows, record_title, render
 
 CHUNK = 24  # asv stores what it measured when it ends, so this many processes are what an interruption can cost
 MAX_NAMED = 20  # of failures; where all fail, the reason is one
+QUICK_MODULES = "counts", "process"  # beside speed and history
 QUICK_COUNTS = "8x16-f32-train", "1024x512-f32-train", "0.5"  # parameters of the counts that are taken in quick
 
 
@@ -122,6 +123,8 @@ def run_asv(arguments: argparse.Namespace, names: Sequence[str], console: Consol
     commits = [commit for commit in commits if has_package(commit, console)]
     if not commits:
         raise CannotMeasure("none of these commits has a package yet")
+    if complaint := pinned.lay_out():
+        console.print(complaint, soft_wrap=True)
     versions = discover(commits, here["name"])
     asked = [entry for entry in versions if wanted(entry, arguments, names)]
     if not asked:
@@ -200,11 +203,12 @@ def wanted(entry: Entry, arguments: argparse.Namespace, names: Sequence[str]) ->
     case = CASES.get(words[0]) if words else None
     if case is not None and case.device == "cuda" and not has_cuda():
         return False
-    if arguments.case or entry.benchmark.startswith("speed."):
+    module = entry.benchmark.partition(".")[0]
+    if arguments.case or module in ("speed", "history"):
         return bool(words) and words[0] in names
     if arguments.device == "cuda":
         return case is not None and case.device == "cuda"
-    return arguments.profile == "full" or not words or words[0] in QUICK_COUNTS
+    return arguments.profile == "full" or (module in QUICK_MODULES and (not words or words[0] in QUICK_COUNTS))
 
 
 def judge(commit: str, asked: Iterable[Entry], found: dict[Entry, Figure]) -> int:
