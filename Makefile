@@ -1,13 +1,14 @@
 # Each target sets up all that it needs and can be run again after an interruption.
 #   make bench                     time the current commit, print the table, build the dashboard
 #   make test                      run the tests
+#   make examples                  draw every figure that the README shows, about half an hour
 #   make bench PYTHON=python3      use an environment that has torch, asv and pytest already
 VENV := .venv
 PYTHON ?= $(VENV)/bin/python
 BASE ?= python3
 PIP := "$(VENV)/bin/python" -m pip --disable-pip-version-check
 
-.PHONY: help setup environment bench test slow lint format figures clean
+.PHONY: help setup environment bench test slow browser lint format examples clean
 .DEFAULT_GOAL := help
 
 help:
@@ -28,7 +29,7 @@ $(VENV)/ready: constraints.txt pyproject.toml $(wildcard taildropout/_rows.c)
 	@echo "==> making $(VENV) (about 2 GB with torch; a few minutes the first time)"
 	@test -x "$(VENV)/bin/python" || "$(BASE)" -m venv "$(VENV)"
 	@$(PIP) install --progress-bar on -c constraints.txt torch setuptools wheel
-	@$(PIP) install --progress-bar on -c constraints.txt --no-build-isolation -e ".[bench,lint,plot,test]"
+	@$(PIP) install --progress-bar on -c constraints.txt --no-build-isolation -e ".[bench,examples,lint,plot,prune,test]"
 	@touch "$@"
 
 # Another torch than the pinned one, the other tools as they come: TORCH=2.6.0, newest or nightly.
@@ -37,18 +38,22 @@ environment:
 	@"$(BASE)" -m venv "$(VENV)"
 	@$(PIP) install setuptools wheel $(if $(filter nightly,$(TORCH)),--pre --extra-index-url "$(NIGHTLY_INDEX)" torch,\
 	  $(if $(filter newest,$(TORCH)),torch,torch==$(TORCH)))
-	@$(PIP) install --no-build-isolation -e ".[bench,lint,plot,test]"
+	@$(PIP) install --no-build-isolation -e ".[bench,examples,lint,plot,prune,test]"
 
 bench: setup
 	@"$(PYTHON)" -m benchmarks run --profile quick
 	@"$(PYTHON)" -m benchmarks dashboard
 
 test: setup
-	@"$(PYTHON)" -m pytest -m "not slow" $(ARGS)
+	@"$(PYTHON)" -m pytest -m "not slow and not browser" $(ARGS)
 	@echo "All held. Next: 'make bench' for the speed, 'make slow' for the statistical tests at full size."
 
 slow: setup
 	@"$(PYTHON)" -m pytest -m slow $(ARGS)
+
+# The dashboard in a real browser: needs Chromium and npm.
+browser: setup
+	@"$(PYTHON)" -m pytest -m browser $(ARGS)
 
 lint: setup
 	@"$(PYTHON)" -m ruff format --check .
