@@ -225,7 +225,7 @@ class Night:
         """The statistical tests, on seeds that are recorded before they are used."""
         if self.steps.law is None:
             return Outcome(SKIPPED, "tested by the job of the CPU")
-        self.save(f"seeds {self.state.seeds}")
+        write(self.place / "state.json", self.state.text())
         return self.steps.law(self.report.head, self.state.seeds, seconds)
 
     # ---- Ending

@@ -41,6 +41,7 @@ class ResultsBranch:
             self.say(f"There is no remote {REMOTE!r}: the results stay here.")
         elif tip is None and seen:
             self.say(f"{BRANCH} is gone at {REMOTE}; it is pushed there again.")
+            self.git("update-ref", "-d", SEEN)
         if here is None:
             self.git("update-ref", f"refs/heads/{BRANCH}", tip or self.empty())
         self.check_out()
@@ -177,15 +178,17 @@ class ResultsBranch:
                 return
             try:
                 self.git("push", "--quiet", REMOTE, f"{here}:refs/heads/{BRANCH}")
-            except BranchTrouble as error:
-                problem = str(error)
-            else:
                 self.git("update-ref", SEEN, here)
                 return
-            tip = self.fetch()
-            if tip and tip != seen:
-                self.say(f"Somebody else has pushed to {BRANCH}; both are united.")
-                self.join(tip, rewritten=seen is not None and not self.within(seen, tip))
+            except BranchTrouble as error:
+                problem = str(error)
+            try:
+                tip = self.fetch()
+                if tip and tip != seen:
+                    self.say(f"Somebody else has pushed to {BRANCH}; both are united.")
+                    self.join(tip, rewritten=seen is not None and not self.within(seen, tip))
+            except BranchTrouble as error:
+                problem = f"{problem}; {error}"
         raise BranchTrouble(f"the results are committed here, in {self.folder}, but could not be pushed: {problem}")
 
     def within(self, older: str, newer: str) -> bool:

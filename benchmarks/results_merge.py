@@ -19,13 +19,11 @@ def merge(source: Path, target: Path, aside: Path, prefer_source: bool) -> list[
     A file that is no JSON is moved to the folder `aside`; what is given back says so.
     """
     notes = []
+    for file in sorted([*source.rglob("*.json"), *target.rglob("*.json")]):
+        if not whole(file.read_text(errors="replace")):
+            notes.append(f"{file} is no JSON: it was moved to {put_aside(file, aside)}")
     for file in sorted(source.rglob("*.json")):
         other = target / file.relative_to(source)
-        broken = [each for each in (file, other) if each.exists() and not whole(each.read_text(errors="replace"))]
-        for each in broken:
-            notes.append(f"{each} is no JSON: it was moved to {put_aside(each, aside)}")
-        if not file.exists():
-            continue
         if not other.exists():
             write(other, file.read_text())
         elif file.read_bytes() != other.read_bytes():

@@ -4,7 +4,6 @@ As a script, `python nights.py ROOT HALT`, a night that stops at the step HALT a
 left from the step `law` on).
 """
 
-import json
 import os
 import resource
 import subprocess

@@ -364,7 +364,7 @@ def test_the_summary_goes_to_github_too(world, tmp_path, monkeypatch):
     "text", ["{}", "[]", '{"version": 2}', '{"version": 1, "steps": {"a": {}}}', '{"version": 1, "more": 1}']
 )
 def test_a_state_that_is_none_is_refused_and_nothing_changes(world, text):
-    with pytest.raises(ValueError, match="version|stored state"):
+    with pytest.raises(ValueError, match=r"version|stored state"):
         parse(text)
     world.night()
     before = git(world.remote, "rev-parse", "asv-results")
