@@ -74,10 +74,9 @@ class Resumable:
 
     def __enter__(self) -> Resumable:
         for module in self.model.modules():
-            if not isinstance(module, torch.jit.ScriptModule):
-                self._forwards.append((module, module.__dict__.get("forward")))
-                wrap = self._at_layer if module is self.layer else self._elsewhere
-                module.__dict__["forward"] = partial(wrap, module, module.forward)
+            self._forwards.append((module, module.__dict__.get("forward")))
+            wrap = self._at_layer if module is self.layer else self._elsewhere
+            module.__dict__["forward"] = partial(wrap, module, module.forward)
         return self
 
     def __exit__(self, *error: object) -> None:
