@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from networks import NETWORKS, Custom, Recurrent, classes, loop, per_element, regression, residual, wide_linear
+from networks import NETWORKS, Custom, Recurrent, changed_before, classes, loop, per_element, regression, residual, wide_linear
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -136,6 +136,10 @@ def test_a_data_loader_a_generator_and_inference_mode() -> None:
         assert torch.equal(scree(model, "2", batches, per_element).loss, expected)
         made = [(x.clone(), y) for x, y in batches]
         assert torch.equal(scree(model, "2", made, per_element).loss, expected)
+        written = Custom(changed_before)
+        in_place = scree(written, "drop", batches, per_element)
+    torch.testing.assert_close(in_place.loss, loop(written, "drop", batches, per_element, range(13)), rtol=1e-10, atol=0)
+    assert in_place.method.startswith("copies along dim 0, all of the model")
     model(torch.randn(3, 5)).sum().backward()  # no inference tensor was left behind
 
 
@@ -171,6 +175,12 @@ def test_means_count_by_the_size_of_their_target() -> None:
     by_sample = scree(model, "2", batches, per_element)
     by_batch = scree(model, "2", batches, nn.MSELoss())
     torch.testing.assert_close(by_batch.loss, by_sample.loss, rtol=1e-12, atol=0)
+    uneven = [(batches[0][0], batches[0][1][:, :1]), batches[1]]
+    result = scree(model, "2", uneven, lambda output, target: (output[:, : target.shape[1]] - target).mean())
+    every = [
+        loop(model, "2", [each], lambda output, target: (output[:, : target.shape[1]] - target).mean(), [4]) for each in uneven
+    ]
+    torch.testing.assert_close(result.loss[4:5], (every[0] + 3 * every[1]) / 4, rtol=1e-12, atol=0)
     floats = scree(model, "2", batches, lambda output, target: nn.MSELoss()(output, target).item())
     assert torch.equal(floats.loss, by_batch.loss)
 
