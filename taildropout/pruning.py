@@ -112,8 +112,8 @@ class _Check:
 
     def __init__(self, model: nn.Module, network: nn.Module, layer: str, k: int, inputs: Inputs) -> None:
         self.model, self.network, self.layer, self.k, self.inputs = model, network, layer, k, inputs
-        other = other_inputs(inputs)
-        self.trials = [(network, inputs), (network, other), *((other_weights(network, i), other) for i in range(_TRIALS))]
+        self.trials = [(network, inputs)]
+        self.trials += [(other_weights(network, trial), other_inputs(inputs)) for trial in range(_TRIALS)]
         if found := difference(run(network, inputs), run(network, inputs), rounding(network, inputs)):
             raise PruningError(
                 f"the network computes something else at every call: {found}; make it deterministic in evaluation"
@@ -157,8 +157,8 @@ def prune(model: nn.Module, layer: TailDropout | str, k: int, example_inputs: An
     """A smaller copy of a model: the features of a layer beyond the first k are gone from the weights around it.
 
     The copy computes what the model computes under `set_k(k)`. This is checked in evaluation and in float64, on the example
-    inputs, on others drawn in their range, and for two more sets of weights, as equality may be luck. Where an activation makes
-    something other than 0 of a dropped feature, the bias behind it takes that up.
+    inputs and, as equality may be luck, for two more sets of weights with inputs drawn in the range of those given. Where an
+    activation makes something other than 0 of a dropped feature, the bias behind it takes that up.
 
     Where what makes the features cannot be cut exactly (a LayerNorm, a GRU, the model's own input), it stays as it is, and the
     layer slices; a warning says so. Buffers, hooks, training modes and frozen weights are copied, gradients are not. The model

@@ -11,6 +11,7 @@ from pruned import Wired, checked, count, evaluated, feed_forward, followed, gru
 from torch import Tensor, nn
 
 from taildropout import PruningError, TailDropout, at_k, dependencies, prune
+from taildropout.equality import other_inputs
 
 
 def test_sizes_of_the_modules_are_right() -> None:
@@ -225,15 +226,15 @@ def test_equality_by_luck_is_not_enough() -> None:
         prune(model, "drop", 3, torch.zeros(6, 5, dtype=torch.float64))
 
 
-def test_where_other_weights_show_nothing_other_inputs_do() -> None:
-    def wiring(m: nn.Module, x: Tensor) -> Tensor:
-        hidden = m.drop(m.a(x))
-        return m.out(hidden) + x.sum(-1, True) * hidden.mean(-1, True) + (-((m.one[0] - 1) ** 2)).sqrt()
-
-    one = nn.ParameterList([torch.ones(1)])
-    model = Wired(wiring, one=one, a=nn.Linear(5, 8), drop=TailDropout(), out=nn.Linear(8, 2)).double()
-    with pytest.raises(PruningError, match="mean mixes"):
-        prune(model, "drop", 3, torch.zeros(6, 5, dtype=torch.float64))
+def test_other_inputs_are_of_the_same_kind() -> None:
+    given = (torch.zeros(50), {"ids": torch.arange(3), "mask": torch.tensor([0.0, -torch.inf])}, 2, x(50).abs())
+    zeros, rest, two, sizes = other_inputs(given)
+    assert zeros.unique().numel() > 1
+    assert torch.equal(rest["ids"], torch.arange(3))
+    assert torch.equal(rest["mask"], given[1]["mask"])
+    assert two == 2
+    assert given[3].min() <= sizes.min() < sizes.max() <= given[3].max()
+    assert not torch.equal(sizes, given[3])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
