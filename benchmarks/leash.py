@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-KEPT = 15  # of the lines that a command said last
+KEPT = 25  # of the lines that a command said last
 
 
 class OutOfTime(Exception):

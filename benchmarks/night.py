@@ -161,8 +161,6 @@ class Night:
     def compare(self) -> None:
         """The gate since the last night and since the release, behind a canary if there is anything to compare."""
         bases = {"last": self.last(), "release": self.release()}
-        if bases["release"][0] and bases["release"][0] == bases["last"][0]:
-            bases["release"] = "", "the release is what was judged last"
         self.bases = {name: base for name, (base, _) in bases.items()}
         settled = {name for name in bases if (known := self.state.steps.get(name)) and known.verdict in SETTLED}
         wanted = [name for name, (base, _) in bases.items() if base and name not in settled]
@@ -172,11 +170,13 @@ class Night:
 
         for name, (base, why_not) in bases.items():
 
-            def gate(seconds: float, base: str = base, why_not: str = why_not) -> Outcome:
+            def gate(seconds: float, name: str = name, base: str = base, why_not: str = why_not) -> Outcome:
                 if not base:
                     return Outcome(SKIPPED, why_not)
                 if guard.verdict != PASS:
                     return Outcome(SKIPPED, "not compared, since the canary was not seen")
+                if name == "release" and base == self.bases["last"]:
+                    return Outcome(self.report.outcomes["last"].verdict, "the release is what was judged last: see there")
                 return self.steps.gate(base, self.report.head, seconds)
 
             self.do(name, gate)

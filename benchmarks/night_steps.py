@@ -4,7 +4,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -57,10 +57,17 @@ def command(root: Path, seconds: float, *words: str) -> tuple[int, str]:
     return leash.run([sys.executable, "-m", "benchmarks", *words], seconds, root)
 
 
+def failure(name: str, code: int, said: str) -> Outcome:
+    """What a command that failed said: its verdict in the line, the rest below."""
+    lines = said.splitlines() or [f"it ended with {code} and said nothing"]
+    told = [line for line in lines if line.startswith(("Could not", "Nothing")) or " failed on " in line]
+    return Outcome(FAILED, f"{name}: {(told or lines)[-1].strip()}", markdown=f"```\n{said}\n```")
+
+
 def measure(root: Path, options: Sequence[str], commit: str, seconds: float) -> Outcome:
     """A commit's figures, by asv; what it has already is not measured again."""
     code, said = command(root, seconds, "run", commit, *options)
-    return Outcome(PASS, f"commit {commit[:8]} is measured") if code == 0 else Outcome(FAILED, f"commit {commit[:8]}: {said}")
+    return Outcome(PASS, f"commit {commit[:8]} is measured") if code == 0 else failure(f"commit {commit[:8]}", code, said)
 
 
 def canary(root: Path, device: str, commit: str, seconds: float) -> Outcome:
@@ -68,8 +75,9 @@ def canary(root: Path, device: str, commit: str, seconds: float) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="taildropout-night-") as folder:
         file = Path(folder, "canary.json")
         code, said = command(root, seconds, "canary", commit, "--device", device, "--json", str(file))
-        line = json.loads(file.read_text())["line"] if code in (0, 1) and file.exists() else said
-    return Outcome(PASS if code == 0 else VOID, line)
+        if code in (0, 1) and file.exists():
+            return Outcome(VOID if code else PASS, json.loads(file.read_text())["line"])
+    return replace(failure("canary", code, said), verdict=VOID)
 
 
 def gate(root: Path, options: Sequence[str], base: str, head: str, seconds: float) -> Outcome:
@@ -80,7 +88,7 @@ def gate(root: Path, options: Sequence[str], base: str, head: str, seconds: floa
         budget = f"{max(1, int((1 - RESERVE) * seconds))}s"
         code, said = command(root, seconds, "compare", base, head, *options, *words, "--budget", budget)
         if not files["json"].exists():
-            return Outcome(FAILED, said or f"compare ended with {code} and said nothing")
+            return failure("compare", code, said)
         found = json.loads(files["json"].read_text())
         markdown, junit = files["markdown"].read_text(), files["junit"].read_text()
     stored = {key: value for key, value in found.items() if key not in ("processes", "environment", "seed")}
@@ -101,4 +109,4 @@ def slower(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 def publish(root: Path, seconds: float) -> Outcome:
     """The pages."""
     code, said = command(root, seconds, "dashboard")
-    return Outcome(PASS, "in .asv/html") if code == 0 else Outcome(FAILED, said)
+    return Outcome(PASS, "in .asv/html") if code == 0 else failure("dashboard", code, said)
