@@ -212,6 +212,7 @@ def test_the_working_tree_is_traced_beside_a_revision(tmp_path: Path) -> None:
     printed = run("8x16-f32-fwd", "--against", "HEAD", "--out", str(tmp_path))
     names = ["TailDropout", f"TailDropout-{commit[:8]}"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert printed.startswith(f"TailDropout is working tree ({commit[:8]}")
     assert f"{names[1]} is HEAD ({commit[:8]})" in printed
     assert f"{names[1]}: calls" in printed
     head, base = (operators(events(tmp_path, name)) for name in names)
@@ -291,10 +292,11 @@ def test_one_step_is_shown_the_one_of_median_duration() -> None:
 
 def test_the_dearest_operators_of_either_side_come_first() -> None:
     many = {f"op{number}": Operator(1, float(number)) for number in range(40)}
+    other = {"dear": Operator(1, 99.0), "op0": Operator(1, 98.0)}
     text = io.StringIO()
-    Console(file=text, width=120).print(trace.render({"one": many, "other": {"dear": Operator(1, 99.0)}}, CASES[CASE]))
+    Console(file=text, width=120).print(trace.render({"one": many, "other": other}, CASES[CASE]))
     rows = [line.split("│")[1].strip() for line in text.getvalue().splitlines() if line.startswith("│")]
-    assert rows == ["dear", *(f"op{number}" for number in range(39, 39 - trace.ROWS + 1, -1)), OUTSIDE, "all"]
+    assert rows == ["dear", "op0", *(f"op{number}" for number in range(39, 39 - trace.ROWS + 2, -1)), OUTSIDE, "all"]
     assert "780 µs" in text.getvalue()  # 0 + 1 + … + 39
 
 
@@ -378,6 +380,25 @@ def test_a_case_that_is_not_available_says_so(capsys: Capture, tmp_path: Path) -
     message = refused(capsys, "cuda-8x16-f32-fwd", "--out", str(tmp_path / "new"))
     assert "cuda-8x16-f32-fwd is n/a: this machine has no CUDA device" in message
     assert not list(tmp_path.iterdir())
+
+
+def test_the_gpu_is_recorded_where_the_case_runs_on_it(tmp_path: Path, monkeypatch: Patch) -> None:
+    from torch.profiler import ProfilerActivity
+
+    from benchmarks.suite import cases
+
+    recorded: list[list[ProfilerActivity]] = []
+
+    def profile(**options: Any) -> None:
+        recorded.append(options["activities"])
+        raise InterruptedError
+
+    monkeypatch.setattr(torch.profiler, "profile", profile)
+    monkeypatch.setattr(cases, "make", lambda *_: lambda: None)
+    for name in (CASE, "cuda-8x16-f32-fwd"):
+        with pytest.raises(InterruptedError):
+            trace.trace(CASES[name], trace.Side("copy", "copy", torch), tmp_path)
+    assert recorded == [[ProfilerActivity.CPU], [ProfilerActivity.CPU, ProfilerActivity.CUDA]]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
