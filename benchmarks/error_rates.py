@@ -96,9 +96,9 @@ def replay(processes: Processes, effect: float, seed: int) -> tuple[str, bool]:
     return decisions[slowed].verdict, others
 
 
-def replayed(processes: Processes, effect: float, times: int = REPLAYS) -> dict[str, Any]:
+def replayed(processes: Processes, effect: float, times: int | None = None) -> dict[str, Any]:
     """The rates of one effect, replayed; without an effect any case called slower is a false alarm."""
-    found = [replay(processes, effect, seed) for seed in range(times)]
+    found = [replay(processes, effect, seed) for seed in range(times or REPLAYS)]
     slower = [verdict == REGRESSED or (effect == 0 and others) for verdict, others in found]
     unstable, faster = ([verdict == which for verdict, _ in found] for which in (UNSTABLE, IMPROVED))
     case = "one of them" if effect else "any case"

@@ -1,6 +1,6 @@
-"""Write the README's table of speeds from the stored records, between its markers.
+"""Write the README's tables from the stored records, between their markers: speed, and how often the gate errs.
 
-The rows of the table itself are made and rendered here too, wherever the figures come from.
+The rows of the table of speeds are made and rendered here too, wherever the figures come from.
 """
 
 import argparse
@@ -17,7 +17,6 @@ from rich.text import Text
 from . import ROOT
 
 RECORDS = ROOT / "benchmarks" / "records"
-START, END = "<!-- table:speed -->", "<!-- /table:speed -->"
 RIVALS = ("nn.Dropout", "copy")
 HEADINGS = ("case", "TailDropout", "nn.Dropout", "copy", "/ nn.Dropout", "/ copy", "goal")
 NOTE = (
@@ -111,12 +110,34 @@ def load(file: Path) -> dict[str, Any]:
     return record
 
 
-def between(text: str, table: str) -> str:
-    """`text` with what stands between the markers replaced by `table`."""
-    if text.count(START) != 1 or text.count(END) != 1:
-        raise ValueError(f"the file must hold {START} and {END} once each")
-    head, rest = text.split(START)
-    return f"{head}{START}\n{table}\n{END}{rest.split(END)[1]}"
+def between(text: str, name: str, table: str) -> str:
+    """`text` with what stands between the markers of the named table replaced by `table`."""
+    start, end = f"<!-- table:{name} -->", f"<!-- /table:{name} -->"
+    if text.count(start) != 1 or text.count(end) != 1:
+        raise ValueError(f"the file must hold {start} and {end} once each")
+    head, rest = text.split(start)
+    return f"{head}{start}\n{table}\n{end}{rest.split(end)[1]}"
+
+
+def speed() -> str:
+    """The tables of speed, one for each stored record."""
+    records = [load(file) for file in sorted(RECORDS.glob("*.json"))]
+    if not records:
+        raise ValueError("no record is stored; make one: python -m benchmarks run --record")
+    return "\n\n".join(markdown(record_rows(record), record_title(record)) for record in records)
+
+
+def gate() -> str:
+    """The tables of the gate's own errors, one for each machine on which it was calibrated."""
+    from . import error_rates, gate_record
+
+    files = sorted(gate_record.FOLDER.glob("*.json"))
+    if not files:
+        raise ValueError("the gate was never calibrated; do it: python -m benchmarks calibrate")
+    return "\n\n".join(f"**{file.stem}**\n\n{error_rates.markdown(gate_record.load(file))}" for file in files)
+
+
+TABLES = {"speed": speed, "gate": gate}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -126,19 +147,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Write the table, or check that it is up to date."""
+    """Write the tables, or check that they are up to date."""
+    before = after = arguments.file.read_text()
     try:
-        records = [load(file) for file in sorted(RECORDS.glob("*.json"))]
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
-    if not records:
-        print("No record is stored; make one: python -m benchmarks run --record", file=sys.stderr)
-        return 2
-    table = "\n\n".join(markdown(record_rows(record), record_title(record)) for record in records)
-    before = arguments.file.read_text()
-    try:
-        after = between(before, table)
+        for name, table in TABLES.items():
+            after = between(after, name, table())
     except ValueError as error:
         print(f"{arguments.file.name}: {error}", file=sys.stderr)
         return 2
@@ -147,5 +160,5 @@ def main(arguments: argparse.Namespace) -> int:
             print(f"{arguments.file.name} is not what the records say; run: python -m benchmarks table", file=sys.stderr)
         return int(after != before)
     arguments.file.write_text(after)
-    print(f"{arguments.file.name}: wrote the table of {len(records)} record(s)")
+    print(f"{arguments.file.name}: wrote {len(TABLES)} tables")
     return 0

@@ -199,8 +199,9 @@ RECORD = {
 
 def test_the_readme_table_is_written_between_its_markers(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(table, "RECORDS", tmp_path)
+    monkeypatch.setattr(table, "TABLES", {"speed": table.speed})
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{table.START}\nold\n{table.END}\nafter\n")
+    readme.write_text("before\n<!-- table:speed -->\nold\n<!-- /table:speed -->\nafter\n")
     words = ["table", "--file", str(readme)]
     assert command.main(words) == 2
     record.store(RECORD, tmp_path)
