@@ -37,7 +37,8 @@ class TailMLP(nn.Sequential):
 
     Where that would not pay (a small p or a small input), and where it could not be seen to be right (in compiled code, under
     a transform of `torch.func`, with hooks on one of the modules, other modules in their place, an activation that has
-    parameters or is not elementwise, sharded tensors), it *is* the plain `nn.Sequential`.
+    parameters or is not elementwise, sharded tensors), it *is* the plain `nn.Sequential`. To save in a compiled model as well,
+    call the block in a function under `torch.compiler.disable`.
 
     Args:
         in_features: size of each input sample.

@@ -116,6 +116,13 @@ def test_what_is_not_elementwise_is_the_plain_block(activation: nn.Module, compu
     assert not computed
 
 
+def test_an_activation_with_parameters_trains_them(computed: list[staircase.Staircase]) -> None:
+    """In float32, the dtype in which activations are tried out."""
+    net, input = block(nn.PReLU()).float(), torch.randn(40, 5)
+    assert_same(net, input)
+    assert not computed
+
+
 def test_trying_out_an_activation_leaves_the_random_numbers_alone() -> None:
     torch.manual_seed(0)
     wanted = torch.rand(3)
