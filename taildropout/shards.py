@@ -32,7 +32,7 @@ def starts(input: DTensor) -> list[int]:
     start, left = [0] * input.dim(), list(input.shape)
     for mesh_dim, placement in enumerate(input.placements):
         if type(placement) is Shard:
-            dim = placement.dim % input.dim()
+            dim = placement.dim
             size = -(-left[dim] // input.device_mesh.size(mesh_dim))
             before = min(input.device_mesh.get_local_rank(mesh_dim) * size, left[dim])
             start[dim] += before
