@@ -18,24 +18,25 @@ COMMANDS = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line of all commands."""
+def parser(chosen: str | None) -> argparse.ArgumentParser:
+    """The command line; only the chosen command is imported, since some take long to."""
     top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, purpose in COMMANDS.items():
-        module = import_module(f"benchmarks.{name}")
-        command = commands.add_parser(
-            name, help=purpose, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        module.add_arguments(command)
-        command.set_defaults(main=module.main)
+        command = commands.add_parser(name, help=purpose, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if name == chosen:
+            module = import_module(f"benchmarks.{name}")
+            command.description = module.__doc__
+            module.add_arguments(command)
+            command.set_defaults(main=module.main)
     return top
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command that `words` name and give its exit code."""
-    arguments = parser().parse_args(words)
+    words = sys.argv[1:] if words is None else words
     try:
+        arguments = parser(words[0] if words else None).parse_args(words)
         return int(arguments.main(arguments))
     except KeyboardInterrupt:
         print("\nInterrupted. What was stored so far is kept; the same command goes on from there.", file=sys.stderr)
