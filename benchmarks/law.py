@@ -5,6 +5,7 @@ The tests are one family with a false-alarm rate of 1e-4 (tests/checks.py), so t
 
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ class Run:
 
 def check(root: Path, commit: str, seeds: Sequence[int], seconds: float, select: Sequence[str] = ()) -> Outcome:
     """Run the tests of the working tree, which is at `commit`; `select` are further words for pytest. Raises OutOfTime."""
+    end = time.monotonic() + seconds
     first = run(root, [TESTS, *select], seeds[0], seconds)
     if not first.ran:
         return Outcome(FAILED, "no statistical test ran")
@@ -39,7 +41,7 @@ def check(root: Path, commit: str, seeds: Sequence[int], seconds: float, select:
     rejected: list[str] = []
     if first.failures:
         cells = [name for name in first.failures if name != WHOLE_FAMILY] or [*first.failures]
-        again = run(root, [f"{TESTS}::{name}" for name in cells], seeds[1], seconds)
+        again = run(root, [f"{TESTS}::{name}" for name in cells], seeds[1], end - time.monotonic())
         rejected = [name for name in cells if name in again.failures or name == WHOLE_FAMILY]
         line += f"; {len(cells)} failed, and {len(rejected)} of them on seed {seeds[1]} too"
     stored = {

@@ -49,7 +49,8 @@ def real(root: Path, device: str, cases: Sequence[str] = (), select: Sequence[st
 def environment(device: str) -> dict[str, str]:
     """What figures depend on beside the code."""
     here = machine.describe(device)
-    return {"machine": machine.name(), "processor": here.get("gpu", here["cpu"]), "torch": version("torch").partition("+")[0]}
+    torch = f"torch {version('torch').partition('+')[0]}"  # the same with CUDA and without it
+    return {"machine": machine.name(), "processor": here.get("gpu", here["cpu"]), "torch": torch}
 
 
 def command(root: Path, seconds: float, *words: str) -> tuple[int, str]:

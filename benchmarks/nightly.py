@@ -28,7 +28,7 @@ from .night_report import Report
 from .night_state import Outcome
 from .night_steps import Steps, real
 from .results_branch import BranchTrouble
-from .run import CannotMeasure, select
+from .run import CannotMeasure, has_cuda, select
 from .verdict import FAILED
 
 
@@ -49,6 +49,8 @@ def main(arguments: argparse.Namespace) -> int:
     try:
         if not select(arguments):
             raise CannotMeasure(f"none of these cases is for --device {arguments.device}")
+        if arguments.device == "cuda" and not has_cuda():
+            raise CannotMeasure("torch finds no CUDA device")
     except CannotMeasure as error:
         print(f"Could not measure: {error}", file=sys.stderr)
         return 2

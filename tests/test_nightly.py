@@ -1,6 +1,8 @@
 """The nightly job: what it measures, compares and says, and that a night that is killed goes on where it was."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import nights
 import pytest
 from nights import CASE, World, git
 
+import taildropout
 from benchmarks import leash, nightly
 from benchmarks.night_state import REJECTED, VOID, Outcome, State, parse
 from benchmarks.verdict import FAILED, PASS, REGRESSED, UNSTABLE
@@ -202,6 +205,31 @@ def test_a_missed_commit_that_cannot_be_measured_is_given_up_and_the_newest_neve
     assert [world.night()[0] for _ in range(3)] == [2, 2, 2]
 
 
+def test_commits_of_a_branch_that_was_merged_are_not_measured_one_by_one(world):
+    world.night()
+    git(world.root, "checkout", "--quiet", "-b", "work")
+    world.commit()
+    world.commit()
+    git(world.root, "checkout", "--quiet", "main")
+    git(world.root, "merge", "--quiet", "--no-ff", "--no-edit", "work")
+    head = git(world.root, "rev-parse", "HEAD")
+    assert [call for call in world.night()[1] if "measure" in call] == [f"measure {head[:8]}"]
+
+
+def test_the_commit_with_which_a_series_began_is_made_up_for_as_well(world):
+    first = git(world.root, "rev-parse", "HEAD")
+
+    def late(step: str) -> None:
+        if step == "measure":
+            raise leash.OutOfTime("late")
+
+    world.before = late
+    assert world.night()[0] == 2
+    world.before = lambda step: None
+    head = world.commit()
+    assert [call for call in world.night()[1] if "measure" in call] == [f"measure {each[:8]}" for each in (head, first)]
+
+
 @pytest.mark.parametrize(("name", "value"), [("machine", "another-cpu"), ("torch", "2.14.0")])
 def test_a_machine_that_differs_begins_a_series_and_says_so(world, name, value):
     head = git(world.root, "rev-parse", "HEAD")
@@ -254,6 +282,13 @@ def test_the_pages_show_the_worse_of_two_comparisons(world):
     world.night()
     assert json.loads((world.root / ".asv" / "verdict.json").read_text()) == {"verdict": REGRESSED}
     assert json.loads((world.root / ".asv" / "law.json").read_text()) == {"checks": 1}
+    world.commit()
+    world.gate = lambda base: Outcome(PASS, "", shown={"verdict.json": {"verdict": PASS}})
+    world.night()
+    assert json.loads((world.root / ".asv" / "verdict.json").read_text()) == {"verdict": PASS}
+    (world.root / ".asv" / "verdict.json").write_text("what a maintainer has compared since")
+    assert world.night() == (0, ["publish"])
+    assert (world.root / ".asv" / "verdict.json").read_text() == "what a maintainer has compared since"
 
 
 # ---- What can go wrong
@@ -377,3 +412,50 @@ def test_a_state_that_is_none_is_refused_and_nothing_changes(world, text):
 def test_a_state_is_read_as_it_was_written(world):
     state = State("a", "b", [1, 2], {"law": Outcome(PASS, "line", {"case": "x"}, shown={"law.json": {"checks": 1}})})
     assert parse(state.text()) == state
+
+
+# ---- All of it
+
+NIGHT = f"""import sys
+from benchmarks import ROOT, nightly
+from benchmarks.night_steps import real
+steps = real(ROOT, "cpu", ["{CASE}"], ["-k", "exponential-0.5-64-"])
+sys.exit(nightly.work(ROOT, None, "cpu", 1500.0, steps, issues=False))"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_two_real_nights_on_one_case(tmp_path):
+    """Nothing is made up but that there is one case, and fewer tests of the law. The second commit changes a comment."""
+    root, project = tmp_path / "project", Path(__file__).parents[1]
+    shutil.copytree(
+        Path(taildropout.__file__).parent, root / "taildropout", ignore=shutil.ignore_patterns("__pycache__", "*.so")
+    )
+    shutil.copytree(project / "benchmarks", root / "benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(project / "tests", root / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("asv.conf.json", "pyproject.toml", "package.json", "package-lock.json", "README.md", "LICENSE", ".gitignore"):
+        shutil.copy(project / name, root / name)
+    git(tmp_path, "init", "--quiet", "--bare", "remote.git")
+    git(root, "init", "--quiet", "--initial-branch=main")
+    git(root, "remote", "add", "origin", str(tmp_path / "remote.git"))
+    commits = []
+    for _ in range(2):
+        with open(root / "taildropout" / "layer.py", "a") as file:
+            file.write("# changed\n")
+        git(root, "add", "--all")
+        git(root, "commit", "--quiet", "-m", "change")
+        commits.append(git(root, "rev-parse", "HEAD"))
+        surroundings = {key: value for key, value in os.environ.items() if not key.startswith("GITHUB_")}
+        code = subprocess.run([sys.executable, "-c", NIGHT], cwd=root, env=surroundings, check=False).returncode
+        state = parse(git(tmp_path / "remote.git", "show", "asv-results:cpu/state.json"))
+        (series,) = state.series.values()
+        assert series.measured == commits
+        assert state.steps["law"].verdict == PASS
+        assert "seed" in json.loads((root / ".asv" / "law.json").read_text())
+        if len(commits) == 1:
+            assert code == 0
+            assert (root / ".asv" / "html" / "overview.html").exists()
+    # A machine that is busy with something else may see nothing for sure: that is no pass, and no fault of the job.
+    assert state.steps["canary"].verdict in (PASS, VOID)
+    assert code == (2 if state.steps["canary"].verdict == VOID else {PASS: 0, UNSTABLE: 3}[state.steps["last"].verdict])
+    assert state.judged == commits[code == 0]

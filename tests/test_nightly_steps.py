@@ -15,7 +15,7 @@ import yaml
 from nights import CASE, World, git
 
 from benchmarks import __main__ as command
-from benchmarks import alarm, canary, law, leash, night_steps
+from benchmarks import alarm, canary, law, leash, night_steps, nightly
 from benchmarks.gate_report import Row
 from benchmarks.night_state import REJECTED, VOID, Outcome
 from benchmarks.verdict import FAILED, PASS, REGRESSED, UNSTABLE
@@ -142,6 +142,12 @@ def test_every_canary_is_a_case_of_its_device():
         "cpu": {"cpu"},
         "cuda": {"cuda"},
     }
+
+
+def test_a_device_that_is_not_there_is_refused(capsys, monkeypatch):
+    monkeypatch.setattr(nightly, "has_cuda", lambda: False)
+    assert command.main(["nightly", "--device", "cuda"]) == 2
+    assert "torch finds no CUDA device" in capsys.readouterr().err
 
 
 def test_a_case_of_another_device_is_refused(capsys):
@@ -366,8 +372,13 @@ def test_what_nobody_was_told_is_told_the_next_night(world, github, monkeypatch,
     assert world.night(issues=True) == (0, ["publish"])
 
 
-def test_noise_is_told_after_three_nights_of_it(world, github):
-    world.gate = lambda base: Outcome(UNSTABLE, "noisy")
+def test_noise_is_told_after_three_nights_of_it_in_a_row(world, github):
+    noisy = world.gate = lambda base: Outcome(UNSTABLE, "noisy")
+    assert world.night(issues=True)[0] == 3
+    world.gate = lambda base: Outcome(PASS, "quiet")
+    assert world.night(issues=True)[0] == 0
+    world.commit()
+    world.gate = noisy
     for _ in range(2):
         assert world.night(issues=True)[0] == 3
     assert github.titles() == []
@@ -409,15 +420,15 @@ def test_the_job_runs_by_schedule_and_by_hand_and_one_at_a_time(workflow):
 def test_the_steps_are_commands_that_exist_and_leave_time_to_report(workflow):
     (job,) = workflow["jobs"].values()
     runs = {step["run"].split()[0]: step for step in job["steps"] if "run" in step}
-    assert set(runs) == {"make", ".venv/bin/python", "python3"}
+    assert set(runs) == {"sudo", "make", ".venv/bin/python", "python3"}
     night = runs[".venv/bin/python"]
     words = night["run"].replace('"$DEVICE"', "cpu").replace('"$BUDGET"', "5h").split()
-    assert command.parser().parse_args(words[3:]).issues
+    assert command.parser("nightly").parse_args(words[3:]).issues
     assert runs["make"]["run"] == "make setup"
     assert re.search(r"^setup:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert runs["python3"]["run"] == 'python3 -m benchmarks.alarm "$DEVICE"'
     assert "failure()" in runs["python3"]["if"]
-    budget = command.parser().parse_args(["nightly", "--budget", night["env"]["BUDGET"].split("'")[1]]).budget
+    budget = command.parser("nightly").parse_args(["nightly", "--budget", night["env"]["BUDGET"].split("'")[1]]).budget
     assert budget < 60 * night["timeout-minutes"] < 60 * job["timeout-minutes"] < 6 * 3600
     inputs = re.findall(r"\$\{\{.*?\}\}", night["run"])
     assert inputs == [], "an expression in a shell line is a way in; hand it over in the environment"

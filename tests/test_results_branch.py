@@ -1,6 +1,7 @@
 """The branch that keeps the results: whatever happens to it, here or at the remote, nothing is lost and somebody is told."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,16 @@ def test_without_a_remote_the_results_stay_here(tmp_path, head):
     assert git(world.root, "log", "--format=%s", BRANCH)
 
 
+def test_what_is_measured_again_by_hand_takes_the_place_of_what_the_branch_had(world, head):
+    file = result(world.root / ".asv" / "results", head)
+    again = file.read_text().replace('"version": 2', '"version": 2, "again": 1')
+    file.write_text(again)
+    world.commit()
+    assert world.night()[0] == 0
+    assert file.read_text() == again
+    assert git(world.remote, "show", f"{BRANCH}:results/{synthetic.MACHINE}/{file.name}") == again
+
+
 def test_a_fresh_clone_goes_on_from_what_the_remote_has(world, head):
     clone = World(world.root.parent / "fresh")
     git(world.root, "push", "--quiet", "origin", "HEAD:main")
@@ -236,8 +247,6 @@ def test_what_a_killed_git_has_left_is_cleared_away(world, head):
 
 
 def test_a_worktree_that_was_deleted_is_made_again(world, head):
-    import shutil
-
     shutil.rmtree(world.branch)
     assert world.night() == (0, ["publish"])
     assert result(world.branch / "results", head).exists()
