@@ -115,7 +115,7 @@ class TailMLP(nn.Sequential):
         tensors = [each for each in (input, w1, b1, w2, b2) if each is not None]
         if not (
             all(type(each) in (Tensor, nn.Parameter) and each.device == input.device for each in tensors)
-            and not (transformed() or input.is_meta or torch._C._get_tracing_state())
+            and not (transformed() or input.is_meta)
             and not (input.is_cuda and torch.cuda.is_current_stream_capturing())
             and forward_ad._current_level < 0
             and input.numel() > 0
@@ -137,8 +137,7 @@ class TailMLP(nn.Sequential):
         steps = _staircase(dropout, torch.Size((*lead, w1.shape[0])), input, w1.shape[1] + w2.shape[0])
         if steps is None:
             return None
-        with torch.autocast(device, enabled=False):
-            output = products(input.reshape(-1, w1.shape[1]), w1, b1, w2, b2, steps, Activation(module, device, autocast))
+        output = products(input.reshape(-1, w1.shape[1]), w1, b1, w2, b2, steps, Activation(module, device, autocast))
         return output.reshape(*lead, w2.shape[0])
 
 

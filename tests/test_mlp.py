@@ -99,6 +99,13 @@ def test_the_ends_of_p(p: float, computed: list[staircase.Staircase]) -> None:
     assert not computed
 
 
+def test_in_evaluation_nothing_is_dropped(computed: list[staircase.Staircase]) -> None:
+    net, input = block().eval(), torch.randn(40, 5, dtype=torch.float64)
+    assert torch.equal(net(input), nn.Sequential(net[0], net[1], net[3])(input))
+    assert_same(net, input)
+    assert not computed
+
+
 def test_another_p_takes_effect(computed: list[staircase.Staircase]) -> None:
     net = block(p=0.5)
     input = torch.randn(500, 5, dtype=torch.float64)
@@ -213,6 +220,20 @@ def test_blocks_are_taken_where_they_pay() -> None:
     assert mlp._blocks(4096, 4096, 2048, 0.25, 1.0, "cpu") == 1
     with torch.no_grad():
         assert blocks(4096, 1024, 4096, 0.5) >= 4
+
+
+def test_a_narrow_k_pays_and_a_wide_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, input = TailMLP(256, 1024, 256, activation=nn.GELU(), p=0.5), torch.randn(1024, 256)
+    for k, pays in (
+        (100, True),
+        (1024, False),
+        (torch.randint(200, (1024,)), True),
+        (torch.randint(1000, 1025, (1024,)), False),
+    ):
+        net[2].set_k(k)
+        with monkeypatch.context() as patch:
+            patch.setattr(mlp, "products", lambda *_: torch.zeros(1024, 256))
+            assert (not net(input).any()) == pays
 
 
 @pytest.mark.parametrize("p", [0.5, 0.001])
