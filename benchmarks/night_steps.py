@@ -87,14 +87,15 @@ def gate(root: Path, options: Sequence[str], base: str, head: str, seconds: floa
         files = {kind: Path(folder, kind) for kind in ("json", "junit", "markdown")}
         words = [word for kind, file in files.items() for word in (f"--{kind}", str(file))]
         budget = f"{max(1, int((1 - RESERVE) * seconds))}s"
-        code, said = command(root, seconds, "compare", base, head, *options, *words, "--budget", budget)
+        code, said = command(root, seconds, "compare", base[:12], head[:12], *options, *words, "--budget", budget)
         if not files["json"].exists():
             return failure("compare", code, said)
         found = json.loads(files["json"].read_text())
         markdown, junit = files["markdown"].read_text(), files["junit"].read_text()
     stored = {key: value for key, value in found.items() if key not in ("processes", "environment", "seed")}
     verdict = FAILED if stored["verdict"] == INCOMPARABLE else stored["verdict"]
-    return Outcome(verdict, stored["line"], slower(stored["rows"]), markdown, junit, shown={"verdict.json": stored})
+    line = stored["line"].removeprefix(f"{verdict}: ")
+    return Outcome(verdict, line, slower(stored["rows"]), markdown, junit, shown={"verdict.json": stored})
 
 
 def slower(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:

@@ -108,10 +108,15 @@ def test_the_gates_verdict_is_read_from_what_it_wrote(said, tmp_path, verdict, e
     asked, given = said
     row = {"case": CASE, "signal": "time", "verdict": verdict, "change": 0.09, "note": ""}
     rows = [row, row | {"signal": "bytes", "change": None, "note": "0 → 8"}]
-    stored = {"version": 1, "verdict": verdict, "line": "a line", "rows": rows, "processes": [1], "seed": 3}
+    stored = {"version": 1, "verdict": verdict, "line": f"{verdict}: a line", "rows": rows, "processes": [1], "seed": 3}
     given.update(code=1, files={"--json": json.dumps(stored), "--junit": nights.SUITE, "--markdown": "a table"})
     found = night_steps.real(tmp_path, "cpu").gate("a", "b", 100)
-    assert (found.verdict, found.line, found.markdown, found.junit) == (expected, "a line", "a table", nights.SUITE)
+    assert (found.verdict, found.line, found.markdown, found.junit) == (
+        expected,
+        "a line" if expected == verdict else "INCOMPARABLE: a line",
+        "a table",
+        nights.SUITE,
+    )
     assert found.slower == ({CASE: "time +9.0%, bytes 0 → 8"} if verdict == REGRESSED else {})
     assert set(found.shown["verdict.json"]) == {"version", "verdict", "line", "rows"}
     assert asked[0][asked[0].index("--budget") + 1] == "85s"
