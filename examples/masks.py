@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             [subset[k].expand_as(by_plain[0]) for k in widths],
         ),
     ]
-    figure = plt.figure(figsize=(11, 6.6), layout="constrained")
+    figure = plt.figure(figsize=(9.6, 5.8), layout="constrained")
     outer = figure.add_gridspec(len(rows), 1 + len(widths), width_ratios=[0.75] + [1] * len(widths))
     for i, (name, colour, (h, w), masks) in enumerate(rows):
         label = figure.add_subplot(outer[i, 0])

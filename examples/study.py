@@ -7,11 +7,11 @@ python examples/NAME.py --full     longer, more data; writes under examples/stor
 
 import argparse
 import hashlib
-import io
 import json
 import os
 import platform
 import re
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +27,6 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
 
 HERE = Path(__file__).parent
 # Okabe & Ito's colours, told apart also by those who see red and green alike; markers tell them apart in grey.
@@ -63,7 +62,7 @@ class Study:
         self.out = given.out or (HERE if self.size == "default" else HERE / "stored" / self.size)
         self.chosen = settings["default"] | settings.get(self.size, {})
         self.settings = SimpleNamespace(**self.chosen)
-        self.started = time.perf_counter()
+        self.started, self.processor_started = time.perf_counter(), time.process_time()
         torch.manual_seed(self.settings.seed)
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(
@@ -105,17 +104,20 @@ class Study:
             | {package: version(package) for package in ("torch", "taildropout", "numpy", "scikit-learn", "matplotlib")},
             "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
             "seconds": round(time.perf_counter() - self.started, 1),
+            "seconds_of_processor": round(time.process_time() - self.processor_started, 1),
             "results": rounded(results),
         }
         path = self.path("results", "json")
         text = json.dumps(whole, indent=1, allow_nan=False)
         path.write_text(re.sub(r"\[[^][{}]*\]", lambda numbers: " ".join(numbers[0].split()), text) + "\n")
         picture = self.path("figures", "png")
-        pixels = io.BytesIO()
-        figure.savefig(pixels, dpi=100)
+        figure.savefig(picture, dpi=100, pil_kwargs={"optimize": True})
         plt.close(figure)
-        Image.open(pixels).convert("RGB").quantize(256).save(picture, optimize=True)  # a third of the bytes
-        print(f"wrote {picture} and {path} after {whole['seconds']:.0f} s", flush=True)
+        print(
+            f"wrote {picture} and {path} after {whole['seconds']:.0f} s "
+            f"({whole['seconds_of_processor']:.0f} s of processor time)",
+            flush=True,
+        )
         return whole
 
     def path(self, folder: str, suffix: str) -> Path:
@@ -135,6 +137,18 @@ def progress(steps: Iterable[T], total: int, what: str) -> Iterator[T]:
             shown = now
             line = f"{what}: {done + 1} of {total}, {now - started:.0f} s"
             print(f"\r{line}" if terminal else line, end="" if terminal and done + 1 < total else "\n", flush=True)
+
+
+def median_times(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """The median time of each call in seconds, taken in turn so that whatever else the machine does meets all alike."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(rounds + 3):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            if turn >= 3:  # the first calls warm up
+                times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(each) for name, each in times.items()}
 
 
 def rounded(value: Any, digits: int = 5) -> Any:
