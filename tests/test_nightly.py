@@ -73,13 +73,14 @@ def test_what_there_is_no_time_for_is_left_for_the_next_night(world):
 
     def measure(step: str) -> None:
         taken.append(step)
-        if step == "measure" and taken.count(step) == 3:
+        if step == "measure" and taken.count(step) >= 3:
             raise leash.OutOfTime("late")
 
     world.before = measure
     assert world.night()[0] == 0
     assert "1 measured, 1 left for the next night" in world.summary()
     assert world.results() >= {head[:8], newer[:8]}
+    assert world.night()[0] == 2, "there was something to measure, and nothing was"
     world.before = lambda step: None
     code, calls = world.night()
     assert (code, calls) == (0, [f"measure {older[:8]}", "publish"])

@@ -172,7 +172,8 @@ def test_holm(): assert seed != "1"
 
 
 @pytest.fixture
-def project(tmp_path):
+def project(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # they take longer to load than these tests
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_law.py").write_text(LAW)
     return tmp_path
