@@ -1,10 +1,11 @@
 """Plants a slowdown of a known size in a copy of the package, to see whether the gate finds it.
 
     python    more bytecode before each call
-    work      the layer once more, on some of the samples: more of the same kind
+    work      selecting some more elements, as the layer does
     traffic   a copy of some memory: few instructions, many bytes
 
-What is planted depends on the input's number of elements and dtype alone, so that each case can have its own.
+What is planted depends on the input's number of elements and dtype alone, so that each case can have its own. It allocates
+nothing: a small block of memory more makes large tensors lie elsewhere, which alone costs a call some ten percent.
 """
 
 import statistics
@@ -17,7 +18,7 @@ from typing import Any
 from .gate import Gate
 from .revisions import PACKAGE, Version, digest
 
-START = {"python": 200, "work": 20, "traffic": 50_000}  # amounts with which tuning begins
+START = {"python": 200, "work": 20_000, "traffic": 200_000}  # amounts with which tuning begins
 TUNING_PROCESSES, TUNING_STEPS = 8, 4
 
 SOURCE = """
@@ -26,7 +27,23 @@ import functools
 import torch
 
 PLANTED = {planted!r}
-MEMORY = torch.zeros(1 << 24, dtype=torch.uint8)
+
+
+def planted(kind, amount):
+    if kind == "python":
+        def run():
+            for _ in range(amount):
+                pass
+    elif kind == "work":
+        keep, zero = torch.arange(amount) % 2 == 0, torch.zeros(())
+        source, target = torch.ones(amount), torch.ones(amount)
+        run = functools.partial(torch.where, keep, source, zero, out=target)
+    else:
+        run = functools.partial(torch.ones(amount, dtype=torch.uint8).copy_, torch.ones(amount, dtype=torch.uint8))
+    return run
+
+
+RUNS = {{key: [planted(*each) for each in plan] for key, plan in PLANTED.items()}}
 
 
 def slow(layer):
@@ -34,21 +51,14 @@ def slow(layer):
 
     @functools.wraps(forward)
     def slower(self, input):
-        for kind, amount in PLANTED.get((input.numel(), input.dtype), ()):
-            if kind == "python":
-                for _ in range(amount):
-                    pass
-            elif kind == "work":
-                with torch.no_grad():
-                    forward(self, input.detach()[:amount])
-            else:
-                MEMORY[:amount].clone()
+        for run in RUNS.get((input.numel(), input.dtype), ()):
+            run()
         return forward(self, input)
 
     layer.forward = slower
 """
 
-Plan = Mapping[str, tuple[str, int]]  # case → kind and amount: passes of a loop, samples, bytes
+Plan = Mapping[str, tuple[str, int]]  # case → kind and amount: passes of a loop, elements, bytes
 
 
 def plant(version: Version, folder: Path, amounts: Plan) -> Version:
