@@ -92,9 +92,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             inner = outer[i, 1 + j].subgridspec(1, 2, width_ratios=[1, 6], wspace=0.02)
             mask_axes, axes = figure.add_subplot(inner[0]), figure.add_subplot(inner[1])
             mask_axes.imshow(
-                mask, cmap=ListedColormap(["#F0F0F0", colour]), vmin=0, vmax=1, aspect="auto", interpolation="nearest"
+                mask.numpy(), cmap=ListedColormap(["#F0F0F0", colour]), vmin=0, vmax=1, aspect="auto", interpolation="nearest"
             )
-            axes.imshow(approximation, cmap="gray", vmin=target.min(), vmax=target.max(), aspect="auto")
+            axes.imshow(approximation.numpy(), cmap="gray", vmin=target.min(), vmax=target.max(), aspect="auto")
             for each in (mask_axes, axes):
                 each.set(xticks=[], yticks=[])
                 each.spines[:].set(visible=True, color=GREY, linewidth=0.5)

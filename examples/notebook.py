@@ -55,6 +55,7 @@ def run(path: Path) -> dict[str, Any]:
     """
     notebook = json.loads(path.read_text())
     names: dict[str, Any] = {"__name__": "__main__"}
+    plt.close("all")  # pyplot would go on drawing in what is open
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     for number, cell in enumerate(cells, 1):
         print(f"{path.name}: cell {number} of {len(cells)}", flush=True)

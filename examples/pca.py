@@ -155,8 +155,8 @@ def draw(found: dict[str, Any]) -> plt.Figure:
     pictures.suptitle("digits: the first 12 decoder directions (sign chosen to fit PCA's)", fontsize=10)
     for axes, (layer, directions) in zip(grid, rows.items(), strict=True):
         for j, (place, direction, principal) in enumerate(zip(axes, directions, rows["PCA"], strict=False)):
-            picture = (direction * torch.sign(direction @ principal)).reshape(8, 8)
-            place.imshow(picture, cmap="PuOr", vmin=-picture.abs().max(), vmax=picture.abs().max())
+            picture = (direction * torch.sign(direction @ principal)).reshape(8, 8).numpy()
+            place.imshow(picture, cmap="PuOr", vmin=-abs(picture).max(), vmax=abs(picture).max())
             place.set(xticks=[], yticks=[])
             place.spines[:].set(visible=True, color=GREY, linewidth=0.5)
             if layer == "PCA":
