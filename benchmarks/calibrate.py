@@ -95,7 +95,9 @@ def accumulate(record: dict[str, Any], file: Path, end: float, console: Console)
             noisy = not kind.startswith("instructions") and seen["foreign"] > QUIET
             stored = f"busy {kind.removeprefix('busy ')}" if noisy else kind.removeprefix("busy ")
             when = datetime.now(UTC).isoformat(timespec="seconds")
-            record["trials"].append({"kind": stored, "commit": base.commit, "date": when, **seen, "cases": found})
+            record["trials"].append(
+                {"kind": stored, "asked": kind, "commit": base.commit, "date": when, **seen, "cases": found}
+            )
             for case, figures in found.items():
                 if kind.startswith("instructions"):
                     record["instructions"].setdefault(case, []).append(figures["twin"])
@@ -113,7 +115,7 @@ def out_of_time(end: float) -> bool:
 
 def next_kind(record: dict[str, Any]) -> str:
     """The kind of trial that lags most behind what is wanted of it."""
-    done = [trial["kind"] for trial in record["trials"]]
+    done = [trial["asked"] for trial in record["trials"]]
     kinds = [kind for kind in WANTED if counter() or not kind.startswith("instructions")]
     return min(kinds, key=lambda kind: done.count(kind) / WANTED[kind])
 

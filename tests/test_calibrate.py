@@ -20,7 +20,15 @@ def trial(kind, chance, change=0.0, verdict=PASS):
         case: {"verdict": verdict, "logs": each, "flags": {"asv": verdict == REGRESSED, "t-test": True}}
         for case, each in zip(CASES, logs, strict=True)
     }
-    return {"kind": kind, "commit": "0" * 40, "date": "2026-01-01", "seconds": 8.0, "foreign": 0.01, "cases": cases}
+    return {
+        "kind": kind,
+        "asked": kind,
+        "commit": "0" * 40,
+        "date": "2026-01-01",
+        "seconds": 8.0,
+        "foreign": 0.01,
+        "cases": cases,
+    }
 
 
 @pytest.fixture
@@ -114,7 +122,7 @@ def test_the_kind_that_lags_most_is_next(record, monkeypatch):
     monkeypatch.setattr(calibrate, "counter", lambda: None)
     assert calibrate.next_kind({"trials": []}) == "same"
     assert calibrate.next_kind(record) == "busy slower"
-    record["trials"] += [{"kind": "busy slower"}] * 15
+    record["trials"] += [{"asked": "busy slower"}] * 15
     assert calibrate.next_kind(record) == "busy same"
     monkeypatch.setattr(calibrate, "counter", lambda: "callgrind")
     assert calibrate.next_kind(record) == "instructions same"
