@@ -137,7 +137,7 @@ class ResultsBranch:
         for name in filter(None, self.git("diff", "--name-only", "--no-renames", "-z", here, tip).split("\0")):
             ours, theirs = self.text(here, name), self.text(tip, name)
             before = self.text(base, name) if base else None
-            if theirs == before or (theirs is None and base == ""):
+            if theirs == before:
                 continue
             if ours == before or ours is None:
                 if theirs is None:
