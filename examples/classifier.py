@@ -95,14 +95,19 @@ def train(
 def step_ratio(make: Callable[..., nn.Sequential], layer: nn.Module, n: int, data: Data, batch: int, calls: int) -> float:
     """How many times longer a step takes with the Matryoshka loss than with TailDropout."""
     inputs, labels = data.inputs[:batch], data.labels[:batch]
-    tail, nested = make(layer, n), make(nn.Identity(), n)
-    times = median_times(
-        {
-            "tail": lambda: plain_loss(tail, inputs, labels).backward(),
-            "nested": lambda: nested_loss(nested, inputs, labels, n).backward(),
-        },
-        calls,
-    )
+
+    def step(model: nn.Sequential, loss: Callable[..., Tensor]) -> Callable[[], None]:
+        optimizer = torch.optim.Adam(model.parameters())
+
+        def call() -> None:
+            optimizer.zero_grad()
+            loss(model, inputs, labels).backward()
+            optimizer.step()
+
+        return call
+
+    steps = {"tail": step(make(layer, n), plain_loss), "nested": step(make(nn.Identity(), n), partial(nested_loss, n=n))}
+    times = median_times(steps, calls)
     return times["nested"] / times["tail"]
 
 

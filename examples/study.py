@@ -140,14 +140,14 @@ def progress(steps: Iterable[T], total: int, what: str) -> Iterator[T]:
 
 
 def median_times(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """The median time of each call in seconds, taken in turn so that whatever else the machine does meets all alike."""
+    """The median time of each call in seconds of the processor, so that other work does not count; the calls take turns."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(rounds + 3):
         for name, call in calls.items():
-            started = time.perf_counter()
+            started = time.process_time()
             call()
             if turn >= 3:  # the first calls warm up
-                times[name].append(time.perf_counter() - started)
+                times[name].append(time.process_time() - started)
     return {name: statistics.median(each) for name, each in times.items()}
 
 
