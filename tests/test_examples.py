@@ -5,7 +5,6 @@ import hashlib
 import importlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -248,7 +247,10 @@ def test_fashion_mnist_comes_from_openml_where_no_folder_is(monkeypatch: pytest.
 def test_the_tour_runs_and_stores_its_outputs(tmp_path: Path) -> None:
     notebook = load("notebook")
     copy = tmp_path / "tour.ipynb"
-    shutil.copy(EXAMPLES / "tour.ipynb", copy)
+    emptied = json.loads((EXAMPLES / "tour.ipynb").read_text())
+    for cell in emptied["cells"]:
+        cell |= {"outputs": []} if cell["cell_type"] == "code" else {}
+    copy.write_text(json.dumps(emptied))
     names = notebook.run(copy)
     assert names["accuracy"](names["loaded"]) == names["accuracy"](names["smaller"]) > 0.9
     before, after = (json.loads(path.read_text())["cells"] for path in (EXAMPLES / "tour.ipynb", copy))
