@@ -159,7 +159,7 @@ def test_a_night_whose_canary_is_not_seen_is_void(world):
     first = git(world.root, "rev-parse", "HEAD")
     world.night()
     world.commit()
-    world.canary = Outcome(VOID, "not seen")
+    world.canary, world.law = Outcome(VOID, "not seen"), Outcome(REJECTED, "wrong")
     code, calls = world.night()
     assert code == 2
     assert not [call for call in calls if call.startswith("gate")]

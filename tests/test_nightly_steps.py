@@ -226,7 +226,8 @@ if os.environ.get("GH_FAILS"):
     sys.exit("gh: HTTP 502")
 issues = state["issues"]
 if words[:2] == ["issue", "list"]:
-    print(json.dumps([{{"number": i, "title": issue["title"]}} for i, issue in enumerate(issues) if issue["open"]]))
+    listed = [(i, issue) for i, issue in enumerate(issues) if issue["open"] or "all" in words]
+    print(json.dumps([{{"number": i, "title": issue["title"]}} for i, issue in listed]))
 elif words[:2] == ["issue", "create"]:
     issues.append({{"title": words[words.index("--title") + 1], "body": sys.stdin.read(), "comments": [], "open": True}})
 elif words[:2] == ["issue", "view"]:
