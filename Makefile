@@ -64,8 +64,10 @@ format: setup
 	@"$(PYTHON)" -m ruff format .
 	@"$(PYTHON)" -m ruff check --fix .
 
-figures: setup
-	@"$(PYTHON)" examples/law.py
+EXAMPLES := law masks marginal pca autoencoder width classifier overfit rates notebook
+
+examples: setup
+	@set -e; for name in $(EXAMPLES); do echo "==> examples/$$name.py"; "$(PYTHON)" examples/$$name.py; done
 
 clean:
 	rm -rf "$(VENV)" .asv build dist *.egg-info

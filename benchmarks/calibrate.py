@@ -30,7 +30,7 @@ from rich.console import Console
 from . import error_rates, gate_record
 from .gate import Gate, counter
 from .gate_process import Broken
-from .planted import plant, tuned
+from .planted import plant, solved, tuned
 from .revisions import UnknownRevision, Version, extract
 from .rivals import flags
 from .signals import change, instruction_rows, twin
@@ -149,16 +149,16 @@ def instructions_trial(gate: Gate) -> dict[str, Any]:
 
 
 def instructions_planted(base: Version, folder: Path, console: Console) -> dict[str, tuple[str, int]]:
-    """The passes of a loop that make 1 % more instructions; they are counted, so one step from a trial amount is enough."""
-    if counter() is None:
-        return {}
-    amounts = {case: (kind, 400) for case, (kind, _) in INSTRUCTIONS.items()}
-    gate = Gate(base, plant(base, folder / "longer-tuning", amounts), folder)
-    for finding in gate.instructions(list(INSTRUCTIONS), 0):
-        kind, effect = INSTRUCTIONS[finding["case"]]
-        amounts[finding["case"]] = (kind, round(400 * effect / change(finding)))
-        console.print(f"{finding['case']}: 400 passes are {change(finding):+.2%} instructions", highlight=False)
-    return amounts
+    """The passes of a loop that make 1 % more instructions, on the line through two amounts: they are counted, not timed."""
+    points: dict[str, list[tuple[int, float]]] = {case: [] for case in INSTRUCTIONS}
+    for passes in (100, 400) if counter() else ():
+        planted = {case: (kind, passes) for case, (kind, _) in INSTRUCTIONS.items()}
+        gate = Gate(base, plant(base, folder / f"longer-{passes}", planted), folder)
+        for finding in gate.instructions(list(INSTRUCTIONS), 0):
+            points[finding["case"]].append((passes, change(finding)))
+            console.print(f"{finding['case']}: {passes} passes are {change(finding):+.2%} instructions", highlight=False)
+    effects = {case: effect for case, (_, effect) in INSTRUCTIONS.items()}
+    return {case: ("python", max(1, round(solved(seen, effects[case])))) for case, seen in points.items() if seen}
 
 
 @contextmanager

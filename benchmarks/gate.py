@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -118,7 +119,8 @@ class Gate:
         self.begins("instructions", 1)
         tool, output = [], ""
         if counter() == "callgrind":
-            output = str(self.folder / f"callgrind.{number}")
+            # A folder of its own: a count must never be read from what an earlier process left.
+            output = f"{tempfile.mkdtemp(prefix='callgrind-', dir=self.folder)}/counts"
             tool = ["valgrind", "--quiet", "--tool=callgrind", "--instr-atstart=no", "--collect-atstart=no"]
             tool.append(f"--callgrind-out-file={output}")
         found = self.process("instructions", names, number, twin=True, prefix=tool, callgrind=output)

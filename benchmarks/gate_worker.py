@@ -4,7 +4,7 @@ It reads its task as JSON from standard input and writes a line of JSON per find
 library are all that it imports. `python -m benchmarks.gate_worker` is started by `gate.py` alone.
 """
 
-import glob
+import itertools
 import json
 import os
 import random
@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -148,6 +149,7 @@ def hardware(run: Run) -> float:
     return instructions(lambda: [run() for _ in range(CALLS)], repeats=1)
 
 
+@cache  # once a process: it goes on numbering its files
 def callgrind(output: str) -> Callable[[Run], float]:
     """What valgrind counts: this process runs in it, and writes a file `output`.N after each stretch that is counted.
 
@@ -158,14 +160,15 @@ def callgrind(output: str) -> Callable[[Run], float]:
     switch = ["callgrind_control", "--instr=on", str(os.getpid())]
     subprocess.run(switch, check=True, stdout=subprocess.DEVNULL)
 
+    stretches = itertools.count(1)
+
     def count(run: Run) -> float:
         torch._C._valgrind_toggle()
         for _ in range(CALLS):
             run()
         torch._C._valgrind_toggle_and_dump_stats()
-        newest = max(glob.glob(f"{glob.escape(output)}.*"), key=lambda name: int(name.rpartition(".")[2]))
-        totals = [line for line in Path(newest).read_text().splitlines() if line.startswith("totals:")]
-        return float(totals[0].split()[1])
+        lines = Path(f"{output}.{next(stretches)}").read_text().splitlines()
+        return float(next(line for line in lines if line.startswith("totals:")).split()[1])
 
     return count
 

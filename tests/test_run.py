@@ -107,7 +107,7 @@ def test_many_failures_are_not_all_listed(capsys):
 
 
 def arguments(*words: str) -> argparse.Namespace:
-    return command.parser().parse_args(["run", *words])
+    return command.parser("run").parse_args(["run", *words])
 
 
 def test_an_unknown_case_names_those_near_it(capsys):

@@ -95,7 +95,7 @@ def work(folder: str) -> list[Found]:
             for layer in LAYERS if possible else ():
                 dist.barrier()
                 if takes_part:
-                    seconds = time_steps(strategy, make_layer[layer], mesh, device, count)
+                    seconds = seconds_of_steps(strategy, make_layer[layer], mesh, device, count)
                     alone.setdefault((strategy, layer), seconds)
                     found.append({"strategy": strategy, "layer": layer, "processes": count, "seconds": seconds})
                     found[-1]["inverse efficiency"] = seconds / alone[strategy, layer]
@@ -105,7 +105,7 @@ def work(folder: str) -> list[Found]:
     return found if first else []
 
 
-def time_steps(strategy: str, make_layer: Any, mesh: Any, device: torch.device, count: int) -> float:
+def seconds_of_steps(strategy: str, make_layer: Any, mesh: Any, device: torch.device, count: int) -> float:
     """Median seconds of a training step."""
     rows, width = SIZES[device.type]
     torch.manual_seed(0)
