@@ -3,7 +3,6 @@
 import json
 import math
 import random
-import subprocess
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -86,11 +85,9 @@ def test_noise_is_judged_beside_steps_and_outliers():
 
 @pytest.fixture
 def stored(tmp_path, monkeypatch):
-    """asv's results of the last 30 commits, with a step of 6 % at the 20th."""
-    commits = subprocess.run(["git", "rev-list", "--topo-order", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-    newest = commits.stdout.split()[:30][::-1]
-    if len(newest) < 30:
-        pytest.skip("this clone has less than 30 commits")
+    """asv's results of 30 commits, with a step of 6 % at the 20th."""
+    newest = [f"{number:08x}{'0' * 32}" for number in range(30)]
+    monkeypatch.setattr(history, "git", lambda *words: "\n".join(newest) if words[0] == "rev-list" else "a subject")
     folder = tmp_path / "results"
     (folder / "machine").mkdir(parents=True)
     (folder / "machine" / "machine.json").write_text(json.dumps({"machine": "machine", "version": 1}))
@@ -130,6 +127,7 @@ def test_a_broken_result_is_named(stored, capsys):
     assert broken.name in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="versions come from git, and this is a copy without it")
 def test_the_pinned_version_is_laid_out_once_and_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(pinned, "PINNED", tmp_path / "pinned")
     monkeypatch.setattr(pinned, "COMMIT", tmp_path / "pinned" / "commit")
