@@ -163,9 +163,9 @@ def instructions_planted(base: Version, folder: Path, console: Console) -> dict[
 
 @contextmanager
 def competitors(wanted: bool) -> Iterator[None]:
-    """A process on every core that does nothing but keep it busy."""
-    cores = range(os.cpu_count() or 1) if wanted else ()
-    running = [subprocess.Popen([sys.executable, "-c", "while True: [0] * 100000"]) for _ in cores]
+    """A process on every core that does nothing but keep it busy, as long as this one lives."""
+    busy = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: [0] * 100_000"
+    running = [subprocess.Popen([sys.executable, "-c", busy]) for _ in range(os.cpu_count() or 1) if wanted]
     try:
         yield
     finally:
