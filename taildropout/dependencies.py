@@ -7,6 +7,7 @@ feature-wise; `prune` checks every proposal by running it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -179,13 +180,29 @@ def _graph(network: nn.Module, layer: nn.Module, n: int, run: Callable[[nn.Modul
             if isinstance(module, kind):
                 pruners[type(module)] = pruner()
                 cast(Any, module).forward = partial(_opaque, module)
-    return torch_pruning.DependencyGraph().build_dependency(
-        network,
-        (),
-        forward_fn=lambda network, _: [each for each in run(network) if isinstance(each, Tensor) and each.grad_fn is not None],
-        customized_pruners=pruners,
-        verbose=False,
-    )
+    with _followed():
+        return torch_pruning.DependencyGraph().build_dependency(
+            network,
+            (),
+            forward_fn=lambda network, _: [
+                each for each in run(network) if isinstance(each, Tensor) and each.grad_fn is not None
+            ],
+            customized_pruners=pruners,
+            verbose=False,
+        )
+
+
+@contextmanager
+def _followed() -> Iterator[None]:
+    """torch-pruning's own failure, such as at a concatenation with the network's input, as a PruningError."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise PruningError(
+            f"torch-pruning cannot follow the features through this network ({type(error).__name__}: {error}). "
+            "A concatenation with what no layer made, the network's input for instance, is one such place: "
+            "add two products instead of concatenating, or leave that input to a second Linear"
+        ) from error
 
 
 def _contracts(graph: Any, node: Any) -> bool:
@@ -198,7 +215,9 @@ def _cuts(graph: Any, layer: nn.Module, features: list[int]) -> tuple[Cut, ...]:
     """All that belongs to these features of the layer, in its graph."""
     root = graph.get_pruner_of_module(layer).prune_out_channels
     found = []
-    for dependency, gone in graph.get_pruning_group(layer, root, features).items:
+    with _followed():
+        group = graph.get_pruning_group(layer, root, features)
+    for dependency, gone in group.items:
         module = dependency.target.module
         names = graph._param_to_name if isinstance(module, nn.Parameter) else graph._module2name
         if module in names:

@@ -167,7 +167,7 @@ class TailDropout(nn.Module):
             return self._compiled(input)
         if self.training:
             return drop_tail(input, self._p, self._batch_dims, self.dropout_dim, self.inplace)
-        sample_shape(input.shape, self._batch_dims, self.dropout_dim)  # dims that don't fit are an error here too
+        sample_dims(input.dim(), self._batch_dims, self.dropout_dim)  # dims that don't fit are an error here too
         return input
 
     def _at_k(self, input: Tensor, k: Tensor) -> Tensor:

@@ -101,11 +101,14 @@ class Resumable:
                 "the model never called the layer, so that its width makes no difference; "
                 "give a layer that model(input) uses in evaluation"
             )
-        return self._input.shape[self.layer.dropout_dim]
+        n = self._input.shape[self.layer.dropout_dim]
+        return min(n, getattr(self.layer, "features", n))  # of a layer that `prune` made slice
 
     def choose_way(self, input: Any, widths: Sequence[int]) -> None:
-        """Try the ways from the fastest on, and keep the first that agrees with the model as it is at three of the widths."""
-        probes = [widths[0], widths[len(widths) // 2], widths[-1]]
+        """Try the ways from the fastest on, and keep the first that agrees with the model as it is at four of the widths."""
+        # Two at a time: the last two go together because copies at width 0 are all zero, which hides a sum over them.
+        last = len(widths) - 1
+        probes = [widths[at] for at in (0, last // 4, (last + 1) // 2, last)]
         at = {k: tree_flatten(self._forward(input, [k])[0])[0] if k else self._plain for k in probes}
         plain = [at[k] for k in probes]
         for way in self._ways():

@@ -334,3 +334,16 @@ def test_without_torch_pruning_the_error_says_what_to_install(monkeypatch: pytes
     with pytest.raises(ImportError, match=r"pip install 'taildropout\[prune\]'"):
         prune(mlp(), "2", 3, x())
     assert not hasattr(dependencies, "torch_pruning")  # imported when it is needed, so that the package needs torch alone
+
+
+def test_what_torch_pruning_cannot_follow_is_a_pruning_error():
+    class Skip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.dropout, self.last = nn.Linear(8, 16), TailDropout(), nn.Linear(24, 3)
+
+        def forward(self, input):
+            return self.last(torch.cat([self.dropout(self.first(input)), input], -1))
+
+    with pytest.raises(PruningError, match=r"torch-pruning cannot follow .* concatenation with what no layer made"):
+        prune(Skip(), "dropout", 5, torch.randn(4, 8))

@@ -8,7 +8,7 @@ import torch
 from networks import Custom, normal, per_element, regression, wide_linear
 from torch import Tensor, nn
 
-from taildropout import TailDropout, scree
+from taildropout import TailDropout, at_k, prune, scree
 
 
 @pytest.fixture(autouse=True)
@@ -134,3 +134,48 @@ def test_progress_is_told_on_a_terminal_only(monkeypatch, capsys) -> None:
     assert capsys.readouterr().err == "\rscree: batch 1 of 3\rscree: batch 2 of 3\rscree: batch 3 of 3\n"
     scree(NET, "2", iter(FIVE[:1]), per_element)
     assert capsys.readouterr().err == "\rscree: batch 1\n"
+
+
+class Followed(nn.Module):
+    """A layer whose features go through a function of all samples together."""
+
+    def __init__(self, mix):
+        super().__init__()
+        self.first, self.dropout, self.last, self.mix = nn.Linear(8, 16), TailDropout(), nn.Linear(16, 3), mix
+
+    def forward(self, input):
+        return self.last(self.mix(self.dropout(self.first(input))))
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda h: h @ (h.T @ h) / len(h),
+        lambda h: h / (1e-3 + h.abs().max()),
+        lambda h: h * (2.0 if h[:, -1].abs().sum() > 0 else 1.0),
+    ],
+    ids=["sum", "maximum", "any"],
+)
+def test_samples_that_mix_where_zeros_hide_it_are_seen(mix):
+    """A copy at width 0 adds nothing to a sum, so two others must be tried together."""
+    torch.manual_seed(3)
+    model, batch = Followed(mix).eval(), (torch.randn(40, 8), torch.randint(3, (40,)))
+    loss = nn.CrossEntropyLoss(reduction="none")
+    found = scree(model, "dropout", [batch], loss)
+    expected = []
+    for k in range(17):
+        with at_k(model, k), torch.no_grad():
+            expected.append(loss(model(batch[0]), batch[1]).mean())
+    assert "one width at a time" in found.method
+    assert torch.allclose(found.loss, torch.stack(expected).double(), rtol=1e-5)
+
+
+def test_a_layer_that_prune_made_slice_has_the_widths_it_keeps():
+    pytest.importorskip("torch_pruning")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 12), nn.LayerNorm(12), TailDropout(), nn.Linear(12, 3))
+    input = torch.randn(9, 8)
+    with pytest.warns(UserWarning, match="slice"):
+        pruned = prune(model, "2", 5, input)
+    found = scree(pruned, "2", [(input, torch.zeros(9, 3))], nn.MSELoss())
+    assert found.widths == (0, 1, 2, 3, 4, 5)
