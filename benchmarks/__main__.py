@@ -39,7 +39,7 @@ def main(words: Sequence[str] | None = None) -> int:
         arguments = parser(words[0] if words else None).parse_args(words)
         return int(arguments.main(arguments))
     except KeyboardInterrupt:
-        print("\nInterrupted. What was stored so far is kept; the same command goes on from there.", file=sys.stderr)
+        print("\nInterrupted. What was stored before is kept.", file=sys.stderr)
         return 130
 
 

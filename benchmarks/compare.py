@@ -1,7 +1,7 @@
 """The regression gate: is HEAD slower than BASE?
 
     python -m benchmarks compare main                 this working tree against main
-    python -m benchmarks compare v0.1.0 HEAD          two commits
+    python -m benchmarks compare main~10 main         two commits
     python -m benchmarks compare HEAD~1 HEAD --case 8x16-f32-train --budget 5m
 
 Both versions of the package are loaded in one process and measured in turn, in fresh processes, until the change is
@@ -34,7 +34,8 @@ from .gate_report import Row, exit_code, junit, line, markdown, ordered, overall
 from .revisions import UnknownRevision, extract
 from .run import CannotMeasure, select
 from .signals import count_rows, instruction_rows, lack_rows, time_rows
-from .verdict import REGRESSED, THRESHOLD
+from .suite.cases import CASES
+from .verdict import REGRESSED, THRESHOLD, UNSTABLE
 
 VERDICT = ROOT / ".asv" / "verdict.json"  # of the last comparison, for the dashboard
 
@@ -157,12 +158,15 @@ def write(file: Path, text: str) -> None:
 
 
 def next_steps(gate: Gate, rows: Sequence[Row], arguments: argparse.Namespace) -> list[str]:
-    """What to run next where something is slower."""
-    slower = [row.case for row in ordered(rows) if row.verdict == REGRESSED]
+    """What to run next where something is slower, or not known."""
+    if overall(rows) == UNSTABLE:
+        return ["Run it again with more --budget, with fewer cases (--case), or on a quieter machine."]
+    slower = [row.case for row in ordered(rows) if row.verdict == REGRESSED and row.case in CASES]
     if not slower:
         return []
     case = slower[0]
-    steps = [f"What changed in it: python -m benchmarks trace {case} --against {arguments.base}"]
+    checked_out = f"git checkout --detach {arguments.head}; " if arguments.head else ""
+    steps = [f"What changed in it: {checked_out}python -m benchmarks trace {case} --against {arguments.base}"]
     if arguments.head:
         steps.append(
             f"Which commit did it (in a second worktree, from {gate.base.commit[:8]} to {gate.head.commit[:8]}): "

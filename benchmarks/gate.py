@@ -120,8 +120,16 @@ class Gate:
         tool, output = [], ""
         if counter() == "callgrind":
             # A folder of its own: a count must never be read from what an earlier process left.
-            output = f"{tempfile.mkdtemp(prefix='callgrind-', dir=self.folder)}/counts"
-            tool = ["valgrind", "--quiet", "--tool=callgrind", "--instr-atstart=no", "--collect-atstart=no"]
+            place = tempfile.mkdtemp(prefix="callgrind-", dir=self.folder)
+            output = f"{place}/counts"
+            tool = [
+                "valgrind",
+                f"--vgdb-prefix={place}/vgdb",
+                "--quiet",
+                "--tool=callgrind",
+                "--instr-atstart=no",
+                "--collect-atstart=no",
+            ]
             tool.append(f"--callgrind-out-file={output}")
         found = self.process("instructions", names, number, twin=True, prefix=tool, callgrind=output)
         self.ends()

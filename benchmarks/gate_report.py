@@ -21,7 +21,7 @@ MEANING = {
     IMPROVED: "nothing is slower, something is faster",
     REGRESSED: "head is slower",
     FAILED: "not everything could be measured",
-    UNSTABLE: "the machine was too noisy for a verdict: not a pass",
+    UNSTABLE: "too much noise, or too little time, for a verdict: not a pass",
     INCOMPARABLE: "nothing could be compared",
 }
 NOTE = (

@@ -157,7 +157,7 @@ def callgrind(output: str) -> Callable[[Run], float]:
     """
     import torch
 
-    switch = ["callgrind_control", "--instr=on", str(os.getpid())]
+    switch = ["callgrind_control", f"--vgdb-prefix={Path(output).parent}/vgdb", "--instr=on", str(os.getpid())]
     subprocess.run(switch, check=True, stdout=subprocess.DEVNULL)
 
     stretches = itertools.count(1)
@@ -190,10 +190,14 @@ def count_graphs(packages: Mapping[str, ModuleType], say: Say) -> None:
     from .suite import compilation
 
     for name, count in compilation.COUNTS.items():
-        try:
-            say({"case": "compiler", "counts": {name.replace("_", " "): {side: count(p) for side, p in packages.items()}}})
-        except Exception as error:  # on either side: the counts cannot be compared
-            say({"case": "compiler", "fails": "both", "error": f"{name}: {brief(error)}"})
+        found = {}
+        for side, package in packages.items():
+            try:
+                found[side] = count(package)
+            except Exception as error:  # the other counts are taken all the same
+                say({"case": "compiler", "fails": side, "error": f"{name}: {brief(error)}"})
+        if len(found) == len(packages):
+            say({"case": "compiler", "counts": {name.replace("_", " "): found}})
 
 
 if __name__ == "__main__":

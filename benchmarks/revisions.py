@@ -57,7 +57,7 @@ def extract(revision: str | None, folder: Path) -> Version:
 
     Raises UnknownRevision, OSError (a full disk, for instance).
     """
-    commit = resolve(revision or "HEAD")
+    commit = resolve("HEAD" if revision is None else revision)
     folder.mkdir(parents=True)
     if revision is None:
         copy_working_tree(folder)
