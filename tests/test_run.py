@@ -254,4 +254,4 @@ def test_an_interruption_says_that_it_can_go_on(monkeypatch, capsys):
 
     monkeypatch.setattr(run, "main", interrupted)
     assert command.main(["run"]) == 130
-    assert "goes on from there" in capsys.readouterr().err
+    assert "What was stored before is kept" in capsys.readouterr().err
