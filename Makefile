@@ -45,7 +45,7 @@ bench: setup
 	@"$(PYTHON)" -m benchmarks dashboard
 
 test: setup
-	@"$(PYTHON)" -m pytest -m "not slow and not browser" $(ARGS)
+	@"$(PYTHON)" -m pytest -m "not slow and not browser and not night" $(ARGS)
 	@echo "All held. Next: 'make bench' for the speed, 'make slow' for the statistical tests at full size."
 
 slow: setup

@@ -424,7 +424,7 @@ steps = real(ROOT, "cpu", ["{CASE}"], ["-k", "exponential-0.5-64-"])
 sys.exit(nightly.work(ROOT, None, "cpu", 1500.0, steps, issues=False))"""
 
 
-@pytest.mark.slow
+@pytest.mark.night
 @pytest.mark.timeout(3600)
 def test_two_real_nights_on_one_case(tmp_path):
     """Nothing is made up but that there is one case, and fewer tests of the law. The second commit changes a comment."""
