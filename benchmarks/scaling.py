@@ -10,13 +10,18 @@ process over that of all, each having the same number of rows. DataParallel is m
 block without dropout.
 """
 
-from . import ROOT
+from importlib.util import find_spec
+from pathlib import Path
+
 from .suite import scaling
 
 
 def main() -> None:
     """Measure as one of torchrun's processes; the first prints."""
-    found = scaling.work(str(ROOT / "taildropout"))
+    spec = find_spec("taildropout")
+    if spec is None or spec.origin is None:
+        raise SystemExit("taildropout is not installed: run 'make test' or pip install it first")
+    found = scaling.work(str(Path(spec.origin).parent))
     if found:
         print(f"{'strategy':14}{'layer':13}{'processes':>9}{'step':>12}{'efficiency':>12}")
     for each in found:
