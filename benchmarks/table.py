@@ -1,4 +1,4 @@
-"""Write the README's tables from the stored records, between their markers: speed, and how often the gate errs.
+"""Write the README's tables between their markers: speed, how often the gate errs, and what the examples found.
 
 The rows of the table of speeds are made and rendered here too, wherever the figures come from.
 """
@@ -17,6 +17,7 @@ from rich.text import Text
 from . import ROOT
 
 RECORDS = ROOT / "benchmarks" / "records"
+FINDINGS = ROOT / "examples" / "results"
 RIVALS = ("nn.Dropout", "copy")
 HEADINGS = ("case", "TailDropout", "nn.Dropout", "copy", "/ nn.Dropout", "/ copy", "goal")
 NOTE = (
@@ -137,7 +138,10 @@ def gate() -> str:
     return "\n\n".join(f"**{file.stem}**\n\n{error_rates.markdown(gate_record.load(file))}" for file in files)
 
 
-TABLES = {"speed": speed, "gate": gate}
+def tables() -> dict[str, str]:
+    """Every table by the name in its markers: speed, gate, and what the examples found."""
+    found = {file.stem: file.read_text().strip() for file in sorted(FINDINGS.glob("*.md"))}
+    return {"speed": speed(), "gate": gate(), **found}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -150,8 +154,9 @@ def main(arguments: argparse.Namespace) -> int:
     """Write the tables, or check that they are up to date."""
     before = after = arguments.file.read_text()
     try:
-        for name, table in TABLES.items():
-            after = between(after, name, table())
+        written = tables()
+        for name, table in written.items():
+            after = between(after, name, table)
     except ValueError as error:
         print(f"{arguments.file.name}: {error}", file=sys.stderr)
         return 2
@@ -160,5 +165,5 @@ def main(arguments: argparse.Namespace) -> int:
             print(f"{arguments.file.name} is not what the records say; run: python -m benchmarks table", file=sys.stderr)
         return int(after != before)
     arguments.file.write_text(after)
-    print(f"{arguments.file.name}: wrote {len(TABLES)} tables")
+    print(f"{arguments.file.name}: wrote {len(written)} tables")
     return 0

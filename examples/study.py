@@ -1,8 +1,9 @@
 """What every example shares: its command line, its sizes, progress, stored parts, and the figure and JSON that it writes.
 
-python examples/NAME.py            a few minutes; writes examples/figures/NAME.png and examples/results/NAME.json
+python examples/NAME.py            writes figures/NAME.png, results/NAME.json and, where there is a table, results/NAME.md;
+                                   can be interrupted and run again
 python examples/NAME.py --quick    seconds, to see that it runs; writes under examples/stored/quick/
-python examples/NAME.py --full     longer, more data; writes under examples/stored/full/, can be interrupted and run again
+python examples/NAME.py --full     longer, more data; writes under examples/stored/full/
 """
 
 import argparse
@@ -70,18 +71,18 @@ class Study:
             )  # threads that wait for each other lose more on a busy machine than they gain on a quiet one
 
     def stored(self, part: str, compute: Callable[[], T]) -> T:
-        """What `compute` returns (numbers, tensors, lists and dicts of them); with --full kept, and loaded on the next run.
+        """What `compute` returns (numbers, tensors, lists and dicts of them); kept for the next run, but with --quick.
 
         It is computed anew when the settings, torch or the code of the examples or of the layer have changed.
         """
         torch.manual_seed(self.settings.seed)  # the same numbers whether the parts before were computed or loaded
-        if self.size != "full":
+        if self.size == "quick":
             return compute()
         import taildropout
 
-        code = [self.script, HERE / "data.py", HERE / "study.py", *sorted(Path(taildropout.__file__).parent.glob("*.py"))]
+        code = [self.script, HERE / "data.py", HERE / "study.py", *sorted(Path(taildropout.__file__).parent.rglob("*.py"))]
         text = json.dumps([self.chosen, torch.__version__], default=str) + "".join(path.read_text() for path in code)
-        folder = self.out / "parts"
+        folder = (HERE / "stored" if self.out == HERE else self.out) / "parts"
         path = folder / f"{self.name}-{part}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.pt"
         if path.exists():
             print(f"{part}: taken from {path}", flush=True)
@@ -89,13 +90,13 @@ class Study:
             return loaded
         found = compute()
         folder.mkdir(parents=True, exist_ok=True)
-        (HERE / "stored" / ".gitignore").write_text("*\n") if HERE in folder.parents else None
+        (folder / ".gitignore").write_text("*\n")
         torch.save(found, path.with_suffix(".part"))
         path.with_suffix(".part").rename(path)  # whole or not there
         return found
 
-    def save(self, figure: Figure, results: dict[str, Any]) -> dict[str, Any]:
-        """Write figures/NAME.png and results/NAME.json; return what stands in the JSON."""
+    def save(self, figure: Figure, results: dict[str, Any], table: str = "") -> dict[str, Any]:
+        """Write figures/NAME.png, results/NAME.json and the Markdown of `table`; return what stands in the JSON."""
         whole = {
             "example": self.name,
             "size": self.size,
@@ -110,6 +111,8 @@ class Study:
         path = self.path("results", "json")
         text = json.dumps(whole, indent=1, allow_nan=False)
         path.write_text(re.sub(r"\[[^][{}]*\]", lambda numbers: " ".join(numbers[0].split()), text) + "\n")
+        if table:
+            self.path("results", "md").write_text(table.strip() + "\n")
         picture = self.path("figures", "png")
         figure.savefig(picture, dpi=100, pil_kwargs={"optimize": True})
         plt.close(figure)

@@ -148,7 +148,7 @@ def test_the_shift_of_the_mean_is_that_of_many_draws() -> None:
     assert shift == pytest.approx(((drawn.mean(0) - output.mean(0)).norm() / spread).item(), abs=error.item())
 
 
-def test_a_part_of_a_full_run_is_computed_once(tmp_path: Path) -> None:
+def test_a_part_of_a_run_is_computed_once(tmp_path: Path) -> None:
     study = load("study")
     settings = {"default": {"seed": 3, "steps": 1}}
     calls = []
@@ -163,13 +163,13 @@ def test_a_part_of_a_full_run_is_computed_once(tmp_path: Path) -> None:
         torch.rand(len(calls))  # parts before this one, computed or loaded
         return whole.stored("part", compute)["drawn"]
 
-    first = run("--full")
-    assert torch.equal(run("--full"), first)
+    first = run()
+    assert torch.equal(run(), first)
     assert len(calls) == 1
-    run("--full", steps=2)
+    run(steps=2)
     assert len(calls) == 2, "other settings are another result"
-    assert torch.equal(run(), first), "the seed alone decides"
-    assert len(calls) == 3, "only --full stores"
+    assert torch.equal(run("--quick"), first), "the seed alone decides"
+    assert len(calls) == 3, "--quick stores nothing"
 
 
 def test_median_times_are_of_every_call() -> None:

@@ -199,7 +199,7 @@ RECORD = {
 
 def test_the_readme_table_is_written_between_its_markers(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(table, "RECORDS", tmp_path)
-    monkeypatch.setattr(table, "TABLES", {"speed": table.speed})
+    monkeypatch.setattr(table, "tables", lambda: {"speed": table.speed()})
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- table:speed -->\nold\n<!-- /table:speed -->\nafter\n")
     words = ["table", "--file", str(readme)]
