@@ -1,0 +1,144 @@
+"""What the README says the examples found stands in their results: every sentence, with the figures that it rests on."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from benchmarks import ROOT
+
+Results = dict[str, Any]
+# Words of the README with their figures, the example, and what its results must hold for them to be true.
+CLAIMS: list[tuple[str, str, Callable[[Results], bool]]] = [
+    (
+        "its error is within .3 % of PCA's at every k",
+        "pca",
+        lambda r: all(each["largest_excess_over_pca_of_any_width"] <= 0.003 for each in r.values()),
+    ),
+    (
+        "beats PCA at every width from 1 to 64",
+        "autoencoder",
+        lambda r: r["widths_at_which_TailDropout_beats_PCA_of_the_images"] == list(range(1, 65)),
+    ),
+    (
+        "at k = 1 it separates shoes from shirts (area under ROC .98",
+        "autoencoder",
+        lambda r: round(r["area_under_ROC_of_the_first_feature_shoes_against_shirts"]["TailDropout"], 2) == 0.98,
+    ),
+    (
+        "the first principal direction of a plain autoencoder's code does so too, .999",
+        "autoencoder",
+        lambda r: (
+            round(r["area_under_ROC_of_the_first_feature_shoes_against_shirts"]["no dropout, PCA of its code"], 3) == 0.999
+        ),
+    ),
+    (
+        "cut to a fifth of its parameters loses .7 points of accuracy and is 3.6 times as fast",
+        "classifier",
+        lambda r: (
+            round(share(r["mlp"]["pruned"]["parameters"]), 1) == 0.2
+            and round(100 * lost(r["mlp"]["pruned"]["test_accuracy"]), 1) == 0.7
+            and round(r["mlp"]["pruned"]["speedup"], 1) == 3.6
+        ),
+    ),
+    (
+        "a convolutional one cut to a quarter loses .5 points and is 2.2 times as fast",
+        "classifier",
+        lambda r: (
+            round(4 * share(r["cnn"]["pruned"]["parameters"])) == 1
+            and round(100 * lost(r["cnn"]["pruned"]["test_accuracy"]), 1) == 0.5
+            and round(r["cnn"]["pruned"]["speedup"], 1) == 2.2
+        ),
+    ),
+    (
+        "1.1 and 1.4 points of accuracy at full width",
+        "classifier",
+        lambda r: [round(r[net]["points_of_accuracy_lost_at_full_width"]["mean"], 1) for net in ("mlp", "cnn")] == [1.1, 1.4],
+    ),
+    (
+        "16 % of that autoencoder's error",
+        "autoencoder",
+        lambda r: round(r["full_width_error_relative_to_no_dropout"]["TailDropout"], 2) == 1.16,
+    ),
+    (
+        "A network trained for one width alone is better at that width",
+        "classifier",
+        lambda r: all(
+            alone > tail
+            for net in r.values()
+            for alone, tail in zip(
+                net["test_accuracy_at_every_width"]["trained at this width"],
+                net["test_accuracy_at_every_width"]["TailDropout"],
+                strict=True,
+            )
+            if alone < net["test_accuracy_at_every_width"]["no dropout"][-1]  # full width is said above
+        ),
+    ),
+    (
+        "a Matryoshka loss is better at narrow ones",
+        "classifier",
+        lambda r: all(
+            nested > tail
+            for net in r.values()
+            for nested, tail in zip(
+                net["test_accuracy_at_every_width"]["Matryoshka loss"][:3],
+                net["test_accuracy_at_every_width"]["TailDropout"][:3],
+                strict=True,
+            )
+        ),
+    ),
+    (
+        "test loss .82 at 18 of 1024 features, where full width has 1.73 and early stopping .79",
+        "overfit",
+        lambda r: (
+            [r["chosen_k"], round(r["chosen"]["test"], 2), round(r["full_width"]["test"], 2)] == [18, 0.82, 1.73]
+            and round(r["early_stopping"]["test"], 2) == 0.79
+        ),
+    ),
+    (
+        "there 75 of 256 features are enough, and 61 at p = .5",
+        "rates",
+        lambda r: [round(at(r, p, "width")) for p in (0.1, 0.5)] == [75, 61],
+    ),
+    (
+        "full width costs .3 points of accuracy",
+        "rates",
+        lambda r: round(100 * (at(r, 0.0, "accuracy") - at(r, 0.5, "accuracy")), 1) == 0.3,
+    ),
+    ("by .13 of its standard deviation at p = .5", "rates", lambda r: round(at(r, 0.5, "shift"), 2) == 0.13),
+]
+
+
+def share(parameters: dict[str, float]) -> float:
+    """Of the parameters, what the pruned network has."""
+    return parameters["pruned"] / parameters["whole"]
+
+
+def lost(accuracy: dict[str, float]) -> float:
+    """Accuracy that pruning costs."""
+    return accuracy["whole"] - accuracy["pruned"]
+
+
+def at(results: Results, p: float, name: str) -> float:
+    """The mean over seeds at a rate."""
+    mean: float = results["mean_over_seeds"][name][results["p"].index(p)]
+    return mean
+
+
+@pytest.mark.parametrize(("words", "example", "holds"), CLAIMS, ids=[words[:40].replace("\n", "") for words, _, _ in CLAIMS])
+def test_what_the_readme_says_was_found(words: str, example: str, holds: Callable[[Results], bool]) -> None:
+    assert " ".join(words.split()) in " ".join((ROOT / "README.md").read_text().split()), (
+        "another wording: change the claim here"
+    )
+    stored = json.loads((ROOT / "examples" / "results" / f"{example}.json").read_text())
+    assert stored["size"] == "default", "the README speaks of the run at default size"
+    assert holds(stored["results"])
+
+
+def test_the_claims_name_each_figure_of_the_section() -> None:
+    """A sentence with a figure that is not above is a claim without a test."""
+    section = (ROOT / "README.md").read_text().split("## Shown on real data")[1].split("\n## ")[0]
+    bullets = [line for line in " ".join(section.split()).split(" * ")[1:] if any(map(str.isdigit, line))]
+    for bullet in bullets:
+        assert any(" ".join(words.split()) in bullet for words, _, _ in CLAIMS), bullet
