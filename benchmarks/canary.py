@@ -19,7 +19,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from .compare import usable, write
+from .atomic import write
+from .compare import usable
 from .gate import Gate
 from .gate_process import Broken
 from .gate_report import Row, render

@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from . import ROOT
+from .atomic import write
 from .gate import Gate
 from .gate_process import Broken
 from .gate_report import Row, exit_code, junit, line, markdown, ordered, overall, render
@@ -144,17 +145,6 @@ def report(gate: Gate, rows: Sequence[Row], arguments: argparse.Namespace, conso
 def described(version: Any) -> dict[str, Any]:
     """What identifies a version."""
     return {"label": version.label, "commit": version.commit, "dirty": version.dirty, "digest": version.digest}
-
-
-def write(file: Path, text: str) -> None:
-    """Write in one step, so that a killed run or a full disk leaves the former file whole."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    try:
-        partial.write_text(text)
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def next_steps(gate: Gate, rows: Sequence[Row], arguments: argparse.Namespace) -> list[str]:

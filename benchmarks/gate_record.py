@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from . import machine
+from .atomic import write
 from .table import RECORDS
 
 FOLDER = RECORDS / "gate"
@@ -34,11 +35,7 @@ def instruction_noise(name: str) -> list[float]:
 
 
 def store(record: dict[str, Any], file: Path) -> None:
-    """Write the record in one step, a trial a line, so that a killed run leaves the former one whole."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """Write the record, a trial a line."""
     parts = {key: json.dumps(value) for key, value in record.items() if key != "trials"}
     trials = ",\n".join(json.dumps(trial) for trial in record["trials"])
-    text = "{" + "".join(f'"{key}": {value},\n' for key, value in parts.items()) + f'"trials": [\n{trials}\n]}}\n'
-    partial = file.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(file)
+    write(file, "{" + "".join(f'"{key}": {value},\n' for key, value in parts.items()) + f'"trials": [\n{trials}\n]}}\n')

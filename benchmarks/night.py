@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import alarm
-from .compare import write
+from .atomic import write
 from .leash import OutOfTime
 from .night_report import Report, slower
 from .night_state import REJECTED, SETTLED, SKIPPED, VOID, Outcome, Series, State, parse

@@ -22,7 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from . import ROOT, alarm
-from .compare import duration, write
+from .atomic import write
+from .compare import duration
 from .night import Night
 from .night_report import Report
 from .night_state import Outcome

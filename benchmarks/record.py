@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from . import ROOT, machine
+from .atomic import write
 
 ACCURACY = 4  # significant digits that are stored
 
@@ -99,10 +100,5 @@ def record(names: Sequence[str], device: str, seconds: float, console: Console) 
 
 
 def store(found: dict[str, Any], folder: Path) -> Path:
-    """Write a record in one step, so that a killed run leaves the former one whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{found['machine']['name']}.json"
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    partial.replace(file)
-    return file
+    """Write a record; return its file."""
+    return write(folder / f"{found['machine']['name']}.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")

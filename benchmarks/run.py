@@ -25,6 +25,7 @@ from pathlib import Path
 from rich.console import Console
 
 from . import ROOT, machine, pinned, results
+from .atomic import write
 from .results import Entry, Figure
 from .table import RECORDS, Row, markdown, record_rows, record_title, render
 
@@ -232,7 +233,7 @@ def show(rows: Sequence[Row], title: str, arguments: argparse.Namespace, console
     if arguments.markdown == "-":
         print(markdown(rows, title))
     elif arguments.markdown:
-        Path(arguments.markdown).write_text(markdown(rows, title) + "\n")
+        write(Path(arguments.markdown), markdown(rows, title) + "\n")
 
 
 def resolve(commits: str) -> list[str]:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import ROOT
+from .atomic import write
 
 RECORDS = ROOT / "benchmarks" / "records"
 FINDINGS = ROOT / "examples" / "results"
@@ -164,6 +165,6 @@ def main(arguments: argparse.Namespace) -> int:
         if after != before:
             print(f"{arguments.file.name} is not what the records say; run: python -m benchmarks table", file=sys.stderr)
         return int(after != before)
-    arguments.file.write_text(after)
+    write(arguments.file, after)
     print(f"{arguments.file.name}: wrote {len(written)} tables")
     return 0
