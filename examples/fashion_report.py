@@ -1,0 +1,157 @@
+"""What `fashion_mlp.py` says: its answers with their intervals, its table and its figure."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+from intervals import Interval, holm, interval, p_value
+from matplotlib.axes import Axes
+from study import BLACK, BLUE, GREY, ORANGE
+
+NONE, DROPOUT, DECAY, BOTH = "no dropout", "nn.Dropout (.5, .5)", "weight decay", "nn.Dropout (.5, .5) + weight decay"
+SWAPPED = [("nn.Dropout (.1, .5)", "nn.Dropout (.5, .1)"), ("nn.Dropout (.1, .9)", "nn.Dropout (.9, .1)")]
+Run = dict[int, dict[str, float]]  # what was measured after an epoch
+Runs = dict[str, list[Run]]  # of every configuration, a run for each seed
+
+
+def minus(left: Sequence[float], right: Sequence[float]) -> list[float]:
+    """Left less right, seed by seed."""
+    return [one - other for one, other in zip(left, right, strict=True)]
+
+
+def analyse(found: Runs, layers: Sequence[str], settings: Any) -> dict[str, Any]:
+    """Every answer with its interval, in points of test accuracy; `layers` are compared with nn.Dropout and with none."""
+
+    def each(name: str, what: str = "test", epoch: int = settings.epochs) -> list[float]:
+        return [run[epoch][what] for run in found[name]]
+
+    def less(left: str, right: str, epoch: int = settings.epochs) -> list[float]:
+        return minus(each(left, epoch=epoch), each(right, epoch=epoch))
+
+    def gap(name: str, epoch: int = settings.epochs) -> Interval:
+        return interval(minus(each(name, "training", epoch), each(name, epoch=epoch)))
+
+    pairs = {f"{DROPOUT} against {NONE}": (DROPOUT, NONE)}
+    pairs |= {f"{layer} against {other}": (layer, other) for other in (DROPOUT, NONE) for layer in layers}
+    adjusted = holm({name: p_value(less(*pair)) for name, pair in pairs.items()})
+    return {
+        "configurations": {
+            name: {
+                "test": interval(each(name)),
+                "against_none": interval(less(name, NONE)),
+                "gap": gap(name),
+                "narrow": interval(each(name, "narrow")),
+                "test_loss": interval(each(name, "test_loss")),
+            }
+            for name in found
+        },
+        "swapped": {f"{first} less {second}": interval(less(first, second)) for first, second in SWAPPED},
+        "interaction": interval(minus(less(BOTH, DROPOUT), less(DECAY, NONE))),
+        "comparisons": {
+            name: {"difference": interval(less(*pair)), "adjusted_p": adjusted[name]} for name, pair in pairs.items()
+        },
+        "epochs": {
+            epoch: {
+                "difference": interval(less(DROPOUT, NONE, epoch)),
+                "gap": {name: gap(name, epoch) for name in (NONE, DROPOUT)},
+            }
+            for epoch in settings.longer
+        },
+    }
+
+
+def judged(answers: dict[str, Any], other: str) -> str:
+    """Which layers are better than another and which worse, where Holm's test at 5 % says so."""
+    groups: dict[str, list[str]] = {"better": [], "worse": [], "no difference shown": []}
+    for name, found in answers["comparisons"].items():
+        layer, _, against = name.partition(" against ")
+        if against == other:
+            decided = found["adjusted_p"] <= 0.05
+            groups[("better" if found["difference"].mean > 0 else "worse") if decided else "no difference shown"].append(layer)
+    return "; ".join(f"{group}: {', '.join(found) or '–'}" for group, found in groups.items())
+
+
+def say(answers: dict[str, Any], decay: float, settings: Any) -> list[str]:
+    """The answers in words."""
+    verdict = {1: "the first is better", -1: "the second is better", 0: "no difference shown"}
+    swapped = "; ".join(f"{pair} {found}, {verdict[found.sign]}" for pair, found in answers["swapped"].items())
+    adding = {
+        1: "together they do more than both apart",
+        -1: "together they do less than both apart",
+        0: "no interaction shown",
+    }
+    rows, interaction, last = answers["configurations"], answers["interaction"], max(settings.longer)
+    epochs = ", ".join(f"{found['difference']} after {epoch}" for epoch, found in answers["epochs"].items())
+    gaps = answers["epochs"][last]["gap"]
+    return [
+        f"Means and differences in points of test accuracy after {settings.epochs} epochs, with 95 % t intervals over "
+        f"{len(settings.seeds)} seeds, paired; seconds of one processor per epoch, and relative to {NONE}.",
+        f"Rates swapped: {swapped}.",
+        f"Weight decay of {decay:g} (chosen on held-out images) gains {rows[DECAY]['against_none']} alone and nn.Dropout "
+        f"{rows[DROPOUT]['against_none']}, both {rows[BOTH]['against_none']}: the interaction is {interaction}, "
+        f"{adding[interaction.sign]}.",
+        f"Against {DROPOUT} (Holm's test, 5 % for all comparisons together) {judged(answers, DROPOUT)}. Against {NONE} "
+        f"{judged(answers, NONE)}.",
+        f"{DROPOUT} against {NONE} over time: {epochs} epochs; in the end its train–test gap is {gaps[DROPOUT].plain}, that of "
+        f"{NONE} {gaps[NONE].plain}.",
+    ]
+
+
+def table(answers: dict[str, Any], times: dict[str, list[float]], said: Sequence[str], width: str) -> str:
+    """Markdown: a row for each configuration, then the answers; `times` are seconds per epoch, some for each configuration."""
+    lines = [
+        f"| | test accuracy, % | against {NONE} | train–test gap | with {width} features, % | s per epoch | relative |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, row in answers["configurations"].items():
+        ratio = [time / none for time, none in zip(times[name], times[NONE], strict=True)]
+        against = ["", ""] if name == NONE else [str(row["against_none"]), interval(ratio).plain]
+        cells = [
+            name,
+            row["test"].plain,
+            against[0],
+            row["gap"].plain,
+            row["narrow"].plain,
+            interval(times[name]).plain,
+            against[1],
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", *(f"* {sentence}" for sentence in said)])
+
+
+def draw(found: Runs, answers: dict[str, Any], settings: Any) -> plt.Figure:
+    """Accuracy against that of no dropout, the gap, and both over the epochs; dots are seeds, bars 95 % intervals."""
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 4.6), layout="constrained", width_ratios=[1.1, 1, 1])
+    rows = answers["configurations"]
+    for row, (name, runs) in enumerate(found.items()):
+        colour = BLUE if name.startswith("TailDropout") else ORANGE if name == DROPOUT else GREY
+        at_end = [run[settings.epochs] for run in runs]
+        against = [run["test"] - none[settings.epochs]["test"] for run, none in zip(at_end, found[NONE], strict=True)]
+        bar(left, row, rows[name]["against_none"], against, colour)
+        bar(middle, row, rows[name]["gap"], [run["training"] - run["test"] for run in at_end], colour)
+    left.set_yticks(range(len(rows)), list(rows))
+    middle.set_yticks(range(len(rows)), [""] * len(rows))
+    left.set(title=f"test accuracy after {settings.epochs} epochs", xlabel=f"points against {NONE}; right is better")
+    middle.set(title="training less test accuracy", xlabel="points")
+    for axes in (left, middle):
+        axes.axvline(0, color=BLACK, linewidth=0.6)
+        axes.invert_yaxis()
+    for name, colour, marker in [(NONE, GREY, "s"), (DROPOUT, ORANGE, "^")]:
+        for what, line in [("training", ":"), ("test", "-")]:
+            values = torch.tensor([[run[epoch][what] for epoch in settings.longer] for run in found[name]])
+            right.plot(settings.longer, values.mean(0), line + marker, color=colour, markersize=4, label=f"{name}, {what}")
+            right.plot(settings.longer, values.T, ".", color=colour, markersize=2, alpha=0.5)
+    right.set(title="over the epochs", xlabel="epochs", ylabel="accuracy, %", xticks=settings.longer)
+    right.legend(fontsize=8)
+    for axes in (left, middle, right):
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def bar(axes: Axes, row: int, found: Interval, dots: Sequence[float], colour: str) -> None:
+    """An interval as a bar around its mean, over the dots of its seeds."""
+    axes.plot(dots, [row] * len(dots), ".", color=colour, markersize=3, alpha=0.5)
+    axes.errorbar(
+        found.mean, row, xerr=[[found.mean - found.low], [found.high - found.mean]], fmt="o", color=colour, markersize=4
+    )
