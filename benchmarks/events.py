@@ -127,10 +127,10 @@ def operators(events: Iterable[Mapping[str, Any]]) -> dict[str, Operator]:
     return dict(found)
 
 
-def total(side: Mapping[str, Operator]) -> Operator:
-    """All operators of a side as one."""
+def total(operators: Iterable[Operator]) -> Operator:
+    """Several operators as one."""
     result = Operator()
-    for each in side.values():
+    for each in operators:
         result.calls += each.calls
         result.host += each.host
         result.device += each.device

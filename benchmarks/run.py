@@ -21,6 +21,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -29,12 +30,13 @@ from .atomic import write
 from .results import Entry, Figure
 from .table import RECORDS, Row, markdown, record_rows, record_title, render
 
+if TYPE_CHECKING:
+    from .suite.cases import Case
+
 CHUNK = 24  # asv stores what it measured when it ends, so this many processes are what an interruption can cost
 MAX_NAMED = 20  # of failures; where all fail, the reason is one
 QUICK_MODULES = "counts", "process"  # beside speed and history
 QUICK_COUNTS = "8x16-f32-train", "1024x512-f32-train", "0.5"  # parameters of the counts that are taken in quick
-
-
 ENVIRONMENTS = ROOT / ".asv" / "env"
 
 
@@ -70,11 +72,20 @@ def select(arguments: argparse.Namespace) -> list[str]:
     from .suite import cases
 
     for name in arguments.case or ():
-        if name not in cases.CASES:
-            near = difflib.get_close_matches(name, cases.CASES, 5, 0.4) or list(cases.CASES)
-            raise CannotMeasure(f"there is no case {name!r}; near it are {', '.join(near)}")
+        known_case(name)
     known = arguments.case or cases.names(quick=arguments.profile == "quick")
     return [name for name in known if arguments.device in (None, cases.CASES[name].device)]
+
+
+def known_case(name: str) -> "Case":
+    """The case of this name; CannotMeasure that names those near it if there is none."""
+    from .suite.cases import CASES
+
+    if name not in CASES:
+        near = difflib.get_close_matches(name, CASES, 5, 0.4)
+        hint = f"near it are {', '.join(near)}" if near else "README.md's table of speeds lists them; one is 1024x512-f32-train"
+        raise CannotMeasure(f"there is no case {name!r}; {hint}")
+    return CASES[name]
 
 
 def run_record(arguments: argparse.Namespace, names: Sequence[str], console: Console) -> int:

@@ -8,13 +8,12 @@ The table is made from the same files. Exit code: 0 traced, 2 could not measure;
 """
 
 import argparse
-import difflib
 import os
 import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -28,6 +27,7 @@ from rich.text import Text
 
 from . import ROOT, events, record, revisions
 from .events import OUTSIDE, Operator
+from .run import CannotMeasure, known_case
 from .table import duration
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def main(arguments: argparse.Namespace) -> int:
     record.with_environment()
     console = Console(width=None if sys.stdout.isatty() else 140)
     try:
-        case = find(arguments.case)
+        case = known_case(arguments.case)
         out = TRACES / case.name if arguments.out is None else arguments.out
         with staging(out, mine=arguments.out is None) as folder, sides(arguments.against, console) as both:
             touch_memory(case)
@@ -85,23 +85,12 @@ def main(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted; no trace is written.", file=sys.stderr)
         return 130
-    except (CannotTrace, events.BrokenTrace, revisions.UnknownRevision, OSError) as error:
+    except (CannotMeasure, CannotTrace, events.BrokenTrace, revisions.UnknownRevision, OSError) as error:
         print(f"Could not trace: {error}", file=sys.stderr)
         return 2
     console.print(render(found, case))
     console.print("\n".join(directions(out, found)), highlight=False, markup=False, soft_wrap=True)
     return 0
-
-
-def find(name: str) -> "Case":
-    """The case of this name."""
-    from .suite.cases import CASES
-
-    if name not in CASES:
-        near = difflib.get_close_matches(name, CASES, 5, 0.4)
-        hint = f"near it are {', '.join(near)}" if near else "README.md lists them"
-        raise CannotTrace(f"there is no case {name!r}; {hint}")
-    return CASES[name]
 
 
 @contextmanager
@@ -224,11 +213,18 @@ def render(found: Mapping[str, Mapping[str, Operator]], case: "Case") -> Table:
     def cost(name: str) -> float:
         return max((each.device if gpu else each.host) for side in found.values() if (each := side.get(name)))
 
+    def row(heading: str, of: Callable[[Mapping[str, Operator]], Operator | None]) -> None:
+        table.add_row(*map(Text, [heading, *(cell for side in found.values() for cell in cells(of(side), gpu))]))
+
     names = {name for side in found.values() for name in side} - {OUTSIDE}
-    for name in [*sorted(names, key=lambda name: (-cost(name), name))[:ROWS], OUTSIDE]:
-        table.add_row(*map(Text, [name, *(cell for side in found.values() for cell in cells(side.get(name), gpu))]))
+    ordered = sorted(names, key=lambda name: (-cost(name), name))
+    for name in ordered[:ROWS]:
+        row(name, lambda side, name=name: side.get(name))
+    if rest := ordered[ROWS:]:
+        row(f"{len(rest)} others", lambda side: events.total(side[name] for name in rest if name in side))
+    row(OUTSIDE, lambda side: side.get(OUTSIDE))
     table.add_section()
-    table.add_row("all", *(cell for side in found.values() for cell in cells(events.total(side), gpu)))
+    row("all", lambda side: events.total(side.values()))
     return table
 
 

@@ -296,7 +296,9 @@ def test_the_dearest_operators_of_either_side_come_first() -> None:
     text = io.StringIO()
     Console(file=text, width=120).print(trace.render({"one": many, "other": other}, CASES[CASE]))
     rows = [line.split("│")[1].strip() for line in text.getvalue().splitlines() if line.startswith("│")]
-    assert rows == ["dear", "op0", *(f"op{number}" for number in range(39, 39 - trace.ROWS + 2, -1)), OUTSIDE, "all"]
+    dearest = [f"op{number}" for number in range(39, 39 - trace.ROWS + 2, -1)]
+    assert rows == ["dear", "op0", *dearest, "29 others", OUTSIDE, "all"]
+    assert "435 µs" in text.getvalue()  # 1 + 2 + … + 29
     assert "780 µs" in text.getvalue()  # 0 + 1 + … + 39
 
 
@@ -329,7 +331,7 @@ def test_an_unknown_case_names_those_near_it(capsys: Capture, tmp_path: Path) ->
     message = refused(capsys, "1024x512-f32-trian", "--out", str(tmp_path / "new"))
     assert "no case '1024x512-f32-trian'; near it are 1024x512-f32-train" in message
     assert message.count(", ") <= 5
-    assert "README.md lists them" in refused(capsys, "@", "--out", str(tmp_path / "new"))
+    assert "README.md's table of speeds lists them" in refused(capsys, "@", "--out", str(tmp_path / "new"))
     assert not list(tmp_path.iterdir())
 
 
