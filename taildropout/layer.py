@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .dims import check_dims, check_tensor, sample_dims, sample_shape
+from .dims import check_dims, check_tensor, positions, sample_dims, sample_shape
 from .distribution import check_p, constant_in_graphs, exponential_from_uniforms, rate
 from .functional import check_float, drop_tail
-from .selection import positions, select
+from .selection import select
 
 _MOST = 2**63 - 1  # what an int64 holds
 

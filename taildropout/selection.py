@@ -1,19 +1,25 @@
-"""How the tail is selected away, in three ways that are bitwise equal.
+"""How the tail is selected away, in ways that are bitwise equal.
 
 Under a compiler, one `where`. In eager, a `masked_fill` for small inputs; for large ones an autograd function that saves
-nothing but k and, on a CPU where memory order allows, copies what stays and zeroes the rest, row by row.
+nothing but k and, where memory order allows, copies what stays and zeroes the rest, row by row: on a CPU in C, on a GPU by the
+Triton kernel of `kernels`.
 """
 
 from __future__ import annotations
 
-import math
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
+from .dims import Layout, positions, row_layout
 from .shards import is_sharded, on_shard, part_of
 
 try:
@@ -25,15 +31,12 @@ except ImportError:  # built without a compiler: the same results from plain tor
 # `masked_fill`, which saves a byte per element and is slow; on a CPU the two are measured to meet at about 16 000.
 SAVE_ONLY_K_FROM = 2**14
 
+# From this many elements on, a GPU uses the Triton kernel. It saves two launches and most of the traffic of plain torch, but
+# its own launch takes the host longer. Not measured yet: to be set where the two meet on a GPU.
+FUSED_FROM = 2**17
+
 # A thread is worth starting, at some 20 µs, for this many bytes.
 _BYTES_PER_THREAD = 2**20
-
-
-def positions(n: int, feature: int, ndim: int, device: torch.device) -> Tensor:
-    """1 … n along dim `feature` of `ndim`, in the narrowest float that counts so far exactly."""
-    dtype = torch.float32 if n <= 2**24 else torch.float64
-    line = torch.arange(1, n + 1, dtype=dtype, device=device)
-    return line.reshape(*[1] * feature, -1, *[1] * (ndim - feature - 1))
 
 
 _constants: dict[tuple[int, int, int, torch.device], Tensor] = {}
@@ -57,26 +60,7 @@ def kept_positions(n: int, feature: int, ndim: int, device: torch.device) -> Ten
     return kept
 
 
-@lru_cache(maxsize=1024)
-def _row_layout(
-    shape: torch.Size, strides: tuple[int, ...], k_shape: torch.Size, feature: int
-) -> tuple[list[int], list[int], int] | None:
-    """The dims in memory order, the shape of k that has one value per row of features then, and the elements per feature.
-
-    None where features do not lie in rows: the tensor is not dense, or k varies within what would be a row.
-    """
-    order = sorted(range(len(shape)), key=lambda dim: -strides[dim])
-    expected = 1
-    for dim in reversed(order):
-        if shape[dim] != 1 and strides[dim] != expected:
-            return None
-        expected *= shape[dim]
-    place = order.index(feature)
-    before, after = order[:place], order[place + 1 :]
-    if k_shape and any(k_shape[dim] > 1 for dim in after):
-        return None
-    per_row = [shape[dim] for dim in before] + [1] * (len(order) - place)
-    return order, per_row, math.prod(shape[dim] for dim in after)
+_row_layout = lru_cache(maxsize=1024)(row_layout)
 
 
 def transformed() -> bool:
@@ -85,13 +69,58 @@ def transformed() -> bool:
 
 
 def _in_memory(tensor: Tensor) -> bool:
-    """Whether its address is that of its numbers: not of one batched, quantized, on another device, or a zero of autograd."""
-    return (
-        type(tensor) is Tensor
-        and tensor.is_cpu
-        and torch._C._has_storage(tensor)
-        and not (tensor._is_zerotensor() or tensor.is_quantized)
-    )
+    """Whether its address is that of its numbers: not of one batched, quantized, or a zero of autograd."""
+    return type(tensor) is Tensor and torch._C._has_storage(tensor) and not (tensor._is_zerotensor() or tensor.is_quantized)
+
+
+def _rows_of(input: Tensor, k: Tensor, feature: int) -> Layout | None:
+    """The rows by which code that knows addresses alone can go, or None."""
+    if not (_in_memory(input) and _in_memory(k)) or transformed() or input.is_neg() or input.is_conj():
+        return None
+    return _row_layout(input.shape, input.stride(), k.shape, feature)
+
+
+def _on_gpu(tensor: Tensor) -> bool:
+    return tensor.is_cuda
+
+
+_kernels: dict[torch.device, ModuleType | None] = {}
+
+
+def _kernels_on(device: torch.device) -> ModuleType | None:
+    """The module of kernels where Triton works on this device, which the first call tries; None elsewhere."""
+    if device not in _kernels:
+        if find_spec("triton") is None:
+            _kernels[device] = None
+        elif torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            return None  # nothing can be loaded now
+        else:
+            try:
+                module = import_module(".kernels", __package__)
+                module.keep_first(torch.ones(1, device=device), torch.ones((), device=device))
+            except Exception as error:  # no C compiler for its launcher, a GPU too old for it, another version …
+                why = f"{type(error).__name__}: {error}"
+                warnings.warn(
+                    f"Triton does not work on {device}, so that plain torch selects, more slowly. {why}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                module = None
+            _kernels[device] = module
+    return _kernels[device]
+
+
+def _fused(input: Tensor, k: Tensor, feature: int, inplace: bool = False) -> Tensor | None:
+    """keep_first by the Triton kernel, without autograd; None where it cannot be used, and nothing is done."""
+    if input.numel() < FUSED_FROM or k.device != input.device:
+        return None
+    rows = _rows_of(input, k, feature)
+    kernels = None if rows is None else _kernels_on(input.device)
+    if kernels is None:
+        return None
+    output = input if inplace else torch.empty_like(input)
+    kernels.launch(input, output, k, feature, rows)
+    return output
 
 
 def _fill(input: Tensor, dropped: Tensor) -> Tensor:
@@ -104,20 +133,19 @@ def _fill(input: Tensor, dropped: Tensor) -> Tensor:
 def _select(input: Tensor, k: Tensor, feature: int) -> Tensor:
     """keep_first without autograd, writing little more than the result."""
     n = input.size(feature)
-    rows = None
-    if _rows and _in_memory(input) and _in_memory(k) and not transformed() and not input.is_neg() and not input.is_conj():
-        rows = _row_layout(input.shape, input.stride(), k.shape, feature)
-    if rows is None:
-        return _fill(input, k < positions(n, feature, input.dim(), input.device))
-    order, per_row, unit = rows
-    fractional = k.dtype == torch.float32
-    k = (k.permute(order) if k.dim() else k).expand(per_row)
-    k = (k if fractional else k.clamp(0, n).to(torch.int64)).contiguous()
-    output = torch.empty_like(input)
-    threads = min(torch.get_num_threads(), input.numel() * input.element_size() // _BYTES_PER_THREAD)
-    size = unit * input.element_size()
-    _rows.keep_rows(input.data_ptr(), output.data_ptr(), k.data_ptr(), fractional, k.numel(), n, size, threads)
-    return output
+    if _on_gpu(input):
+        if (fused := _fused(input, k, feature)) is not None:
+            return fused
+    elif _rows and input.is_cpu and k.is_cpu and (rows := _rows_of(input, k, feature)):
+        fractional = k.dtype == torch.float32
+        k = (k.permute(rows.order) if k.dim() else k).expand(rows.per_row)
+        k = (k if fractional else k.clamp(0, n).to(torch.int64)).contiguous()
+        output = torch.empty_like(input)
+        threads = min(torch.get_num_threads(), input.numel() * input.element_size() // _BYTES_PER_THREAD)
+        size = rows.unit * input.element_size()
+        _rows.keep_rows(input.data_ptr(), output.data_ptr(), k.data_ptr(), fractional, k.numel(), n, size, threads)
+        return output
+    return _fill(input, k < positions(n, feature, input.dim(), input.device))
 
 
 class _KeepFirst(torch.autograd.Function):
@@ -167,6 +195,16 @@ def _keep_saving_k(input: Tensor, k: Tensor, feature: int) -> Tensor:
     return _apply(input, k, feature)
 
 
+def _write(input: Tensor, k: Tensor, feature: int) -> bool:
+    """Zero the tail where it lies, if the kernel can be used and autograd need not be asked. Whether it is done."""
+    asked = (torch.is_grad_enabled() and input.requires_grad) or forward_ad._current_level >= 0
+    if asked or input.is_inference() != torch.is_inference_mode_enabled() or _fused(input, k, feature, inplace=True) is None:
+        return False
+    if not input.is_inference():
+        torch.autograd.graph.increment_version(input)
+    return True
+
+
 def select(input: Tensor, k: Tensor, feature: int, inplace: bool = False, one_to_n: Tensor | None = None) -> Tensor:
     """`keep_first` for arguments already checked: `feature` counts from 0, `k` broadcasts to the input.
 
@@ -181,6 +219,8 @@ def select(input: Tensor, k: Tensor, feature: int, inplace: bool = False, one_to
             one_to_n = one_to_n.reshape(-1, *[1] * (input.dim() - feature - 1))
         kept = torch.where(one_to_n <= k, input, 0)
     elif input.numel() >= SAVE_ONLY_K_FROM:
+        if inplace and _on_gpu(input) and _write(input, k, feature):
+            return input
         kept = _keep_saving_k(input, k, feature)
     else:
         dropped = k < kept_positions(input.size(feature), feature, input.dim(), input.device)

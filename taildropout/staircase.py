@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .selection import positions, select
+from .dims import positions
+from .selection import select
 
 
 class Staircase(NamedTuple):

@@ -16,6 +16,7 @@ PACKAGE = Path(taildropout.__file__).parent
 # A module imports only what stands in a group before its own.
 GROUPS = [
     ["distribution", "dims", "shards", "_rows"],
+    ["kernels"],
     ["selection"],
     ["functional"],
     ["layer", "staircase", "sums", "curve"],
@@ -27,8 +28,8 @@ GROUPS = [
     ["baselines"],
     ["__init__"],
 ]
-# What a module imports of an extra, inside the function that needs it.
-EXTRAS = {"dependencies": {"torch_pruning"}, "curve": {"matplotlib"}}
+# What a module imports of an extra, inside the function that needs it; `kernels` as a whole is imported so.
+EXTRAS = {"dependencies": {"torch_pruning"}, "curve": {"matplotlib"}, "kernels": {"triton"}}
 # What the modules of `baselines` import of the package.
 FOR_BASELINES = {"distribution", "dims", "functional"}
 
