@@ -81,6 +81,10 @@ class Gate:
             found[finding["case"]].append(log_ratio(finding["base"], finding["head"]))
         return found
 
+    def out_of_time(self) -> bool:
+        """Whether the budget is spent."""
+        return time.monotonic() > self.deadline
+
     def process(
         self, what: str, names: Sequence[str], number: int, core: int | None = None, twin: bool = False,
         prefix: Sequence[str] = (), **more: Any,

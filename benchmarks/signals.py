@@ -37,6 +37,8 @@ def instruction_rows(gate: Gate, names: Sequence[str]) -> list[Row]:
         fit = [name for name in fit if CASES[name].numel <= LARGEST_UNDER_VALGRIND]
     if how is None or not fit:
         return []
+    if gate.out_of_time():
+        return [Row(name, "instructions", UNSTABLE, note="the budget left no time for them") for name in fit]
     first = counted(gate, fit, 0)
     noise = {name: [*instruction_noise(name), twin(first[name])] for name in first}
     beyond = [name for name in first if abs(change(first[name])) > margin(noise[name])]

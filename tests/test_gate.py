@@ -167,6 +167,14 @@ def test_one_percent_more_instructions_is_found(tmp_path, base):
     assert row.change > 0.01
 
 
+def test_what_the_budget_leaves_no_time_for_is_not_known(tmp_path, base, monkeypatch):
+    monkeypatch.setattr(signals, "counter", lambda: "callgrind")
+    gate = Gate(base, base, tmp_path, deadline=time.monotonic() - 1)
+    rows = signals.instruction_rows(gate, [SMALL]) + signals.time_rows(gate, [SMALL], 0.025)
+    assert [(row.signal, row.verdict) for row in rows] == [("instructions", UNSTABLE), ("time", UNSTABLE)]
+    assert gate.raw == []
+
+
 @pytest.mark.slow
 def test_twice_the_time_is_found_at_the_first_look(tmp_path, base):
     head = plant(base, tmp_path / "head", {SMALL: ("python", 2000)})
