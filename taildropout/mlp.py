@@ -26,6 +26,7 @@ _PER_BLOCK = 10  # calls
 _MOVED = 50  # per element read and written once
 _ACTIVATION = 500  # per element; its derivative costs half as much
 _LEAST_GAIN = 0.05  # what a prediction must save before it is believed
+_SMALL = 2**21  # multiplications in the first Linear, at less than 1 ms a step, below which little could be saved
 
 
 class TailMLP(nn.Sequential):
@@ -82,7 +83,7 @@ class TailMLP(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the four modules, or what equals them."""
-        if not torch.compiler.is_compiling() and self._as_made():
+        if not torch.compiler.is_compiling() and self._worth_a_look(input) and self._as_made():
             output = self._without_the_dropped(input)
             if output is not None:
                 return output
@@ -91,6 +92,11 @@ class TailMLP(nn.Sequential):
     def __getitem__(self, idx: int | slice) -> Any:
         """A module, or an nn.Sequential of some."""
         return nn.Sequential(*self)[idx] if isinstance(idx, slice) else super().__getitem__(idx)
+
+    def _worth_a_look(self, input: Tensor) -> bool:
+        """Whether the block is so large that a look at it, at some 10 µs, would not show."""
+        first = self._modules.get("0")
+        return isinstance(first, nn.Linear) and isinstance(input, Tensor) and input.numel() * first.out_features >= _SMALL
 
     def _as_made(self) -> bool:
         """Whether the modules are those of the constructor, and nobody looks at what goes in and out of them."""
@@ -113,9 +119,15 @@ class TailMLP(nn.Sequential):
         w2: Tensor = last.weight
         b2: Tensor | None = last.bias
         tensors = [each for each in (input, w1, b1, w2, b2) if each is not None]
+        if not all(type(each) in (Tensor, nn.Parameter) and each.device == input.device for each in tensors):
+            return None
+        device, ends = input.device.type, w1.shape[1] + w2.shape[0]
+        share = 0.0 if dropout.k is not None else 1 - dropout.p if dropout.training else 1.0
+        rows = input.numel() // max(1, w1.shape[1])
+        if _blocks(w1.shape[0], rows, ends, share, 1.0, device) == 0:  # at best: to look closer takes longer than a small block
+            return None
         if not (
-            all(type(each) in (Tensor, nn.Parameter) and each.device == input.device for each in tensors)
-            and not (transformed() or input.is_meta)
+            not (transformed() or input.is_meta)
             and not (input.is_cuda and torch.cuda.is_current_stream_capturing())
             and forward_ad._current_level < 0
             and input.numel() > 0
@@ -126,7 +138,6 @@ class TailMLP(nn.Sequential):
             and is_elementwise(module)
         ):
             return None
-        device = input.device.type
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         if autocast is not None and all(each.dtype in (torch.float32, torch.float16, torch.bfloat16) for each in tensors):
             input, w1, w2 = (each.to(autocast) for each in (input, w1, w2))
@@ -134,7 +145,7 @@ class TailMLP(nn.Sequential):
         elif any(each.dtype != input.dtype or not each.is_floating_point() for each in tensors):
             return None
         lead = input.shape[:-1]
-        steps = _staircase(dropout, torch.Size((*lead, w1.shape[0])), input, w1.shape[1] + w2.shape[0])
+        steps = _staircase(dropout, torch.Size((*lead, w1.shape[0])), input, ends)
         if steps is None:
             return None
         output = products(input.reshape(-1, w1.shape[1]), w1, b1, w2, b2, steps, Activation(module, device, autocast))
@@ -205,7 +216,7 @@ def is_elementwise(module: nn.Module) -> bool:
 
     Only of a module without parameters, buffers and modules inside, since these might change. A random one is not.
     """
-    if any(True for _ in (*module.parameters(), *module.buffers(), *module.children())):
+    if module._parameters or module._buffers or module._modules:
         return False
     known = _elementwise.setdefault(module, {})
     if module.training not in known:

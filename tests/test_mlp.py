@@ -222,6 +222,17 @@ def test_blocks_are_taken_where_they_pay() -> None:
         assert blocks(4096, 1024, 4096, 0.5) >= 4
 
 
+def test_what_is_small_or_drops_little_is_hardly_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look takes longer than 3 % of a small block."""
+    for module, name in ((TailMLP, "_as_made"), (mlp, "is_elementwise")):
+        net = TailMLP(256, 1024, 256, activation=nn.GELU(), p=0.001) if module is mlp else block()
+        input = torch.randn(1024, 256) if module is mlp else torch.randn(8, 5, dtype=torch.float64)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, lambda *_: pytest.fail("looked at"))
+            assert_same(net, input)
+            assert_same(net.eval(), input)
+
+
 def test_a_narrow_k_pays_and_a_wide_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     net, input = TailMLP(256, 1024, 256, activation=nn.GELU(), p=0.5), torch.randn(1024, 256)
     for k, pays in (
