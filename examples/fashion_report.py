@@ -93,8 +93,8 @@ def say(answers: dict[str, Any], decay: float, settings: Any) -> list[str]:
         f"{adding[interaction.sign]}.",
         f"Against {DROPOUT} (Holm's test, 5 % for all comparisons together) {judged(answers, DROPOUT)}. Against {NONE} "
         f"{judged(answers, NONE)}.",
-        f"{DROPOUT} against {NONE} over time: {epochs} epochs; in the end its train–test gap is {gaps[DROPOUT].plain}, that of "
-        f"{NONE} {gaps[NONE].plain}.",
+        f"{DROPOUT} against {NONE} over time: {epochs} epochs; in the end its train–test gap is {gaps[DROPOUT].plain()}, and "
+        f"{gaps[NONE].plain()} with {NONE}.",
     ]
 
 
@@ -106,14 +106,14 @@ def table(answers: dict[str, Any], times: dict[str, list[float]], said: Sequence
     ]
     for name, row in answers["configurations"].items():
         ratio = [time / none for time, none in zip(times[name], times[NONE], strict=True)]
-        against = ["", ""] if name == NONE else [str(row["against_none"]), interval(ratio).plain]
+        against = ["", ""] if name == NONE else [str(row["against_none"]), interval(ratio).plain()]
         cells = [
             name,
-            row["test"].plain,
+            row["test"].plain(),
             against[0],
-            row["gap"].plain,
-            row["narrow"].plain,
-            interval(times[name]).plain,
+            row["gap"].plain(),
+            row["narrow"].plain(),
+            interval(times[name]).plain(),
             against[1],
         ]
         lines.append("| " + " | ".join(cells) + " |")

@@ -18,10 +18,9 @@ class Interval(NamedTuple):
         """Signed, with two decimals: for differences."""
         return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
 
-    @property
-    def plain(self) -> str:
-        """Mean ± half the width, with two decimals."""
-        return f"{self.mean:.2f} ± {self.high - self.mean:.2f}"
+    def plain(self, decimals: int = 2) -> str:
+        """Mean ± half the width."""
+        return f"{self.mean:.{decimals}f} ± {self.high - self.mean:.{decimals}f}"
 
     @property
     def sign(self) -> int:

@@ -148,3 +148,71 @@ def test_the_answers_are_those_that_were_put_into_the_runs() -> None:
     answers = report.analyse(found, ["better", "same", "worse"], settings)
     assert answers["interaction"].sign == 1
     assert "more than both apart" in report.say(answers, 1e-4, settings)[2]
+
+
+@pytest.mark.parametrize("layer", ["no dropout", "nn.Dropout", "TailDropout"])
+def test_the_closed_form_of_the_covariance_is_that_of_many_masks(layer: str) -> None:
+    """P(false alarm) below 1e-4: 36 entries for each layer, each within 6 of its standard errors."""
+    example = load("activation_variance")
+    n, p, draws = 8, 0.3, 40_000
+    torch.manual_seed(0)
+    a = torch.randn(50, n).exp()
+    drawn = example.LAYERS[layer](p).train()(a.repeat(draws // 50, 1)).double()
+    mask = example.moments(layer, n, p)
+    found = example.covariance(a, mask)
+    mean = mask[0] * a.double().mean(0)
+    products = (drawn - mean)[:, :, None] * (drawn - mean)[:, None, :]
+    error = products.var(0).sqrt() / draws**0.5
+    assert ((products.mean(0) - found).abs() <= 6 * error + 1e-6).all()
+    second = (a.double() ** 2).mean(0)
+    textbook = {"nn.Dropout": second / (1 - p) - a.double().mean(0) ** 2, "TailDropout": mask[0] * second - mean**2}
+    torch.testing.assert_close(found.diagonal(), textbook.get(layer, a.double().var(0, correction=0)))
+    held = example.covariance(a, mask, at_mean=True).diagonal()
+    assert layer == "no dropout" or (held < 0.95 * found.diagonal()).all(), "a that is held at its mean does not vary"
+
+
+def test_variances_follow_a_pass_in_training_mode() -> None:
+    """Without dropout every closed form is the measurement itself; with one it is not, where the masks are of another."""
+    example = load("activation_variance")
+    torch.manual_seed(0)
+    inputs = torch.rand(400, 784)
+    plain = example.variances(example.network("no dropout", 0.5), example.moments("no dropout", 256, 0.5), inputs)
+    torch.testing.assert_close(plain[0], plain[1], rtol=1e-4, atol=0)
+    assert plain.shape == (len(example.FORMS), len(example.PLACES))
+    model = example.network("nn.Dropout", 0.5).eval()
+    right, wrong = (example.variances(model, example.moments(of, 256, 0.5), inputs) for of in ("nn.Dropout", "TailDropout"))
+    assert (right[0] / right[1] - 1).abs().max() < 0.25
+    assert (wrong[0] / wrong[1]).min() > 1.5
+
+
+def test_moons_are_flipped_where_they_say_and_the_test_is_not() -> None:
+    """P(false alarm) below 1e-6: of 1000 labels, 200 are flipped up to 5 standard deviations."""
+    example = load("moons")
+    settings = SimpleNamespace(**example.SETTINGS["default"] | {"noise": 0.0})
+    found = example.moons(3, settings)
+    sets = [found.training, found.validation, found.test]
+    assert [len(inputs) for inputs, _ in sets] == [200, 1000, 4000]
+    # Without noise the moon of label 0 lies on the unit circle.
+    training, validation, test = (labels != ((inputs.norm(dim=1) - 1).abs() > 1e-4).long() for inputs, labels in sets)
+    assert torch.equal(training, found.flipped)
+    assert abs(validation.sum() - 200) < 5 * (1000 * 0.2 * 0.8) ** 0.5
+    assert not test.any()
+    assert not torch.equal(found.training[0], example.moons(4, settings).training[0])
+
+
+def test_the_moons_network_learns_wrong_labels_by_heart_unless_it_is_kept_from_it() -> None:
+    example = load("moons")
+    settings = SimpleNamespace(**example.SETTINGS["default"])
+    plain = example.train(example.NONE, 0.0, 0, settings)
+    decayed = example.train(example.DECAY, 10.0, 0, settings)
+    assert plain["training"] > 90
+    assert plain["training"] > decayed["training"] + 5
+    assert decayed["test"] > plain["test"] > 70
+
+
+def test_moons_are_told_apart_far_better_than_by_chance(tmp_path: Path) -> None:
+    """With a fifth of the training: half of the answers would be right by chance."""
+    found = load("moons").main(["--quick", "--out", str(tmp_path)])["results"]
+    assert len(found["test_accuracy_of_each_seed"]) == 5
+    assert min(min(each) for each in found["test_accuracy_of_each_seed"].values()) > 80
+    assert "| TailDropout |" in (tmp_path / "results" / "moons.md").read_text()
