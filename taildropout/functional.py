@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from numbers import Integral
 from threading import get_ident
 from typing import Any
 
@@ -52,9 +53,9 @@ def keep_first(input: Tensor, k: int | float | Tensor, dim: int = -1) -> Tensor:
         if k.dtype == torch.bool or k.is_complex():
             raise TypeError(f"k is a tensor of dtype {k.dtype}; give integers, or real numbers")
     else:
-        if isinstance(k, bool) or not isinstance(k, int | float):
+        if isinstance(k, bool) or not isinstance(k, int | float | Integral):
             raise TypeError(f"k={k!r} is a {type(k).__name__}; give an int or a tensor")
-        k = min(k, 2**62) if isinstance(k, int) else k  # more than any n
+        k = k if isinstance(k, float) else min(int(k), 2**62)  # more than any n
         k = torch.tensor(k, device=input.device)
     fits = k.dim() == input.dim() and k.shape[feature] == 1
     if k.dim() and not (fits and all(a in (1, b) for a, b in zip(k.shape, input.shape, strict=True))):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -31,10 +32,10 @@ def check_k(k: object) -> int:
         if k.numel() == 0:
             return 0
         least, largest = (int(each) for each in k.long().aminmax())
-    elif isinstance(k, bool) or not isinstance(k, int):
+    elif isinstance(k, bool) or not isinstance(k, Integral):  # of NumPy too: what argmin gives
         raise TypeError(f"k={k!r} is a {type(k).__name__}; give an int, an integer tensor or None")
     else:
-        least = largest = k
+        least = largest = int(k)
     if largest > _MOST:
         raise ValueError(f"k={largest} is more than any number of features; give an int below 2**63")
     if least < 0:

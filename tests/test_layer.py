@@ -6,12 +6,13 @@ import inspect
 import warnings
 from collections import OrderedDict
 
+import numpy as np
 import oracles
 import pytest
 import torch
 from torch import Tensor, nn
 
-from taildropout import TailDropout, tail_dropout
+from taildropout import TailDropout, at_k, keep_first, prune, tail_dropout
 
 ORIGINAL_CHECKPOINTS = [{"1.k": torch.tensor(3)}, {"1.k": torch.zeros((), dtype=torch.long)}, {}]
 
@@ -48,6 +49,20 @@ def test_set_k_takes_every_integer_dtype(dtype: torch.dtype) -> None:
     layer = TailDropout()
     layer.set_k(torch.tensor([0, 3], dtype=dtype))
     assert oracles.widths(layer(torch.ones(2, 4))).tolist() == [0, 3]
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8])
+def test_k_may_be_an_integer_of_numpy(kind: type) -> None:
+    """What numpy.argmin gives, say, for the layer, for at_k, for the function and for prune."""
+    layer, ones = TailDropout(), torch.ones(2, 4)
+    layer.set_k(kind(3))
+    assert oracles.widths(layer(ones)).tolist() == [3, 3]
+    with at_k(layer, kind(2)):
+        assert oracles.widths(layer(ones)).tolist() == [2, 2]
+    assert oracles.widths(keep_first(ones, kind(1))).tolist() == [1, 1]
+    layer.set_k(None)
+    model = nn.Sequential(nn.Linear(4, 6), layer, nn.Linear(6, 2))
+    assert prune(model, "1", kind(3), ones)[0].out_features == 3
 
 
 @pytest.mark.parametrize("batch_dim", [[0, 1], [1, 0], [-2, 0], (1, -3), [-3]])
