@@ -1,0 +1,94 @@
+"""What `language_model.py` measures of its networks once they are trained: every width, what cutting changes, speed, memory."""
+
+import itertools
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from study import median_times
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from taildropout import TailDropout, TailMLP, at_k, prune, scree
+
+Loss = Callable[[nn.Module], float]  # of a whole text
+
+
+def parameters(model: nn.Module) -> int:
+    """Their number."""
+    return sum(map(torch.numel, model.parameters()))
+
+
+def widths_of(n: int) -> list[int]:
+    """0, 1, 2, 4 … n and every sixteenth of n."""
+    return sorted({*range(0, n, max(1, n // 16)), *(2**i for i in range(n.bit_length()) if 2**i < n), n})
+
+
+def loss_at(model: nn.Module, k: int, loss: Loss) -> float:
+    """The loss with the first k hidden features of every FFN."""
+    with at_k(model, k):
+        return loss(model)
+
+
+def at_widths(
+    model: nn.Module, widths: Sequence[int], loss: Loss, batches: Sequence[Any], each_loss: Callable[[Tensor, Tensor], Tensor]
+) -> dict[str, list[float]]:
+    """The loss with the first k hidden features: in every FFN at once, and in each alone."""
+    found = {"every FFN": [loss_at(model, k, loss) for k in widths]}
+    for name in [name for name, module in model.named_modules() if isinstance(module, TailDropout)]:
+        found[name] = scree(model, name, batches, each_loss, widths=widths).loss.tolist()
+    return found
+
+
+def cut(model: nn.Module, k: int, example: Tensor) -> nn.Module:
+    """A copy with the first k hidden features of every FFN, and without TailDropout."""
+    for name in [name for name, module in model.named_modules() if isinstance(module, TailMLP)]:
+        model = prune(model, f"{name}.2", k, example, remove=True)
+    return model.eval()
+
+
+def judge_cut(model: nn.Module, smaller: nn.Module, k: int, inputs: Tensor, loss: Loss) -> dict[str, float]:
+    """The loss of a pruned network, and whether it is the network at that width."""
+    with at_k(model.eval(), k), torch.no_grad():
+        difference = (model(inputs) - smaller.eval()(inputs)).abs().max().item()
+    return {
+        "validation": loss(smaller),
+        "validation_at_k": loss_at(model, k, loss),
+        "largest_difference_of_logits": difference,
+        "parameters": parameters(smaller),
+    }
+
+
+def peak_memory(call: Callable[[], Any]) -> int:
+    """The most bytes that tensors take at a time which a call makes, or one like it before has left behind."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else it reports each start and stop
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+        call()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())["traceEvents"]
+    changes = [event["args"]["Bytes"] for event in events if event.get("name") == "[memory]"]
+    return max(itertools.accumulate(changes), default=0)
+
+
+def costs(
+    steps: Mapping[str, Callable[[], Any]], models: Mapping[str, nn.Module], in_a_step: int, inputs: Tensor, rounds: int
+) -> dict[str, dict[str, float]]:
+    """Characters per second in training and in evaluation, and the bytes that a step of training takes at most."""
+
+    def forward(model: nn.Module) -> Callable[[], Tensor]:
+        return torch.no_grad()(lambda: model.eval()(inputs))
+
+    training = median_times(dict(steps), rounds)
+    evaluation = median_times({name: forward(model) for name, model in models.items()}, rounds)
+    return {
+        "training": {name: in_a_step / time for name, time in training.items()},
+        "evaluation": {name: inputs.numel() / time for name, time in evaluation.items()},
+        "memory": {name: peak_memory(step) for name, step in steps.items()},
+    }

@@ -1,0 +1,306 @@
+"""A small transformer that predicts the next character of Python's own library, under each of the dropouts.
+
+python examples/language_model.py        writes examples/figures/language_model.png, examples/results/language_model.*
+
+Nothing is downloaded: the text is that of the standard library of the Python that runs this, some modules to train on and
+others to validate on. nn.Dropout and LearnedDropout stand where they are meant for, on what attention and the feed-forward
+network (FFN) each add to the residual stream; TailDropout, and one nn.Dropout to compare it with, on the FFN's hidden features.
+Then the networks trained with TailDropout are cut: the loss at every width of the FFNs, a width chosen, the network pruned.
+"""
+
+import hashlib
+import math
+import sysconfig
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import torch
+from language_measures import at_widths, costs, cut, judge_cut, loss_at, parameters, widths_of
+from language_report import CUT, IN_FFN, NONE, TAILS, analyse, draw, say, table
+from study import Study, progress
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+
+from taildropout import Scree, TailMLP
+from taildropout.baselines import LearnedDropout
+
+SETTINGS = {
+    "quick": {
+        "seeds": [0, 1], "training": ["bisect"], "validation": ["queue"], "watched": 64, "context": 16, "size": 16, "heads": 2,
+        "batch": 4, "steps": 6, "every": 3, "calls": 2,
+    },
+    "default": {
+        "seed": 0, "seeds": [0, 1, 2, 3], "training": ["csv", "heapq", "shlex"], "validation": ["fractions", "queue"],
+        "watched": 192, "context": 64, "size": 64, "heads": 4, "blocks": 2, "batch": 8, "steps": 1800, "every": 150,
+        "rate": 3e-3, "penalty": 0.1, "tolerance": 0.01, "calls": 15,
+    },
+    "full": {
+        "training": ["argparse", "calendar", "csv", "difflib", "heapq", "random", "shlex", "textwrap"], "context": 128,
+        "size": 192, "blocks": 4, "batch": 16, "steps": 10_000, "every": 500,
+    },
+}  # fmt: skip
+ALPHABET = "\n" + "".join(map(chr, range(32, 127)))
+CHARACTERS = len(ALPHABET) + 1  # the last stands for all others
+Batch = tuple[Tensor, Tensor]
+
+
+class Choice(NamedTuple):
+    """What drops: a kind of layer and what it is made with."""
+
+    kind: str
+    p: float = 0.0
+    shift: float = 0.0
+    penalised: bool = False
+
+
+SHIFTS = {"0": 0.0, "π/2": math.pi / 2, "π": math.pi}
+CONFIGURATIONS = {
+    NONE: Choice("none"),
+    **{f"nn.Dropout {p:.1f}".replace("0.", "."): Choice("dropout", p) for p in (0.2, 0.3, 0.4)},
+    IN_FFN: Choice("dropout in the FFN", 0.5),
+    **{name: Choice("tail", p) for name, p in TAILS.items()},
+    **{f"LearnedDropout {name}": Choice("learned", shift=shift) for name, shift in SHIFTS.items()},
+    **{f"LearnedDropout {name}, penalty": Choice("learned", shift=shift, penalised=True) for name, shift in SHIFTS.items()},
+}
+
+
+def source(modules: Sequence[str]) -> str:
+    """The text of modules of the standard library, one after another.
+
+    Raises:
+        FileNotFoundError: if a module's source is not there.
+    """
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    if missing := [name for name in modules if not (folder / f"{name}.py").is_file()]:
+        raise FileNotFoundError(f"{folder} has no source of {', '.join(missing)}; use a Python that comes with its source")
+    return "".join((folder / f"{name}.py").read_text("utf-8") for name in modules)
+
+
+def encode(text: str) -> Tensor:
+    """A number for each character."""
+    numbers = {character: number for number, character in enumerate(ALPHABET)}
+    return torch.tensor([numbers.get(character, len(ALPHABET)) for character in text])
+
+
+def windows(text: Tensor, context: int) -> Batch:
+    """The whole text in windows side by side, and for every character the next one: both (windows, context)."""
+    count = (len(text) - 1) // context
+    return text[: count * context].view(-1, context), text[1 : count * context + 1].view(-1, context)
+
+
+class Attention(nn.Module):
+    """Self-attention of several heads, each position to itself and those before it."""
+
+    def __init__(self, size: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.projection = nn.Linear(size, 3 * size), nn.Linear(size, size)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(batch, time, size) to the same."""
+        query, key, value = self.qkv(input).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = scaled_dot_product_attention(query, key, value, is_causal=True)
+        return self.projection(attended.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Attention and the FFN, each adding to the residual stream what it makes of it; `after` drops from what is added."""
+
+    def __init__(self, size: int, heads: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(size) for _ in range(2))
+        self.attention = Attention(size, heads)
+        self.ffn = TailMLP(size, 4 * size, size, activation=nn.GELU(), p=0)
+        self.after = nn.ModuleList(nn.Identity() for _ in range(2))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(batch, time, size) to the same."""
+        for norm, layer, after in zip(self.norms, (self.attention, self.ffn), self.after, strict=True):
+            input = input + after(layer(norm(input)))
+        return input
+
+
+class Decoder(nn.Module):
+    """Characters (batch, time) to logits of the next one (batch, time, characters)."""
+
+    def __init__(self, settings: Any) -> None:
+        super().__init__()
+        self.characters = nn.Embedding(CHARACTERS, settings.size)
+        self.positions = nn.Embedding(settings.context, settings.size)
+        self.blocks = nn.Sequential(*(Block(settings.size, settings.heads) for _ in range(settings.blocks)))
+        self.norm, self.reader = nn.LayerNorm(settings.size), nn.Linear(settings.size, CHARACTERS)
+        for embedding in (self.characters, self.positions):
+            nn.init.normal_(embedding.weight, std=0.1)  # at 1, torch's own, training is half as fast
+
+    def forward(self, text: Tensor) -> Tensor:
+        """Position t sees the characters up to t alone."""
+        input = self.characters(text) + self.positions.weight[: text.shape[1]]
+        return self.reader(self.norm(self.blocks(input)))
+
+
+def decoder(choice: Choice, settings: Any) -> Decoder:
+    """A network with these layers; all else is the same for the same seed."""
+    model = Decoder(settings)
+    for block in model.blocks:
+        if choice.kind == "tail":
+            block.ffn[2].p = choice.p
+        else:
+            block.ffn[2] = nn.Dropout(choice.p) if choice.kind == "dropout in the FFN" else nn.Identity()
+        for i in range(2):
+            if choice.kind == "dropout":
+                block.after[i] = nn.Dropout(choice.p)
+            elif choice.kind == "learned":
+                block.after[i] = LearnedDropout(settings.size, settings.heads, choice.shift, causal=True)
+    return model
+
+
+def learned(model: nn.Module) -> list[LearnedDropout]:
+    """Its layers of this kind."""
+    return [module for module in model.modules() if isinstance(module, LearnedDropout)]
+
+
+def each_loss(output: Tensor, target: Tensor) -> Tensor:
+    """The cross-entropy of every character, in nats: (batch, time)."""
+    return cross_entropy(output.transpose(1, 2), target, reduction="none")
+
+
+def objective(model: Decoder, choice: Choice, batch: Batch, settings: Any) -> Tensor:
+    """What training minimises: the mean loss, and the penalty where there is one, a mean over layers."""
+    loss = each_loss(model(batch[0]), batch[1]).mean()
+    if choice.penalised:
+        loss = loss + settings.penalty * torch.stack([layer.penalty() for layer in learned(model)]).mean()
+    return loss
+
+
+@torch.no_grad()
+def evaluate(model: Decoder, text: Batch) -> tuple[float, float]:
+    """The mean loss in evaluation; and the share of ones that LearnedDropout made there, 1 without it."""
+    model.eval()
+    losses, shares = [], []
+    for inputs, targets in pieces(text):
+        losses.append(each_loss(model(inputs), targets).flatten())
+        shares += [layer.share_of_ones.item() for layer in learned(model)]
+    model.train()
+    return torch.cat(losses).mean().item(), fmean(shares or [1.0])
+
+
+def pieces(text: Batch) -> list[Batch]:
+    """Sixty-four windows at a time."""
+    return list(zip(*(each.split(64) for each in text), strict=True))
+
+
+def train(name: str, seed: int, texts: dict[str, Tensor], settings: Any) -> dict[str, Any]:
+    """Train on windows from anywhere in the text, the rate rising and falling; the state, and the losses on the way.
+
+    On the way they are those of the first windows of each text; the last are those of the whole text for validation.
+    """
+    choice = CONFIGURATIONS[name]
+    torch.manual_seed(seed)
+    model = decoder(choice, settings)
+    draw_windows = torch.Generator().manual_seed(seed)  # the same for all, however much a layer draws
+    every = {part: windows(text, settings.context) for part, text in texts.items()}
+    watched = {part: (inputs[: settings.watched], targets[: settings.watched]) for part, (inputs, targets) in every.items()}
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings.rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.rate, total_steps=settings.steps, pct_start=0.1)
+    ahead, history, shares = torch.arange(settings.context), [], []
+    for step in progress(range(1, settings.steps + 1), settings.steps, f"{name}, seed {seed}"):
+        starts = torch.randint(len(texts["training"]) - settings.context, (settings.batch, 1), generator=draw_windows)
+        inputs, targets = texts["training"][starts + ahead], texts["training"][starts + ahead + 1]
+        optimizer.zero_grad()
+        objective(model, choice, (inputs, targets), settings).backward()
+        optimizer.step()
+        schedule.step()
+        shares += [layer.share_of_ones.item() for layer in learned(model)]
+        if step % settings.every == 0:
+            losses = {part: evaluate(model, text)[0] for part, text in watched.items()}
+            history.append({"step": step, **losses, "kept": fmean(shares or [1 - choice.p])})
+            shares = []
+    loss, kept = evaluate(model, every["validation"])
+    training = evaluate(model, every["training"])[0]
+    return {
+        "state": model.state_dict(), "history": history, "validation": loss, "training": training, "kept_in_evaluation": kept,
+        "kept": history[-1]["kept"], "parameters": parameters(model),
+    }  # fmt: skip
+
+
+def trained(state: dict[str, Tensor], settings: Any) -> Decoder:
+    """A network without LearnedDropout, with a TailDropout in every FFN, so that it can be cut."""
+    model = decoder(Choice("tail"), settings)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def step_of(choice: Choice, batch: Batch, settings: Any) -> Callable[[], None]:
+    """A step of training, always on the same batch."""
+    model = decoder(choice, settings)
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings.rate)
+
+    def call() -> None:
+        objective(model, choice, batch, settings).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return call
+
+
+def measure(runs: dict[str, list[dict[str, Any]]], texts: dict[str, Batch], settings: Any) -> dict[str, Any]:
+    """The widths, the cuts and the costs. A width is chosen for all seeds on the windows watched in training."""
+    text, widths = texts["validation"], widths_of(4 * settings.size)
+    watched = text[0][: settings.watched], text[1][: settings.watched]
+    models = {name: [trained(run["state"], settings) for run in runs[name]] for name in (NONE, *TAILS)}
+    curves = {
+        name: [
+            at_widths(model, widths, lambda model: evaluate(model, watched)[0], pieces(watched), each_loss) for model in each
+        ]
+        for name, each in models.items()
+    }
+    cuts: dict[str, Any] = {}
+    smaller: dict[str, list[nn.Module]] = {}
+    for name in TAILS:
+        losses = torch.tensor([found["every FFN"] for found in curves[name]], dtype=torch.float64)
+        k = max(1, Scree(tuple(widths), losses.mean(0), losses.std(0)).choose(settings.tolerance))
+        smaller[name + CUT] = [cut(model, k, text[0][:4]) for model in models[name]]
+        pairs = zip(models[name], smaller[name + CUT], strict=True)
+        cuts[name] = {
+            "k": k,
+            "runs": [judge_cut(*pair, k, text[0][:64], lambda model: evaluate(model, text)[0]) for pair in pairs],
+            "no_dropout_at_k": [loss_at(model, k, lambda model: evaluate(model, text)[0]) for model in models[NONE]],
+        }
+    batch = texts["training"][0][: settings.batch], texts["training"][1][: settings.batch]
+    spent = []
+    for i in range(len(settings.seeds)):
+        steps = {name: step_of(choice, batch, settings) for name, choice in CONFIGURATIONS.items()}
+        forwards = {name: decoder(choice, settings) for name, choice in CONFIGURATIONS.items()}
+        forwards |= {name: each[i] for name, each in smaller.items()}
+        spent.append(costs(steps, forwards, batch[0].numel(), text[0][:64], settings.calls))
+    return {"widths": widths, "loss_at_every_width": curves, "cuts": cuts, "costs": spent}
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Train all for every seed, cut, measure, draw."""
+    study = Study(__file__, (__doc__ or "").partition("\n")[0], SETTINGS, argv)
+    settings = study.settings
+    sources = {part: source(getattr(settings, part)) for part in ("training", "validation")}
+    texts = {part: encode(text) for part, text in sources.items()}
+    runs = {name: [] for name in CONFIGURATIONS}
+    for seed in settings.seeds:
+        for name, done in runs.items():
+            part = f"{name}-{seed}".replace("/", " over ")
+            done.append(study.stored(part, lambda at=(name, seed): train(*at, texts, settings)))
+    results: dict[str, Any] = {
+        "corpus": {
+            part: {"characters": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+            for part, text in sources.items()
+        },
+        "runs": {name: [{key: run[key] for key in run if key != "state"} for run in each] for name, each in runs.items()},
+    } | measure(runs, {part: windows(text, settings.context) for part, text in texts.items()}, settings)
+    results["answers"] = analyse(results)
+    said = say(results, settings)
+    print("\n".join(said))
+    return study.save(draw(results), results, table(results, said))
+
+
+if __name__ == "__main__":
+    main()
