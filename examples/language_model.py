@@ -4,9 +4,9 @@ python examples/language_model.py        writes examples/figures/language_model.
 
 Nothing is downloaded: the text is that of the standard library of the Python that runs this, some modules to train on and
 others to validate on. nn.Dropout and LearnedDropout stand where they are meant for, on what attention and the feed-forward
-network (FFN) each add to the residual stream. TailDropout, with a K for each character, stands on the FFN's hidden features, and
-one nn.Dropout too, to compare it with. For a seed every network starts from the same weights and sees the same text. Then those
-trained with TailDropout are cut: the loss at every width of the FFNs, a width chosen, the network pruned.
+network (FFN) each add to the residual stream. TailDropout, with a K for each character, stands on the FFN's hidden features,
+and one nn.Dropout too, to compare it with. For a seed every network starts from the same weights and sees the same text. Then
+those trained with TailDropout are cut: the loss at every width of the FFNs, a width chosen, the network pruned.
 """
 
 import hashlib
