@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 CHUNK = 24  # asv stores what it measured when it ends, so this many processes are what an interruption can cost
 MAX_NAMED = 20  # of failures; where all fail, the reason is one
-QUICK_MODULES = "counts", "process"  # beside speed and history
+QUICK_MODULES = "counts", "process", "quality"  # beside speed and history
 QUICK_COUNTS = "8x16-f32-train", "1024x512-f32-train", "0.5"  # parameters of the counts that are taken in quick
 ENVIRONMENTS = ROOT / ".asv" / "env"
 

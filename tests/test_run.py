@@ -133,10 +133,10 @@ def test_entries_are_selected_as_the_cases_are(monkeypatch):
     names = [CASE, "cuda-8x16-f32-fwd"]
     time, cuda = Entry(TIME, (f"'{CASE}'", "'copy'")), Entry(TIME, ("'cuda-8x16-f32-fwd'", "'copy'"))
     bytes_of = Entry("counts.Memory.track_saved", ("'8192x768-bf16-train'",))
-    memory = Entry("process.Peak.peakmem_step")
+    memory, quality = Entry("process.Peak.peakmem_step"), Entry("quality.Quality.track_mlp_test_error")
     monkeypatch.setattr(run, "has_cuda", lambda: False)
-    chosen = [entry for entry in (time, cuda, bytes_of, memory) if run.wanted(entry, arguments(), names)]
-    assert chosen == [time, memory]
+    chosen = [entry for entry in (time, cuda, bytes_of, memory, quality) if run.wanted(entry, arguments(), names)]
+    assert chosen == [time, memory, quality], "learning is looked at for every commit, as speed is"
     assert run.wanted(bytes_of, arguments("--profile", "full"), names)
     assert not run.wanted(memory, arguments("--case", CASE), names)
     monkeypatch.setattr(run, "has_cuda", lambda: True)
