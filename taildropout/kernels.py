@@ -31,15 +31,15 @@ _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _keep_rows(
-    input: Any,
-    output: Any,
-    k: Any,
-    rows: Any,
-    width: Any,
-    n: Any,
-    unit: Any,
-    share: Any,
-    count: Any,
+    input: tl.tensor,
+    output: tl.tensor,
+    k: tl.tensor,
+    rows: tl.tensor,
+    width: tl.tensor,
+    n: tl.tensor,
+    unit: tl.tensor,
+    share: tl.tensor,
+    count: tl.tensor,
     INPLACE: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
@@ -50,7 +50,7 @@ def _keep_rows(
     Places in memory are 64-bit, and columns within a tile 32-bit.
     """
     tile = tl.program_id(0)
-    across = tl.cdiv(width, COLS)
+    across = (width + COLS - 1) // COLS
     row = (tile // across).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     start = (tile % across).to(tl.int64) * COLS
     col = tl.arange(0, COLS)
@@ -147,6 +147,12 @@ def keep_first(input: Tensor, k: Tensor, dim: int = -1) -> Tensor:
     return output
 
 
+@keep_first.register_fake  # type: ignore[untyped-decorator]
+def _fake(input: Tensor, k: Tensor, dim: int = -1) -> Tensor:
+    feature = dim % input.dim()
+    return _plain(input, k, feature) if layout(input, k, feature) is None else torch.empty_like(input)
+
+
 @triton_op(f"{_NAMESPACE}::keep_first_", mutates_args={"input"})
 def keep_first_(input: Tensor, k: Tensor, dim: int = -1) -> None:
     """`keep_first` in place, which reads and writes the tail alone. Without autograd."""
@@ -156,6 +162,11 @@ def keep_first_(input: Tensor, k: Tensor, dim: int = -1) -> None:
         input.copy_(_plain(input, k, feature))
     else:
         launch(input, input, k, feature, rows, _traceable())
+
+
+@keep_first_.register_fake  # type: ignore[untyped-decorator]
+def _fake_in_place(input: Tensor, k: Tensor, dim: int = -1) -> None:
+    pass
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:

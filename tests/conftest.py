@@ -5,12 +5,19 @@ TAILDROPOUT_SEED=<int> in the environment gives every test fresh random numbers.
 
 import os
 import shutil
+import sys
 import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from checks import ALPHA, SIZE, Family, holm
 from hypothesis import settings
+from torch import Tensor
+
+import taildropout
 
 SEED = int(os.environ.get("TAILDROPOUT_SEED", "0"))
 
@@ -36,6 +43,54 @@ def compiler() -> None:
         pytest.skip("torch.compile needs a C++ compiler: install g++, or set CXX")
     quote_library_path()
     torch._dynamo.reset()
+
+
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.fixture(scope="session")
+def interpreted() -> Iterator[ModuleType]:
+    """A second copy of the package, with its kernel in Triton's interpreter, which is chosen where a kernel is defined."""
+    from benchmarks.suite.loading import load
+
+    pytest.importorskip("triton", reason="needs Triton: pip install triton, on Linux")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        package = load(Path(taildropout.__file__).parents[1], "taildropout_interpreted")
+        __import__("taildropout_interpreted.kernels")
+    yield package
+    for name in [each for each in sys.modules if each.partition(".")[0] == "taildropout_interpreted"]:
+        del sys.modules[name]
+
+
+@pytest.fixture(params=["interpreter", pytest.param("cuda", marks=CUDA)])
+def place(request: pytest.FixtureRequest) -> SimpleNamespace:
+    """A package whose kernel runs, its kernels, and the device on which they do."""
+    if request.param == "cuda":
+        from taildropout import kernels
+
+        return SimpleNamespace(package=taildropout, kernels=kernels, device="cuda")
+    package = request.getfixturevalue("interpreted")
+    return SimpleNamespace(package=package, kernels=package.kernels, device="cpu")
+
+
+@pytest.fixture
+def launches(place: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Has inputs of every size take the kernel, as if this were a GPU, and tells how often: "new" or "in place"."""
+    made: list[str] = []
+    launch = place.kernels.launch
+
+    def counted(input: Tensor, output: Tensor, *rest: object) -> None:
+        made.append("in place" if input is output else "new")
+        launch(input, output, *rest)
+
+    selection = place.package.selection
+    assert selection._kernels_on(torch.empty(0, device=place.device).device) is place.kernels
+    monkeypatch.setattr(selection, "_on_gpu", lambda tensor: True)
+    monkeypatch.setattr(selection, "FUSED_FROM", 1)
+    monkeypatch.setattr(selection, "SAVE_ONLY_K_FROM", 0)
+    monkeypatch.setattr(place.kernels, "launch", counted)
+    return made
 
 
 @pytest.fixture(scope="session")

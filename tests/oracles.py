@@ -23,6 +23,13 @@ def keep_first(input: Tensor, k: int | Tensor, dim: int = -1) -> Tensor:
     return output
 
 
+def keep_first_at_once(input: Tensor, k: Tensor, dim: int = -1) -> Tensor:
+    """The same for large tensors, on any device."""
+    place = torch.arange(1, input.shape[dim] + 1, device=input.device)
+    place = place.reshape(-1, *[1] * (input.dim() - 1 - dim % input.dim()))
+    return torch.where(place <= k, input, torch.zeros((), dtype=input.dtype, device=input.device))
+
+
 def is_prefix(mask: Tensor, dim: int = -1) -> bool:
     """Whether along `dim` no kept feature (True) follows a dropped one."""
     mask = mask.bool().movedim(dim, -1)
