@@ -143,6 +143,35 @@ def test_layers_stand_where_they_are_said_to(model_of: ModuleType, settings: Sim
     assert of_learned == {(shift, penalised) for shift in (0, math.pi / 2, math.pi) for penalised in (False, True)}
 
 
+def test_all_see_the_same_text_for_a_seed_and_other_text_for_another(
+    model_of: ModuleType, settings: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = {part: model_of.encode(model_of.source(getattr(settings, part))) for part in ("training", "validation")}
+    objective, seen = model_of.objective, []
+
+    def record(model: nn.Module, choice: Any, batch: Any, settings: Any) -> torch.Tensor:
+        seen[-1].append(torch.stack(batch))
+        return objective(model, choice, batch, settings)
+
+    monkeypatch.setattr(model_of, "objective", record)
+    for name, seed in [("no dropout", 0), ("LearnedDropout 0", 0), ("TailDropout .5", 0), ("no dropout", 1)]:
+        seen.append([])
+        model_of.train(name, seed, texts, settings)
+    batches = [torch.stack(each) for each in seen]
+    assert batches[0].shape == (settings.steps, 2, settings.batch, settings.context)
+    assert torch.equal(batches[0], batches[1])
+    assert torch.equal(batches[0], batches[2])
+    assert not torch.equal(batches[0], batches[3])
+    assert torch.equal(batches[0][:, 0, :, 1:], batches[0][:, 1, :, :-1])
+
+
+def test_training_learns(model_of: ModuleType, settings: SimpleNamespace) -> None:
+    """A text of one repeated word is learned to less than a tenth of what chance gives, log 97."""
+    texts = dict.fromkeys(("training", "validation"), model_of.encode("taildropout " * 100))
+    longer = SimpleNamespace(**(vars(settings) | {"steps": 200, "every": 200, "rate": 1e-2}))
+    assert model_of.train("nn.Dropout .2", 0, texts, longer)["validation"] < 0.1 * math.log(97)
+
+
 def test_the_objective_is_the_loss_and_where_asked_the_penalty(model_of: ModuleType, settings: SimpleNamespace) -> None:
     text = torch.randint(model_of.CHARACTERS, (2, settings.context + 1))
     batch = text[:, :-1], text[:, 1:]
