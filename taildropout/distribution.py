@@ -159,7 +159,7 @@ def exponential_from_uniforms(
 
 
 def exponential(like: Tensor, shape: Sequence[int], rate: float, generator: torch.Generator | None = None) -> Tensor:
-    """Draw E ~ Exponential(`rate`) in float32 on the device of `like`, one element per sample.
+    """Draw E ~ Exponential(`rate`) on the device of `like`, one element per sample.
 
     Args:
         like: any tensor on the device wanted; its dtype does not matter.
@@ -168,12 +168,16 @@ def exponential(like: Tensor, shape: Sequence[int], rate: float, generator: torc
         generator: where the randomness comes from; the device's default if None.
 
     Returns:
-        A float32 tensor of the given shape. Its floor, at most n, is a draw of K.
+        A tensor of the given shape, in float32; in float64 where CUDA's generator would else be too coarse. Its floor, at most
+        n, is a draw of K.
     """
-    if like.device.type != "cpu" and rate < _FINE_RATE:
-        return exponential_from_uniforms(like, shape, 1 / rate, generator)
-    # On a CPU the generator works in double precision inside. `new_empty` (not `torch.empty`) is what vmap can follow.
-    return like.new_empty(shape, dtype=torch.float32).exponential_(rate, generator=generator)
+    dtype = torch.float32  # on a CPU the generator works in double precision inside
+    if rate < _FINE_RATE and like.device.type != "cpu":
+        if like.device.type != "cuda":  # may lack float64
+            return exponential_from_uniforms(like, shape, 1 / rate, generator)
+        dtype = torch.float64  # 53 random bits, in one launch
+    # `new_empty` (not `torch.empty`) is what vmap can follow.
+    return like.new_empty(shape, dtype=dtype).exponential_(rate, generator=generator)
 
 
 class CensoredGeometric(Distribution):

@@ -65,7 +65,8 @@ def keep_first(input: Tensor, k: int | float | Tensor, dim: int = -1) -> Tensor:
         )
     # A narrow type cannot be compared with every n; and j ≤ NaN is false for every j.
     wide = torch.float64 if k.dtype == torch.float64 else torch.float32 if k.is_floating_point() else torch.int64
-    return select(input, k.to(wide).nan_to_num(0), feature)
+    k = k.to(wide)
+    return select(input, k.nan_to_num(0) if wide.is_floating_point else k, feature)
 
 
 def check_float(input: Tensor) -> None:
