@@ -8,7 +8,8 @@ A name reads device (none: the CPU), shape or model, dtype, direction, then what
     set_k              the layer in training mode with k fixed to a third of the features
 
 Every case is measured for three layers. `copy` is the unit of speed, `x.clone()`: it moves the memory once, for its
-backward hands the gradient on untouched. In a model it is `nn.Identity`: the same model without any dropout.
+backward hands the gradient on untouched. In a model it is `nn.Identity`: the same model without any dropout. A record also
+holds `original`, the formulation of the original package, where the case is the layer alone.
 
 `make(case, package)` prepares one case for a given taildropout module; this module never imports taildropout, so that
 two versions can be handed in side by side.
@@ -24,7 +25,10 @@ from typing import Any
 
 import torch
 
+from .original import ThresholdDropout
+
 LAYERS = ("TailDropout", "nn.Dropout", "copy")
+ORIGINAL = "original"
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 # asv takes its own exception for "n/a, and no failure"; it is looked up, not imported, since asv need not be there.
@@ -59,9 +63,9 @@ class Case:
     goal: tuple[float | None, float | None] = (None, None)
 
     def of(self, layer: str) -> "Case":
-        """The same situation with another of `LAYERS`."""
-        if layer not in LAYERS:
-            raise ValueError(f"layer={layer!r} is none of {LAYERS}")
+        """The same situation with another of `LAYERS`, or with `ORIGINAL`."""
+        if layer not in (*LAYERS, ORIGINAL):
+            raise ValueError(f"layer={layer!r} is none of {(*LAYERS, ORIGINAL)}")
         return replace(self, layer=layer)
 
     @property
@@ -180,6 +184,10 @@ def build_layer(case: Case, package: ModuleType | None) -> torch.nn.Module:
         return torch.nn.Dropout(case.p)
     if case.layer == "copy":
         return Copy() if case.model == "layer" else torch.nn.Identity()
+    if case.layer == ORIGINAL:
+        if case.model != "layer" or case.direction == "set_k":
+            raise NotAvailable("the original formulation is measured as a random layer alone")
+        return ThresholdDropout(case.p, case.batch_dim, case.dropout_dim, case.shape, DTYPES[case.dtype])
     if package is None:
         raise NotAvailable("taildropout is not installed")
     batch_dim = case.batch_dim if isinstance(case.batch_dim, int) else list(case.batch_dim)

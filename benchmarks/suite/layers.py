@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .cases import DTYPES, Case, WrongResult, build_layer, compiled, feature
+from .cases import DTYPES, ORIGINAL, Case, WrongResult, build_layer, compiled, feature
 
 CALLS_BEFORE_TIMING = 3  # compiles, and lets CUDA graphs record and replay
 
@@ -56,7 +56,7 @@ def check(case: Case, x: torch.Tensor, gradient: torch.Tensor, result: Any) -> N
     output, grad = result if case.direction == "train" else (result, None)
     if output.shape != x.shape or output.dtype != x.dtype:
         raise WrongResult(f"{case.name}: {tuple(output.shape)} {output.dtype} from {tuple(x.shape)} {x.dtype}")
-    if case.layer == "TailDropout":
+    if case.layer in ("TailDropout", ORIGINAL):
         check_tail(case, x, output.detach())
         kept = output != 0
         if grad is not None and not torch.equal(grad, torch.where(kept, gradient, 0)):
