@@ -4,14 +4,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,7 +20,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from . import ROOT, machine
 from .atomic import write
 
+if TYPE_CHECKING:
+    from .suite.cases import Case
+
 ACCURACY = 4  # significant digits that are stored
+PAST_CACHE = 64 * 2**20  # bytes
+COMPILED = "TailDropout", "copy"
 
 
 def with_environment() -> None:
@@ -44,7 +50,7 @@ def measure(names: Sequence[str], package: ModuleType, seconds: float, console: 
 
 
 def measure_case(name: str, package: ModuleType, seconds: float) -> dict[str, Any]:
-    """One case: median seconds per layer, and per rival the paired ratio with its quartiles."""
+    """One case: median seconds per layer, and per rival the paired ratio with its quartiles. On CUDA, what else it costs."""
     from .suite import cases
     from .suite.measure import interleave, ratios, summary
 
@@ -52,16 +58,52 @@ def measure_case(name: str, package: ModuleType, seconds: float) -> dict[str, An
     stored: dict[str, Any] = {"goal": case.goal}
     try:
         runs = {layer: cases.make(case.of(layer), package) for layer in cases.LAYERS}
+        with suppress(cases.NotAvailable):
+            runs[cases.ORIGINAL] = cases.make(case.of(cases.ORIGINAL), package)
         figures = interleave(runs, seconds, case.device)
+        if case.device == "cuda":
+            stored["costs"] = costs(case, runs["TailDropout"], package)
     except cases.NotAvailable as error:
         return stored | {"note": f"n/a: {error}"}
     except Exception as error:  # the other cases are measured all the same, and this one makes the command fail
         return stored | {"note": "failed", "error": f"{type(error).__name__}: {error}".splitlines()[0]}
     stored["seconds"] = {layer: rounded(summary(values)[0]) for layer, values in figures.items()}
     stored["ratio"] = {
-        rival: [rounded(value) for value in summary(ratios(figures, over=rival))] for rival in ("nn.Dropout", "copy")
+        rival: [rounded(value) for value in summary(ratios(figures, over=rival))] for rival in figures if rival != "TailDropout"
     }
+    if case.device == "cuda":
+        stored["costs"] |= bandwidth(case, stored["seconds"])
     return stored | {"rounds": len(figures["copy"])}
+
+
+def costs(case: "Case", run: Callable[[], Any], package: ModuleType) -> dict[str, float]:
+    """What a call of TailDropout costs beside time: launches and bytes; compiled, the seconds to its first result."""
+    from .suite import compilation, measure
+
+    if case.model not in ("layer", "block"):
+        return {}
+    found: dict[str, float] = {"saved bytes": measure.saved_bytes(run), "peak bytes": measure.peak_bytes(run, case.device)}
+    if case.device == "cuda":
+        found["launches"] = measure.launches(run)
+    if case.mode != "eager":
+        found |= {f"seconds to compile {layer}": rounded(compilation.seconds(case.of(layer), package)) for layer in COMPILED}
+    return found
+
+
+def bandwidth(case: "Case", seconds: Mapping[str, float]) -> dict[str, float]:
+    """The bytes a second that a copy moves, and the share of them that TailDropout does: tensors past the cache only.
+
+    It writes all and reads what it keeps, and so does its backward; the copy reads and writes all, once.
+    """
+    from .suite.cases import DTYPES
+
+    size = case.numel * DTYPES[case.dtype].itemsize
+    if case.model != "layer" or case.mode != "eager" or size < PAST_CACHE:
+        return {}
+    keeps = case.n // 3 / case.n if case.direction == "set_k" else 1 - case.p
+    moved = (1 + keeps) * size * (2 if case.direction == "train" else 1)
+    copied = 2 * size / seconds["copy"]
+    return {"bytes a second of copy": rounded(copied), "share of it": rounded(moved / seconds["TailDropout"] / copied)}
 
 
 def rounded(value: float) -> float:
@@ -70,8 +112,11 @@ def rounded(value: float) -> float:
 
 
 def git(*words: str) -> str:
-    """What git prints; empty where there is no repository."""
-    result = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    """What git prints; empty where there is no repository, or no git."""
+    try:
+        result = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # no git either
+        return ""
     return result.stdout.strip() if result.returncode == 0 else ""
 
 

@@ -6,7 +6,7 @@ The rows of the table of speeds are made and rendered here too, wherever the fig
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,20 @@ NOTE = (
     "Time of a call, median; ratios are of calls taken in turn in one process: median [quartiles], below 1 TailDropout is "
     "faster. ✗: it loses; ~: the quartiles lie on both sides of 1. copy is `x.clone()`, in a model the model without dropout."
 )
+
+DETAILS = (
+    "/ original: time over that of the original formulation (thresholds, a uniform, a multiplication). Bandwidth: bytes that "
+    "must be moved (all written, what stays read) per second, as a share of what the copy moves. Bytes are those of one call."
+)
+COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "copy": ("bytes a second of copy", lambda value: f"{value / 1e9:.0f} GB/s"),
+    "bandwidth": ("share of it", lambda value: f"{value:.0%}"),
+    "launches": ("launches", lambda value: f"{value:.0f}"),
+    "saved": ("saved bytes", lambda value: f"{value:,.0f} B"),
+    "peak": ("peak bytes", lambda value: f"{value:,.0f} B"),
+    "compiled in": ("seconds to compile TailDropout", lambda value: f"{value:.1f} s"),
+    "copy in": ("seconds to compile copy", lambda value: f"{value:.1f} s"),
+}
 
 
 @dataclass(frozen=True)
@@ -94,6 +108,21 @@ def record_rows(record: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
+def details(record: Mapping[str, Any]) -> str:
+    """What a record holds beside times, in Markdown: of each case of a GPU; empty where there is none."""
+    lines = []
+    for case, stored in record["cases"].items():
+        if "costs" in stored:
+            original = tuple(stored["ratio"].get("original", ()))
+            cells = [spread(*original) if original else ""]
+            cells += [show(stored["costs"][cost]) if cost in stored["costs"] else "" for cost, show in COSTS.values()]
+            lines.append("| " + " | ".join([case, *cells]) + " |")
+    if not lines:
+        return ""
+    heading = ["| case | / original | " + " | ".join(COSTS) + " |", "| --- |" + " ---: |" * (len(COSTS) + 1)]
+    return "\n".join([*heading, *lines, "", DETAILS])
+
+
 def record_title(record: Mapping[str, Any]) -> str:
     """Where and with what a record was measured."""
     machine = record["machine"]
@@ -126,7 +155,8 @@ def speed() -> str:
     records = [load(file) for file in sorted(RECORDS.glob("*.json"))]
     if not records:
         raise ValueError("no record is stored; make one: python -m benchmarks run --record")
-    return "\n\n".join(markdown(record_rows(record), record_title(record)) for record in records)
+    parts = [part for record in records for part in (markdown(record_rows(record), record_title(record)), details(record))]
+    return "\n\n".join(filter(None, parts))
 
 
 def gate() -> str:

@@ -185,8 +185,6 @@ def build_layer(case: Case, package: ModuleType | None) -> torch.nn.Module:
     if case.layer == "copy":
         return Copy() if case.model == "layer" else torch.nn.Identity()
     if case.layer == ORIGINAL:
-        if case.model != "layer" or case.direction == "set_k":
-            raise NotAvailable("the original formulation is measured as a random layer alone")
         return ThresholdDropout(case.p, case.batch_dim, case.dropout_dim, case.shape, DTYPES[case.dtype])
     if package is None:
         raise NotAvailable("taildropout is not installed")
@@ -248,6 +246,8 @@ def make(case: Case, package: ModuleType | None = None) -> Callable[[], Any]:
 
     if case.device == "cuda" and not torch.cuda.is_available():
         raise NotAvailable("this machine has no CUDA device")
+    if case.layer == ORIGINAL and (case.model != "layer" or case.direction == "set_k"):
+        raise NotAvailable("the original formulation is measured as a random layer alone")
     use_threads(case)
     torch.manual_seed(0)
     maker = {"layer": layers.make, "ddp": parallel.make_ddp, "data_parallel": parallel.make_data_parallel}

@@ -1,15 +1,17 @@
-"""Counts graphs: how many dynamo makes of the layer, and when it makes new ones.
+"""Counts graphs: how many dynamo makes of the layer, and when it makes new ones; and how long a compiled case takes to start.
 
-The backend runs a graph as it is, so that no compiler is needed.
+Where graphs are counted, the backend runs them as they are, so that no compiler is needed.
 """
 
 from collections.abc import Callable
+from time import perf_counter
 from types import ModuleType
 from typing import Any
 
 import torch
 
-from .cases import Case, WrongResult, build_layer, feature
+from . import layers, models
+from .cases import Case, WrongResult, build_layer, feature, synchronise
 
 
 def graphs(package: ModuleType) -> int:
@@ -52,6 +54,20 @@ def recompilations_for_batch(package: ModuleType) -> int:
     for batch in (3, 17, 1000):
         call(torch.randn(batch, 32))
     return len(made) - before
+
+
+def seconds(case: Case, package: ModuleType | None) -> float:
+    """Seconds to the first result of a compiled case, of which no cache holds anything. Forgets what is compiled already."""
+    from torch._inductor import utils
+
+    fresh = getattr(utils, "fresh_cache", None) or utils.fresh_inductor_cache  # its name until 2.7
+    torch._dynamo.reset()
+    run = (layers if case.model == "layer" else models).prepare(case, package)[0]
+    with fresh():
+        start = perf_counter()
+        run()
+        (synchronise(case) or (lambda: None))()
+        return perf_counter() - start
 
 
 COUNTS = {count.__name__: count for count in (graphs, breaks, recompilations_for_k, recompilations_for_batch)}

@@ -14,6 +14,15 @@ CALLS_BEFORE_TIMING = 3  # compiles, and lets CUDA graphs record and replay
 
 def make(case: Case, package: ModuleType | None) -> Callable[[], Any]:
     """See `cases.make`."""
+    run, x, gradient = prepare(case, package)
+    for _ in range(CALLS_BEFORE_TIMING):
+        result = run()
+    check(case, x, gradient, result)
+    return run
+
+
+def prepare(case: Case, package: ModuleType | None) -> tuple[Callable[[], Any], torch.Tensor, torch.Tensor]:
+    """What does the work once, not yet called, so not yet compiled; with its input and gradient."""
     layer = build_layer(case, package).to(case.device)
     layer.train(case.direction != "eval")
     if case.direction == "set_k" and case.layer == "TailDropout":
@@ -23,10 +32,7 @@ def make(case: Case, package: ModuleType | None) -> Callable[[], Any]:
     torch.manual_seed(0)  # the inputs may have been there
     leaf = x.detach().requires_grad_()
     run = train(call, leaf, gradient) if case.direction == "train" else lambda: call(x)
-    for _ in range(CALLS_BEFORE_TIMING):
-        result = run()
-    check(case, x, gradient, result)
-    return run
+    return run, x, gradient
 
 
 def train(call: Callable[..., Any], x: torch.Tensor, gradient: torch.Tensor) -> Callable[[], Any]:

@@ -18,6 +18,7 @@ Run = Callable[[], Any]
 Block = Callable[[Run, int], float]  # nanoseconds that so many calls take
 
 BLOCK_NS = 300_000  # a block of calls lasts this long at least, so that reading the clock costs nothing
+CUDA_BLOCK_NS = 3_000_000  # so that neither does the time in which the GPU waits for the first call
 MIN_ROUNDS, MAX_ROUNDS = 9, 200
 FLUSHED_BYTES = 1 << 28  # more than the last cache of any GPU
 
@@ -28,8 +29,8 @@ def interleave(runs: Mapping[str, Run], seconds: float = 1.5, device: str = "cpu
     The figures of a round stand at the same index, so that they can be paired: what disturbs the machine for longer
     than a round disturbs all of them.
     """
-    block = on_cuda() if device == "cuda" else on_cpu
-    calls = {name: calls_per_block(run, block) for name, run in runs.items()}
+    block, least = (on_cuda(), CUDA_BLOCK_NS) if device == "cuda" else (on_cpu, BLOCK_NS)
+    calls = {name: calls_per_block(run, block, least) for name, run in runs.items()}
     order, shuffle = list(runs), random.Random(seed).shuffle
     figures: dict[str, list[float]] = {name: [] for name in runs}
     collecting = gc.isenabled()
@@ -57,13 +58,16 @@ def on_cpu(run: Run, calls: int) -> float:
 
 
 def on_cuda() -> Block:
-    """The same between two events on the GPU, which is idle before and whose cache holds nothing of the case."""
+    """The same between two events on the GPU, whose cache holds nothing of the case at first.
+
+    While it is flushed the host runs ahead: what takes the GPU longer than the host is measured as the GPU's time alone.
+    """
     cache = torch.empty(FLUSHED_BYTES, dtype=torch.int8, device="cuda")
 
     def block(run: Run, calls: int) -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        cache.zero_()
         torch.cuda.synchronize()
+        cache.zero_()
         start.record()
         for _ in range(calls):
             run()
@@ -74,12 +78,12 @@ def on_cuda() -> Block:
     return block
 
 
-def calls_per_block(run: Run, block: Block) -> int:
-    """So many calls that a block lasts `BLOCK_NS`."""
+def calls_per_block(run: Run, block: Block, least: float = BLOCK_NS) -> int:
+    """So many calls that a block lasts `least` nanoseconds."""
     block(run, 2)
     calls = 1
-    while (taken := block(run, calls)) < BLOCK_NS:
-        calls = max(calls + 1, min(calls * 10, int(1.2 * calls * BLOCK_NS / max(taken, 1))))
+    while (taken := block(run, calls)) < least:
+        calls = max(calls + 1, min(calls * 10, int(1.2 * calls * least / max(taken, 1))))
     return calls
 
 

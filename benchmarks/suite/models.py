@@ -18,10 +18,7 @@ Step = Callable[[], torch.Tensor]
 
 def make(case: Case, package: ModuleType | None) -> Step:
     """See `cases.make`."""
-    model = build(case, package).to(case.device, DTYPES[case.dtype])
-    x = torch.randn(case.shape, device=case.device, dtype=DTYPES[case.dtype])
-    call = compiled(case, model)
-    run = (block_step if case.model in ("block", "feedforward") else training_step)(model, call, x)
+    run, model, call, x = prepare(case, package)
     for _ in range(CALLS_BEFORE_TIMING):
         loss = run()
     require(bool(torch.isfinite(loss)), case, f"the loss is {loss.item()}")
@@ -32,6 +29,15 @@ def make(case: Case, package: ModuleType | None) -> Step:
     if case.model == "feedforward":
         check_plain(case, model, x)
     return run
+
+
+def prepare(case: Case, package: ModuleType | None) -> tuple[Step, nn.Module, Callable[..., torch.Tensor], torch.Tensor]:
+    """What does the step, not yet called, so not yet compiled; the model, what calls it, and its input."""
+    model = build(case, package).to(case.device, DTYPES[case.dtype])
+    x = torch.randn(case.shape, device=case.device, dtype=DTYPES[case.dtype])
+    call = compiled(case, model)
+    run = (block_step if case.model in ("block", "feedforward") else training_step)(model, call, x)
+    return run, model, call, x
 
 
 def build(case: Case, package: ModuleType | None) -> nn.Module:
