@@ -82,12 +82,21 @@ def test_it_computes_the_formula(computed: list[staircase.Staircase]) -> None:
 
 
 def test_a_block_has_the_rows_that_keep_some_of_it_and_no_other() -> None:
-    steps = staircase.stairs(torch.tensor([6, 0, N, 5, 11]), N, 3)
-    assert steps.edges == [0, 5, 11, N]
+    steps = staircase.stairs(torch.tensor([7, 0, N, 6, 12]), N, 3)
+    assert steps.edges == [0, 6, 12, N]
     assert steps.rows == [4, 3, 1, 0]
-    assert steps.k.tolist() == [N, 11, 6, 5, 0]
+    assert steps.k.tolist() == [N, 12, 7, 6, 0]
     assert steps.order.tolist() == [2, 4, 0, 3, 1]
-    assert staircase.stairs(torch.tensor([5.9, 6.0, 99.0]), N, 3).rows == [3, 2, 1, 0]
+    assert staircase.stairs(torch.tensor([6.9, 7.0, 99.0]), N, 3).rows == [3, 2, 1, 0]
+
+
+def test_a_wide_block_has_a_size_at_which_products_are_fast() -> None:
+    for n, blocks in ((4096, 13), (4096, 3), (1000, 4), (1000, 11), (129, 2), (65, 1)):
+        edges = staircase.stairs(torch.tensor([n]), n, blocks).edges
+        assert all(edge % 64 == 0 for edge in edges[:-1])
+        assert edges[-1] == n
+        assert abs(len(edges) - 1 - blocks) <= 0.4 * blocks + 1
+    assert staircase.stairs(torch.tensor([60]), 60, 3).edges == [0, 20, 40, 60]
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0])
