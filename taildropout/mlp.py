@@ -182,7 +182,7 @@ def _staircase(dropout: TailDropout, shape: torch.Size, input: Tensor, ends: int
     if k is None:
         k = exponential(input, k_shape, its_rate)
     if k.numel() == 1:
-        return one_step(min(int(k), n), rows)
+        return one_step(int(k), n, rows)
     return stairs(k.expand(*shape[:-1], 1).reshape(-1), n, blocks)
 
 

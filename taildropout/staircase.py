@@ -23,27 +23,27 @@ from torch.nn import functional
 from .dims import positions
 from .selection import select
 
-# Products of matrices with sizes that are no multiple of some 16 are slow: 341 columns had 58 GFLOP/s where 320 had 90, on one
-# thread of a CPU with AVX-512.
-_TILE = 64
+# Products are slow where the columns are no multiple of a line of the cache: 341 had 58 GFLOP/s where 320 had 90, on one thread
+# of a CPU with AVX-512.
+_TILE = 16
 
 
 class Staircase(NamedTuple):
     """What is computed: block i has the hidden features from `edges[i]` to `edges[i + 1]` of the first `rows[i]` rows.
 
-    `k` and `order` are None where k is the same for all rows; else k per row, sorted, and the rows in that order. Those from
+    `k` is one number, and `order` None, where all rows share it; else k per row, sorted, and the rows in that order. Those from
     `rows[i + 1]` to `rows[i]` keep a part of block i.
     """
 
     edges: list[int]
     rows: list[int]
-    k: Tensor | None = None
+    k: Tensor | int
     order: Tensor | None = None
 
 
-def one_step(k: int, rows: int) -> Staircase:
+def one_step(k: int, n: int, rows: int) -> Staircase:
     """The staircase of a k that all rows share."""
-    return Staircase([0, k], [rows, rows])
+    return Staircase([0, min(n, -(-k // _TILE) * _TILE)], [rows, rows], min(k, n))
 
 
 def stairs(k: Tensor, n: int, blocks: int) -> Staircase:
@@ -78,8 +78,8 @@ def plain(
     x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, stairs: Staircase, activation: Activation
 ) -> Tensor:
     """The same from differentiable operations, with nothing left out."""
-    if stairs.k is None or stairs.order is None:
-        k = torch.tensor(stairs.edges[-1], device=x.device)
+    if isinstance(stairs.k, int) or stairs.order is None:
+        k = torch.as_tensor(stairs.k, device=x.device)
     else:
         k = torch.empty_like(stairs.k).index_copy_(0, stairs.order, stairs.k).unsqueeze(1)
     return functional.linear(select(activation(functional.linear(x, w1, b1)), k, 1), w2, b2)
@@ -167,8 +167,10 @@ def _unsorted(rows: Tensor, stairs: Staircase) -> Tensor:
 
 def _cut(block: Tensor, stairs: Staircase, at: int) -> Tensor:
     """Zero what the rows that keep a part of this block drop of it, in place."""
-    if stairs.k is not None:
-        start, end = stairs.edges[at : at + 2]
+    start, end = stairs.edges[at : at + 2]
+    if isinstance(stairs.k, int):
+        block[:, stairs.k - start :].zero_()
+    else:
         part = slice(stairs.rows[at + 1], stairs.rows[at])
         block[part].masked_fill_(stairs.k[part, None] < positions(end, 0, 1, block.device)[start:], 0)
     return block

@@ -91,12 +91,14 @@ def test_a_block_has_the_rows_that_keep_some_of_it_and_no_other() -> None:
 
 
 def test_a_wide_block_has_a_size_at_which_products_are_fast() -> None:
-    for n, blocks in ((4096, 13), (4096, 3), (1000, 4), (1000, 11), (129, 2), (65, 1)):
+    for n, blocks in ((4096, 13), (4096, 3), (1000, 4), (1000, 11), (129, 2)):
         edges = staircase.stairs(torch.tensor([n]), n, blocks).edges
-        assert all(edge % 64 == 0 for edge in edges[:-1])
+        assert all(edge % 16 == 0 for edge in edges[:-1])
         assert edges[-1] == n
-        assert abs(len(edges) - 1 - blocks) <= 0.4 * blocks + 1
-    assert staircase.stairs(torch.tensor([60]), 60, 3).edges == [0, 20, 40, 60]
+        assert abs(len(edges) - 1 - blocks) <= 1
+    for k, width in ((0, 0), (1, 16), (32, 32), (33, 41), (99, 41)):
+        assert staircase.one_step(k, 41, 7) == ([0, width], [7, 7], min(k, 41), None)
+    assert staircase.stairs(torch.tensor([45]), 45, 3).edges == [0, 15, 30, 45]
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0])
