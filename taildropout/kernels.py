@@ -47,12 +47,12 @@ def _keep_rows(
 ) -> None:
     """A tile of ROWS rows and COLS columns. Row r has the k at (r // share) % count; `width` is n · unit elements.
 
-    Places in memory are 64-bit, and columns within a tile 32-bit.
+    Places in memory are 64-bit, columns only where rows are that long.
     """
     tile = tl.program_id(0)
-    across = (width + COLS - 1) // COLS
+    across = (width - 1) // COLS + 1  # width may be all that an int32 holds
     row = (tile // across).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    start = (tile % across).to(tl.int64) * COLS
+    start = tile % across * COLS
     col = tl.arange(0, COLS)
     inside = row < rows
     drawn = tl.load(k + (row // share) % count, mask=inside, other=0).to(tl.float64)

@@ -96,8 +96,15 @@ def test_small_tensors_and_k_elsewhere_are_plain_torchs(
     input = torch.ones(10, 99, device=place.device)
     place.package.keep_first(input, 3)
     assert launches == []
-    place.package.keep_first(torch.ones(10, 100, device=place.device), 3)
+    input = torch.ones(10, 100, device=place.device)
+    place.package.keep_first(input, 3)
     assert launches == ["new"]
+    on_host = torch.tensor(3) if place.device == "cuda" else torch.tensor(3, device="meta")
+    try:
+        assert torch.equal(place.package.keep_first(input, on_host), place.package.keep_first(input, 3))
+    except (RuntimeError, AssertionError):
+        assert on_host.is_meta  # which has no number to go by
+    assert launches == ["new"] * (1 if on_host.is_meta else 2)
 
 
 def test_without_triton_plain_torch_selects(interpreted: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
