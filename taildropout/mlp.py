@@ -20,12 +20,12 @@ from .staircase import Activation, Staircase, one_step, products, stairs
 
 # Times are predicted in floating-point operations that the device could do meanwhile. Fitted on a CPU; elsewhere one call into
 # torch costs more of them, here 10 µs at 500 TFLOP/s, and the prediction is rough.
-_CALL = {"cpu": 2e6}
+_CALL = {"cpu": 5e6}
 _CALL_ELSEWHERE = 5e9
 _PER_BLOCK = 10  # calls
 _MOVED = 50  # per element read and written once
 _ACTIVATION = 500  # per element; its derivative costs half as much
-_LEAST_GAIN = 0.05  # what a prediction must save before it is believed
+_LEAST_GAIN = 0.12  # what a prediction must save before it is believed
 _SMALL = 2**21  # multiplications in the first Linear, at less than 1 ms a step, below which little could be saved
 
 
