@@ -1,4 +1,7 @@
-"""Measure cases of this working tree in one process, with neither asv nor a network, and store what was found."""
+"""Measure cases of this working tree in one process, with neither asv nor a network, and store what was found.
+
+Where the history is not at hand, TAILDROPOUT_COMMIT in the environment says which commit it is.
+"""
 
 import json
 import os
@@ -137,7 +140,7 @@ def record(names: Sequence[str], device: str, seconds: float, console: Console) 
         "version": 1,
         "machine": machine.describe(device),
         "versions": versions,
-        "commit": git("rev-parse", "HEAD") or "unknown",
+        "commit": git("rev-parse", "HEAD") or os.environ.get("TAILDROPOUT_COMMIT", "unknown"),
         "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "taildropout", "benchmarks/suite")),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "cases": measure(names, package, seconds, console),
