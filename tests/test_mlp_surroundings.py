@@ -186,9 +186,10 @@ def test_compiled_it_is_the_plain_block_in_one_graph(computed: list[staircase.St
     assert len(computed) == 3
 
 
-def test_derivatives_of_every_kind(computed: list[staircase.Staircase]) -> None:
+@pytest.mark.parametrize("k", [torch.tensor([2, N, 9]), 6], ids=["each its own", "shared"])
+def test_derivatives_of_every_kind(k: Tensor | int, computed: list[staircase.Staircase]) -> None:
     net = block(nn.Tanh())
-    net[2].set_k(torch.tensor([2, N, 9]))
+    net[2].set_k(k)
     input = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
     weights = dict(net.named_parameters())
     loss, all_of_it = net(input).pow(2).sum(), [*weights.values(), input]
