@@ -22,7 +22,7 @@ pytest.importorskip("matplotlib", reason="the examples need matplotlib: pip inst
 pytest.importorskip("sklearn", reason="the examples need scikit-learn: pip install 'taildropout[examples]'")
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-ON_FASHION = ["autoencoder", "classifier", "overfit", "rates"]
+ON_FASHION = ["autoencoder", "classifier", "feedforward", "overfit", "rates"]
 NAMES = ["masks", "pca", "width", *ON_FASHION]
 
 
