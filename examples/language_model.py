@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from language_measures import at_widths, costs, cut, judge_cut, loss_at, parameters, widths_of
 from language_report import CUT, IN_FFN, NONE, TAILS, analyse, draw, say, table
-from study import Study, progress
+from study import Study, progress, rounded
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
@@ -297,6 +297,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         },
         "runs": {name: [{key: run[key] for key in run if key != "state"} for run in each] for name, each in runs.items()},
     } | measure(runs, {part: windows(text, settings.context) for part, text in texts.items()}, settings)
+    results = rounded(results)  # so that what is said follows from what is stored
     results["answers"] = analyse(results)
     said = say(results, settings)
     print("\n".join(said))

@@ -58,9 +58,9 @@ def signed(found: Interval) -> str:
     return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
-def verdict(found: dict[str, Any], words: tuple[str, str, str] = ("lower", "higher", "no difference shown")) -> str:
-    """Which of the words holds, by Holm's test at 5 %."""
-    return words[2] if found["adjusted_p"] > 0.05 else words[found["difference"].mean > 0]
+def verdict(found: dict[str, Any], lower: str, higher: str) -> str:
+    """Which holds, if the interval leaves out 0."""
+    return {-1: lower, 0: "no difference shown", 1: higher}[found["difference"].sign]
 
 
 def span(intervals: Sequence[Interval], decimals: int = 2) -> str:
@@ -77,13 +77,15 @@ def say(results: dict[str, Any], settings: Any) -> list[str]:
     for name, found in comparisons.items():
         left, _, right = name.partition(" against ")
         if right == NONE:
-            groups[verdict(found)].append(left)
+            groups[verdict(found, "lower", "higher")].append(left.replace(", ", " with "))
     against = f"{bests['TailDropout']} against {bests['nn.Dropout']}", " against ".join(SAME_PLACE)
     outcomes = [
         f"{name} {signed(comparisons[name]['difference'])}: "
-        + verdict(comparisons[name], ("TailDropout is better", "TailDropout loses", "no difference shown"))
+        + verdict(comparisons[name], "TailDropout is better", "TailDropout loses")
         for name in dict.fromkeys(against)
     ]
+    remaining = [name for name, found in comparisons.items() if found["adjusted_p"] <= 0.05]
+    faster = interval([cost["training"][SAME_PLACE[0]] / cost["training"][SAME_PLACE[1]] for cost in results["costs"]])
     learned = {
         suffix: [
             row for name, row in rows.items() if name.startswith("LearnedDropout") and name.endswith(", penalty") == penalty
@@ -101,10 +103,12 @@ def say(results: dict[str, Any], settings: Any) -> list[str]:
         f"Losses in nats per character at the end of training, with 95 % t intervals over {len(settings.seeds)} seeds, paired "
         "where they are differences; kept: the share of features in training and in evaluation; peak memory: what a step of "
         "training allocates at most beyond weights and Adam's state; a thousand characters per second of one processor.",
-        f"Validation loss against {NONE}, {rows[NONE]['validation'].plain(3)} (Holm's test, 5 % for all comparisons together): "
+        f"Validation loss against {NONE}, {rows[NONE]['validation'].plain(3)}: "
         + "; ".join(f"{group}: {', '.join(names) or '–'}" for group, names in groups.items())
-        + ".",
-        f"TailDropout against nn.Dropout, best against best and in the same place: {'; '.join(outcomes)}.",
+        + f". Held to 5 % for all {len(comparisons)} comparisons together (Holm's test), of these and the next remain: "
+        f"{', '.join(remaining) or 'none'}.",
+        f"TailDropout against nn.Dropout, best against best and in the same place: {'; '.join(outcomes)}. There it trains at "
+        f"{faster.plain()} times the speed.",
         f"LearnedDropout keeps {kept['without']} of the features in evaluation without penalty and {kept['with']} with one of "
         f"{settings.penalty:g}; it has {larger:.2f} times the parameters of {NONE}, and trains at {ratio['training cost']} "
         f"times the speed with {ratio['memory cost']} times the memory.",
@@ -119,11 +123,12 @@ def of_cut(name: str, found: dict[str, Any], rows: dict[str, Any], size: int, re
     without = interval(minus(found["no_dropout_at_k"], [run["validation"] for run in results["runs"][NONE]]))
     speed = pruned["evaluation cost"].mean / rows[NONE]["evaluation cost"].mean
     difference = max(run["largest_difference_of_logits"] for run in found["runs"])
+    equal = f"to {difference:.0e}" if difference else "exactly"
     return (
         f"{name} pruned to {k} of {results['widths'][-1]} hidden features in every FFN, the fewest within "
         f"{settings.tolerance:.0%} of the least loss at any width: {signed(lost)} in loss, {signed(pruned['against_none'])} "
         f"against {NONE}, {found['runs'][0]['parameters'] / size:.2f} times the parameters, evaluated at {speed:.2f} times the "
-        f"speed; its logits are those of the whole network at that width to {difference:.0e}. The network trained without "
+        f"speed; its logits are those of the whole network at that width, {equal}. The network trained without "
         f"dropout, cut there too, loses {signed(without)}."
     )
 
@@ -173,20 +178,21 @@ def draw(results: dict[str, Any]) -> plt.Figure:
     for panel, (family, names) in zip(axes[0], families.items(), strict=True):
         for name, colour in zip([NONE, *names], [BLACK, *COLOURS], strict=False):
             for part, line in (("training", ":"), ("validation", "-")):
-                label = name if part == "validation" else None
+                label = name.removeprefix("LearnedDropout ") if part == "validation" else None
                 over_training(panel, runs[name], part, line, colour, label)
         panel.plot([], [], ":", color=GREY, label="on training text")
         panel.set(title=family, xlabel="training step", ylabel="loss, nats per character")
         panel.sharey(axes[0, 0])
+        panel.margins(y=0.25)  # room for the legend
     at_the_end(axes[1, 0], results)
     at_every_width(axes[1, 1], results)
     for name, colour in zip(families["LearnedDropout"], COLOURS, strict=True):
-        over_training(axes[1, 2], runs[name], "kept", "-", colour, name)
+        over_training(axes[1, 2], runs[name], "kept", "-", colour, name.removeprefix("LearnedDropout "))
     axes[1, 2].set(title="LearnedDropout's share of ones in training", xlabel="training step", ylim=(0, 1))
     for panel in axes.flat:
         panel.grid(alpha=0.3)
         if panel is not axes[1, 0]:
-            panel.legend(fontsize=8)
+            panel.legend(fontsize=8, ncols=2 if panel is axes[0, 2] else 1)
     return figure
 
 

@@ -57,8 +57,26 @@ def test_a_quick_run_writes_figure_results_and_a_table_of_every_network(model_of
     table = (written / "results" / "language_model.md").read_text()
     for name in (*model_of.CONFIGURATIONS, "TailDropout .1, pruned to", "TailDropout .5, pruned to"):
         assert sum(line.startswith(f"| {name} ") for line in table.splitlines()) == 1
+    whole = found | {"answers": model_of.analyse(found)}
+    assert model_of.table(whole, model_of.say(whole, SimpleNamespace(**results["settings"]))) + "\n" == table
     widths = [line.count("|") for line in table.splitlines() if line.startswith("|")]
     assert len(set(widths)) == 1
+
+
+def test_what_is_committed_comes_from_the_settings_of_today(model_of: ModuleType) -> None:
+    results = json.loads((EXAMPLES / "results" / "language_model.json").read_text())
+    assert results["size"] == "default"
+    assert results["settings"] == model_of.SETTINGS["default"]
+    found = results["results"]
+    assert found["corpus"]["training"]["sha256"] != found["corpus"]["validation"]["sha256"]
+    for name, cut in found["cuts"].items():
+        for run in cut["runs"]:
+            assert run["largest_difference_of_logits"] < 1e-4, name
+            assert run["validation"] == pytest.approx(run["validation_at_k"], abs=1e-4)
+    whole = found | {"answers": model_of.analyse(found)}
+    said = model_of.say(whole, SimpleNamespace(**results["settings"]))
+    committed = (EXAMPLES / "results" / "language_model.md").read_text()
+    assert model_of.table(whole, said).strip() + "\n" == committed, "run the example anew"
 
 
 def test_training_and_validation_share_no_module(model_of: ModuleType) -> None:
