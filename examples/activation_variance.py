@@ -171,6 +171,8 @@ def draw(found: dict[str, Tensor], answers: dict[str, Any], settings: Any) -> Fi
     figure, panels = plt.subplots(2, len(PLACES), figsize=(12, 6), layout="constrained", sharex=True, height_ratios=[1.5, 1])
     for column, place in enumerate(PLACES):
         above, below = panels[:, column]
+        if column:
+            below.sharey(panels[1, 0])
         for layer, (colour, marker) in LOOKS.items():
             mean = found[layer].mean(0)[..., column]
             above.plot(settings.steps, mean[:, 0], marker, color=colour, markersize=5, label=f"{layer}, measured")
@@ -184,10 +186,9 @@ def draw(found: dict[str, Tensor], answers: dict[str, Any], settings: Any) -> Fi
         above.set(title=place, yscale="log")
         below.axhline(1, color=BLACK, linewidth=0.6)
         below.set_xscale("symlog", linthresh=settings.steps[1])
-        below.set_xticks(settings.steps, [str(step) for step in settings.steps])
+        below.set_xticks(settings.steps, [str(step) for step in settings.steps], fontsize=7)
         below.minorticks_off()
         below.set(xlabel="training step")
-        below.sharey(panels[1, 0])
         for axes in (above, below):
             axes.grid(alpha=0.3)
     panels[0, 0].set_ylabel("mean variance of a feature")

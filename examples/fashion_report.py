@@ -84,6 +84,8 @@ def say(answers: dict[str, Any], decay: float, settings: Any) -> list[str]:
     rows, interaction, last = answers["configurations"], answers["interaction"], max(settings.longer)
     epochs = ", ".join(f"{found['difference']} after {epoch}" for epoch, found in answers["epochs"].items())
     gaps = answers["epochs"][last]["gap"]
+    narrow = sorted(rows, key=lambda name: -rows[name]["narrow"].mean)
+    kept = ", ".join(f"{name} {rows[name]['narrow'].plain()}" for name in narrow[:4])
     return [
         f"Means and differences in points of test accuracy after {settings.epochs} epochs, with 95 % t intervals over "
         f"{len(settings.seeds)} seeds, paired; seconds of one processor per epoch, and relative to {NONE}.",
@@ -94,7 +96,8 @@ def say(answers: dict[str, Any], decay: float, settings: Any) -> list[str]:
         f"Against {DROPOUT} (Holm's test, 5 % for all comparisons together) {judged(answers, DROPOUT)}. Against {NONE} "
         f"{judged(answers, NONE)}.",
         f"{DROPOUT} against {NONE} over time: {epochs} epochs; in the end its train–test gap is {gaps[DROPOUT].plain()}, and "
-        f"{gaps[NONE].plain()} with {NONE}.",
+        f"{gaps[NONE].plain()} with {NONE}. Cut to the first {settings.width} features of both hidden layers, the best are "
+        f"{kept}.",
     ]
 
 
@@ -134,6 +137,8 @@ def draw(found: Runs, answers: dict[str, Any], settings: Any) -> plt.Figure:
     middle.set_yticks(range(len(rows)), [""] * len(rows))
     left.set(title=f"test accuracy after {settings.epochs} epochs", xlabel=f"points against {NONE}; right is better")
     middle.set(title="training less test accuracy", xlabel="points")
+    left.set_xscale("symlog", linthresh=2)  # most differences are small, some are not
+    left.set_xticks(ticks := [-20, -10, -5, -2, -1, 0, 1, 2, 5], [f"{tick:+d}" if tick else "0" for tick in ticks])
     for axes in (left, middle):
         axes.axvline(0, color=BLACK, linewidth=0.6)
         axes.invert_yaxis()

@@ -22,8 +22,8 @@ pytest.importorskip("matplotlib", reason="the examples need matplotlib: pip inst
 pytest.importorskip("sklearn", reason="the examples need scikit-learn: pip install 'taildropout[examples]'")
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-ON_FASHION = ["autoencoder", "classifier", "feedforward", "overfit", "rates"]
-NAMES = ["masks", "pca", "width", *ON_FASHION]
+ON_FASHION = ["activation_variance", "autoencoder", "classifier", "fashion_mlp", "feedforward", "overfit", "rates"]
+NAMES = ["masks", "moons", "pca", "width", *ON_FASHION]
 
 
 @pytest.fixture(autouse=True)
