@@ -1,7 +1,7 @@
 # Each target sets up all that it needs and can be run again after an interruption.
 #   make bench                     time the current commit, print the table, build the dashboard
 #   make test                      run the tests
-#   make examples                  draw every figure that the README shows, about half an hour
+#   make examples                  run every example and experiment: half an hour, then some three
 #   make bench PYTHON=python3      use an environment that has torch, asv and pytest already
 VENV := .venv
 PYTHON ?= $(VENV)/bin/python

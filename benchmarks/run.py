@@ -52,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="only this device's cases; else those of all there are")
     parser.add_argument("--again", action="store_true", help="measure also what the commit has already")
     parser.add_argument("--markdown", metavar="FILE", help="write the table there as well; - is standard output")
-    parser.add_argument("--record", action="store_true", help="in one process, stored in benchmarks/records")
+    parser.add_argument(
+        "--record", action="store_true", help="in one process; all cases of a profile are stored in benchmarks/records"
+    )
     parser.add_argument("--seconds", type=float, default=2.0, help="of --record: time per case (default %(default)s)")
 
 

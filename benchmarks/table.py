@@ -5,6 +5,7 @@ The rows of the table of speeds are made and rendered here too, wherever the fig
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -63,9 +64,13 @@ class Row:
         return (self.case, *(cell or lack for cell in (*times, *compared)), self.wanted())
 
     def wanted(self) -> str:
-        """The goals, each with the rival that it is about."""
-        goals = zip(self.goal, RIVALS, strict=True)
-        return ", ".join(f"≤ {goal:g} {rival}" for goal, rival in goals if goal is not None).replace("nn.Dropout", "nn")
+        """The goals, each with the rival that it is about, and whether it is met."""
+        wanted = [(goal, rival) for goal, rival in zip(self.goal, RIVALS, strict=True) if goal is not None]
+        return ", ".join(f"≤ {goal:g} {rival.removesuffix('.Dropout')}{self.met(rival, goal)}" for goal, rival in wanted)
+
+    def met(self, rival: str, goal: float) -> str:
+        """What stands behind a goal: nothing where it is met or not measured."""
+        return " (missed)" if rival in self.ratio and self.ratio[rival][0] > goal else ""
 
 
 def duration(seconds: float) -> str:
@@ -188,6 +193,8 @@ def main(arguments: argparse.Namespace) -> int:
         written = tables()
         for name, table in written.items():
             after = between(after, name, table)
+        if empty := set(re.findall(r"<!-- table:(\w+) -->", before)) - set(written):
+            raise ValueError(f"nothing stored fills the table(s) {', '.join(sorted(empty))}; run examples/NAME.py of each")
     except ValueError as error:
         print(f"{arguments.file.name}: {error}", file=sys.stderr)
         return 2

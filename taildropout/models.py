@@ -72,7 +72,7 @@ def at_k(model: nn.Module, k: int | Tensor | None, names: str | Iterable[str] | 
 
 
 def replace_dropout(model: nn.Module, names: str | Iterable[str], **options: Any) -> nn.Module:
-    """Swap the named `nn.Dropout`s of a model for TailDropouts of the same p, in place.
+    """Swap the named `nn.Dropout`s of a model for TailDropouts of the same p, in place, wherever each of them stands.
 
     Args:
         model: a module with `nn.Dropout`s among its submodules.
@@ -91,13 +91,14 @@ def replace_dropout(model: nn.Module, names: str | Iterable[str], **options: Any
         raise TypeError(
             "names is None; choose which nn.Dropouts are swapped: not all of them have features in an order to learn"
         )
-    replacements = {}
+    replacements = {}  # a dropout may stand in several places, which are all its own
     for name, dropout in _named(model, nn.Dropout, names).items():
         if name == "":
             raise ValueError("the model is itself an nn.Dropout, which cannot be swapped in place; construct a TailDropout")
         kept = {"p": dropout.p, "inplace": dropout.inplace}
-        replacements[name] = TailDropout(**{**kept, **options}).train(dropout.training)
-    for name, layer in replacements.items():
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layer)
+        replacements[dropout] = TailDropout(**{**kept, **options}).train(dropout.training)
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if module in replacements:
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, replacements[module])
     return model

@@ -2,8 +2,10 @@
 
 import ast
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,13 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
 
 def test_every_module_of_the_package_has_its_place() -> None:
     assert {path.stem for path in PACKAGE.glob("*.py")} <= {name for group in GROUPS for name in group}
+
+
+@pytest.mark.parametrize("folder", ["taildropout", "benchmarks"])
+def test_contributing_says_of_every_module_what_it_is(folder: str) -> None:
+    named = re.findall(r"[\w*]+(?=\.py|\.\*)", (ROOT / "CONTRIBUTING.md").read_text().split("## Rules")[0])
+    found = {path.stem for path in (ROOT / folder).glob("*.py")} - {"__init__", "__main__"}
+    assert not {stem for stem in found if not any(fnmatch(stem, name) for name in named)}
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)

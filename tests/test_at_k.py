@@ -163,6 +163,16 @@ def test_replace_dropout_swaps_the_named_and_keeps_p_mode_and_inplace() -> None:
     assert type(net[3]) is nn.Dropout
 
 
+def test_replace_dropout_swaps_a_dropout_wherever_it_stands() -> None:
+    shared = nn.Dropout(0.3)
+    model = nn.ModuleDict({"a": nn.Sequential(nn.ReLU(), shared), "b": nn.Sequential(shared), "c": nn.Dropout(0.3)})
+    replace_dropout(model, "a.1")
+    layer = model["a"][1]
+    assert isinstance(layer, TailDropout)
+    assert model["b"][0] is layer
+    assert isinstance(model["c"], nn.Dropout)
+
+
 def test_replace_dropout_passes_options() -> None:
     net = replace_dropout(nn.Sequential(nn.Dropout(0.1)), "0", batch_dim=[0, 1], dropout_dim=2, p=0.7, inplace=True)
     assert repr(net[0]) == "TailDropout(p=0.7, batch_dim=[0, 1], dropout_dim=2, inplace=True)"

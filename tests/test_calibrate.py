@@ -85,7 +85,7 @@ def test_the_table_of_rates_leads_with_that_number(record, monkeypatch, tmp_path
     record["rates"] = error_rates.evaluate(record)
     gate_record.store(record, tmp_path / "some-cpu.json")
     text = table.gate()
-    assert text.startswith("**some-cpu**\n\nThe smallest slowdown caught at least 95 % of the time: **5%**.")
+    assert text.startswith("**some-cpu**\n\nThe smallest slowdown caught at least 95 % of the time: **5%** (replayed).")
     assert "| gate | time | +5% | one of them | quiet, replayed | 300 | 100.0% [99.0%, 100.0%] |" in text
 
 

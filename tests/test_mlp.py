@@ -33,9 +33,24 @@ class Backwards(nn.Module):
         return input.flip(-1)
 
 
+class Centred(nn.Module):
+    """Mixes what lies along `dim`, and leaves symmetric values as they are."""
+
+    def __init__(self, dim: int | tuple[int, ...]) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input - input.mean(self.dim, keepdim=True)
+
+    def extra_repr(self) -> str:
+        return str(self.dim)
+
+
 ELEMENTWISE = [nn.GELU(), nn.ReLU(), nn.ReLU(inplace=True), nn.Sigmoid(), nn.Softplus(), nn.Identity(), Cosine()]
 OTHERS = [nn.Softmax(-1), nn.Softmax(0), nn.LayerNorm(N, elementwise_affine=False), nn.LayerNorm(N), nn.RReLU(), nn.PReLU()]
 OTHERS += [nn.Sequential(nn.ReLU()), nn.Dropout(0.3), Doubling(), Backwards()]
+OTHERS += [Centred(0), Centred(1), Centred(-1), Centred((0, 1))]
 
 
 @pytest.mark.parametrize("activation", ELEMENTWISE, ids=repr)

@@ -191,7 +191,7 @@ RECORD = {
     "dirty": False,
     "date": "2026-11-21T00:00:00+00:00",
     "cases": {
-        CASE: {"goal": [0.9, None], "seconds": {"copy": 1e-6}, "ratio": {"copy": [2.0, 1.9, 2.1]}},
+        CASE: {"goal": [0.9, 1.5], "seconds": {"copy": 1e-6}, "ratio": {"copy": [2.0, 1.9, 2.1]}},
         "gone": {"goal": [None, None], "note": "n/a: no GPU"},
     },
 }
@@ -212,8 +212,12 @@ def test_the_readme_table_is_written_between_its_markers(tmp_path, monkeypatch, 
     assert text.startswith("before\n<!-- table:speed -->\n**Some CPU, 2 cores; torch 2.13.0; commit 01234567; 2026-11-21**")
     assert text.endswith("<!-- /table:speed -->\nafter\n")
     assert "2 [1.9, 2.1] ✗" in text
+    assert "| ≤ 0.9 nn, ≤ 1.5 copy (missed) |" in text
     assert "n/a: no GPU" in text
     assert "old" not in text
+    readme.write_text(f"{text}<!-- table:moons -->\n<!-- /table:moons -->")
+    assert command.main([*words, "--check"]) == 2
+    assert "nothing stored fills the table(s) moons" in capsys.readouterr().err
     readme.write_text("no markers")
     assert command.main(words) == 2
     assert "once each" in capsys.readouterr().err
