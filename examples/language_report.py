@@ -125,10 +125,11 @@ def of_cut(name: str, found: dict[str, Any], rows: dict[str, Any], size: int, re
     difference = max(run["largest_difference_of_logits"] for run in found["runs"])
     equal = f"to {difference:.0e}" if difference else "exactly"
     return (
-        f"{name} pruned to {k} of {results['widths'][-1]} hidden features in every FFN, the fewest within "
-        f"{settings.tolerance:.0%} of the least loss at any width: {signed(lost)} in loss, {signed(pruned['against_none'])} "
-        f"against {NONE}, {found['runs'][0]['parameters'] / size:.2f} times the parameters, evaluated at {speed:.2f} times the "
-        f"speed; its logits are those of the whole network at that width, {equal}. The network trained without "
+        f"{name} pruned to {k} of {results['widths'][-1]} hidden features in every FFN, the fewest "
+        f"within {settings.tolerance:.0%} of the least loss at any width on the windows watched in training: {signed(lost)} in "
+        f"loss on all of the text, {signed(pruned['against_none'])} against {NONE}, "
+        f"{found['runs'][0]['parameters'] / size:.2f} times the parameters, evaluated at {speed:.2f} times the speed; its "
+        f"logits are those of the whole network at that width, {equal}. The network trained without "
         f"dropout, cut there too, loses {signed(without)}."
     )
 

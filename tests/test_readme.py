@@ -1,6 +1,7 @@
 """What the README says the examples found stands in their results: every sentence, with the figures that it rests on."""
 
 import json
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from benchmarks import ROOT
 
 Results = dict[str, Any]
+ORDERED = ("TailDropout", "NestedDropout")
 # Words of the README with their figures, the example, and what its results must hold for them to be true.
 CLAIMS: list[tuple[str, str, Callable[[Results], bool]]] = [
     (
@@ -106,8 +108,56 @@ CLAIMS: list[tuple[str, str, Callable[[Results], bool]]] = [
         "rates",
         lambda r: round(100 * (at(r, 0.0, "accuracy") - at(r, 0.5, "accuracy")), 1) == 0.3,
     ),
+    (
+        "no layer is shown to beat none; TailDropout at p = .5 costs 1.6 points",
+        "fashion_mlp",
+        lambda r: (
+            round(-r["configurations"]["TailDropout .5"]["against_none"][0], 1) == 1.6
+            and not any(
+                pair["difference"][0] > 0 and pair["adjusted_p"] < 0.05
+                for name, pair in r["comparisons"].items()
+                if name.endswith("no dropout")
+            )
+        ),
+    ),
+    (
+        "with a quarter of each hidden layer keeps 83 %, where networks without an order keep at most 43 %",
+        "fashion_mlp",
+        lambda r: (
+            round(r["configurations"]["TailDropout .5"]["narrow"][0]) == 83
+            and [round(max(each["narrow"][0] for name, each in r["configurations"].items() if not name.startswith(ORDERED)))]
+            == [43]
+        ),
+    ),
+    (
+        "cut to 48 of 256 hidden features per block has the loss of one trained without dropout",
+        "language_model",
+        lambda r: (
+            r["cuts"]["TailDropout .5"]["k"] == 48
+            and abs(mean(r["cuts"]["TailDropout .5"]["runs"]) - mean(r["runs"]["no dropout"])) < 0.01
+        ),
+    ),
+    (
+        "TailDropout is 4.7 points worse than `nn.Dropout` at full width; cut, it is not shown to differ",
+        "moons",
+        lambda r: (
+            round(-r["differences"]["TailDropout less nn.Dropout"]["points"][0], 1) == 4.7
+            and r["differences"]["TailDropout less nn.Dropout"]["adjusted_p"] < 0.05
+            and r["differences"]["TailDropout, cut less nn.Dropout"]["adjusted_p"] > 0.05
+        ),
+    ),
+    (
+        "TailDropout needs more steps to the same loss than it saves",
+        "feedforward",
+        lambda r: next(row for row in r["rows"] if (row["layer"], row["p"]) == ("TailMLP", 0.5))["to the easy loss"][0] > 1,
+    ),
     ("by .13 of its standard deviation at p = .5", "rates", lambda r: round(at(r, 0.5, "shift"), 2) == 0.13),
 ]
+
+
+def mean(runs: list[dict[str, float]]) -> float:
+    """Of the validation losses."""
+    return statistics.fmean(run["validation"] for run in runs)
 
 
 def share(parameters: dict[str, float]) -> float:
