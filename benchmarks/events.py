@@ -2,8 +2,9 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,15 @@ class Operator:
     allocated: int = 0
 
 
-def read(run: Path) -> dict[str, Any]:
-    """A run's trace; it is what the plugin and Perfetto read, so a broken file is noticed here."""
+def read(run: Path, number: Callable[[str], Any] = float) -> dict[str, Any]:
+    """A run's trace; it is what the plugin and Perfetto read, so a broken file is noticed here. `number` reads fractions."""
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no JSON")
 
     try:
         (file,) = run.iterdir()
-        content: dict[str, Any] = json.loads(file.read_bytes(), parse_constant=refuse)
+        content: dict[str, Any] = json.loads(file.read_bytes(), parse_float=number, parse_constant=refuse)
         if not content["traceEvents"]:
             raise ValueError("no event")
     except (OSError, ValueError, KeyError) as error:
@@ -43,12 +44,24 @@ def read(run: Path) -> dict[str, Any]:
 
 
 def mend(run: Path) -> list[dict[str, Any]]:
-    """The events of a run's trace, which nest from now on in its file as well."""
-    content = read(run)
+    """The events of a run's trace, which from now on nest and begin at 0 in its file as well.
+
+    torch counts µs from some time long ago: of 2⁴² and more the floats that JSON's readers make miss whole ns.
+    """
+    content = read(run, Decimal)
     events: list[dict[str, Any]] = content["traceEvents"]
+    origin = min((event["ts"] for event in events if "ts" in event), default=0)
+    for event in events:
+        if "ts" in event:
+            event["ts"] = float(event["ts"] - origin)
+        if "dur" in event:
+            event["dur"] = float(event["dur"])
+    if "baseTimeNanoseconds" in content:
+        content["baseTimeNanoseconds"] += int(origin * 1000)
     nest(events)
-    next(run.iterdir()).write_text(json.dumps(content, allow_nan=False))
-    return events
+    next(run.iterdir()).write_text(json.dumps(content, allow_nan=False, default=float))
+    mended: list[dict[str, Any]] = read(run)["traceEvents"]
+    return mended
 
 
 def nest(events: Sequence[dict[str, Any]]) -> None:

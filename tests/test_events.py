@@ -1,6 +1,8 @@
 """What a trace's events add up to: nesting, self time, time on the GPU, the step that is shown, and broken files."""
 
 import io
+import json
+import random
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks import trace
-from benchmarks.events import OUTSIDE, BrokenTrace, Operator, median_step, nest, operators, read
+from benchmarks.events import OUTSIDE, BrokenTrace, Operator, median_step, mend, nest, operators, read
 from benchmarks.suite.cases import CASES
 
 
@@ -60,6 +62,32 @@ def test_what_crosses_a_python_call_is_cut() -> None:
     assert times["step() again"] == (50, 10)
     assert times["inside"] == (26, 1)
     assert_nested([event for event in found if event["tid"] == 1])
+
+
+@pytest.mark.parametrize("uptime", [0, 2**42, 2**44], ids=["now", "51 days", "204 days"])
+def test_a_trace_nests_to_the_nanosecond_however_long_the_clock_has_run(tmp_path: Path, uptime: int) -> None:
+    """Slices that touch: of so many µs the floats near them are up to 4 ns apart."""
+    chance, spans = random.Random(0), []
+    for number in range(500):
+        start, size = 50_000 * number + chance.randrange(999), chance.randrange(2, 20_000)  # ns
+        inner = chance.randrange(1, size)
+        for name, ts, dur in (("outer", start, size), ("first", start, inner), ("second", start + inner, size - inner)):
+            spans.append(
+                f'{{"ph": "X", "cat": "cpu_op", "name": "{name}", "pid": 1, "tid": 1, "ts": {microseconds(uptime, ts)}'
+            )
+            spans[-1] += f', "dur": {microseconds(0, dur)}}}'
+    text = f'{{"baseTimeNanoseconds": 5, "traceEvents": [{", ".join(spans)}]}}'
+    (tmp_path / "worker.pt.trace.json").write_text(text)
+    found = mend(tmp_path)
+    assert_nested(found)
+    assert min(event["ts"] for event in found) == 0
+    assert_nested(read(tmp_path)["traceEvents"])
+    first = json.loads(spans[0])["ts"]
+    assert read(tmp_path)["baseTimeNanoseconds"] == pytest.approx(5 + first * 1000, rel=1e-15)
+
+
+def microseconds(whole: int, ns: int) -> str:
+    return f"{whole + ns // 1000}.{ns % 1000:03}"
 
 
 EVENTS = [
