@@ -1,14 +1,18 @@
 """The gate's rule: its intervals hold the truth as often as they say, and it errs no more often than declared."""
 
+import json
 import math
 import random
 import statistics
+from pathlib import Path
 
 import pytest
 from scipy import stats
 
 from benchmarks import error_rates, verdict
 from benchmarks.verdict import ALPHA, FAILED, IMPROVED, LOOKS, PASS, REGRESSED, THRESHOLD, UNSTABLE, decide, estimate, holm
+
+CASES = "8x16-f32-train", "1024x512-f32-train"  # whose rounds are recorded
 
 
 def processes(effects, deviation=0.007, seed=0, heavy=False):
@@ -162,3 +166,28 @@ def test_replayed_processes_show_what_was_planted():
     pool = [{name: chance.gauss(0, 0.006) for name in "abc"} for _ in range(120)]
     found = [error_rates.replayed(pool, effect, times=60) for effect in (0.0, 0.05, -0.05, 0.2)]
     assert [(row["regressed"], row["improved"]) for row in found] == [(0, 0), (60, 0), (0, 60), (60, 0)]
+
+
+def rounds(factor, seed):
+    """Processes and rounds drawn with replacement from recorded ones of two equal versions, head's times by a factor."""
+    chance = random.Random(seed)
+    recorded = json.loads((Path(__file__).parent / "rounds.json").read_text())
+
+    def one(case):
+        process = chance.choice(recorded)[case]
+        drawn = chance.choices(list(zip(process["base"], process["head"], strict=True)), k=len(process["base"]))
+        return verdict.log_ratio([base for base, _ in drawn], [factor * head for _, head in drawn])
+
+    return lambda names, count: {case: [one(case) for _ in range(count)] for case in names}
+
+
+@pytest.mark.parametrize(
+    ("factor", "expected", "least"),
+    [(1.0, PASS, 60), (1.01, PASS, 57), (1.05, REGRESSED, 57), (1.2, REGRESSED, 60), (0.95, IMPROVED, 57)],
+)
+def test_recorded_rounds_are_judged_by_what_was_done_to_them(factor, expected, least):
+    """Two cases of 30 trials each: at most 3 of 60 may be undecided, and none is called the opposite."""
+    found = [each.verdict for seed in range(30) for each in decide(list(CASES), rounds(factor, seed)).values()]
+    assert found.count(expected) >= least
+    opposite = {PASS: {REGRESSED, IMPROVED}, REGRESSED: {IMPROVED, PASS}, IMPROVED: {REGRESSED, PASS}}[expected]
+    assert not opposite & set(found)
