@@ -64,7 +64,7 @@ def measure_case(name: str, package: ModuleType, seconds: float) -> dict[str, An
         figures = interleave(runs, seconds, case.device)
         apart: dict[str, list[float]] = {}
         with suppress(cases.NotAvailable):
-            # Not in one loop with the rivals: what it moves through the caches doubled the times of the copy and of TailDropout.
+            # Not in one loop with the rivals, whose data it would push out of the caches.
             original = cases.make(case.of(cases.ORIGINAL), package)
             apart = interleave({"TailDropout": runs["TailDropout"], cases.ORIGINAL: original}, seconds / 4, case.device)
         if case.device == "cuda":
