@@ -16,6 +16,12 @@ from .layer import TailDropout
 
 Run = Callable[[nn.Module], object]
 
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_NORMS = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm),
+)
+
 
 class SlicedTailDropout(TailDropout):
     """A TailDropout of the first k features of its input, which has more."""
@@ -48,9 +54,9 @@ def _feature_dim(module: nn.Module) -> int | None:
     """The dim of features in what a module reads."""
     if isinstance(module, nn.Linear | nn.LayerNorm | nn.RNNBase):
         return -1
-    if isinstance(module, nn.modules.conv._ConvNd):
+    if isinstance(module, _CONVOLUTIONS):
         return -1 - len(module.kernel_size)
-    if isinstance(module, nn.modules.batchnorm._NormBase | nn.GroupNorm):
+    if isinstance(module, _NORMS):
         return 1
     return None
 
@@ -111,7 +117,7 @@ def constants(network: nn.Module, layer: str, k: int, cuts: Sequence[Cut], run: 
     added = {}
     for cut in cuts:
         module: Any = network.get_submodule(cut.name) if cut.reads and cut.name in read else None
-        if not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+        if not isinstance(module, (nn.Linear, *_CONVOLUTIONS)):
             continue
         features = list(cut.features)
         constant = read[cut.name][0, features]

@@ -14,8 +14,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from ._torch import tree_flatten, tree_leaves, tree_unflatten
 from .layer import TailDropout
 
 # Operations that mix features, by what autograd calls them.
@@ -150,10 +150,10 @@ class _Join(torch.autograd.Function):
 
 def _opaque(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     with torch.no_grad():
-        outputs, structure = pytree.tree_flatten(type(module).forward(module, *args, **kwargs))
-    inputs = [each for each in pytree.tree_leaves((args, kwargs)) if isinstance(each, Tensor) and each.requires_grad]
+        outputs, structure = tree_flatten(type(module).forward(module, *args, **kwargs))
+    inputs = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor) and each.requires_grad]
     joined = _Join.apply(outputs, *inputs)  # type: ignore[no-untyped-call]
-    return pytree.tree_unflatten(joined, structure)
+    return tree_unflatten(joined, structure)
 
 
 def _visible(module: nn.Module, *args: Any) -> Tensor:

@@ -19,26 +19,14 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from numbers import Real
-from typing import Any, ClassVar, ParamSpec, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
-
 # Below this rate, a uniform on a grid of 2⁻²⁴ (compiled code; accelerators) is too coarse: neighbouring k share a grid point.
 _FINE_RATE = 2.0**-10
-
-
-def constant_in_graphs(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Have compilers run `function` as they trace, and keep only its result.
-
-    This is `torch.compiler.assume_constant_result`, without the compiler's import, which would double that of this package.
-    """
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
 
 
 def check_p(p: object) -> float:

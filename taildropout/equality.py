@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from ._torch import tree_leaves, tree_map_only
 from .dependencies import PruningError
 
 Inputs = tuple[Any, ...] | dict[str, Any]
@@ -19,8 +19,8 @@ _SEED = 0  # the draws below are the same every time, and take nothing from the 
 
 def run(network: nn.Module, inputs: Inputs) -> list[Any]:
     """The outputs in a list; the network gets inputs of its own, which it may write into."""
-    inputs = pytree.tree_map_only(Tensor, torch.clone, inputs)
-    return pytree.tree_leaves(network(**inputs) if isinstance(inputs, dict) else network(*inputs))
+    inputs = tree_map_only(Tensor, torch.clone, inputs)
+    return tree_leaves(network(**inputs) if isinstance(inputs, dict) else network(*inputs))
 
 
 def evaluating(model: nn.Module) -> nn.Module:
@@ -45,7 +45,7 @@ def other_inputs(inputs: Inputs) -> Inputs:
         least, largest = tensor.aminmax()
         return least + _uniform(tensor, generator) * torch.where(least == largest, 1, largest - least)
 
-    drawn: Inputs = pytree.tree_map_only(Tensor, draw, inputs)
+    drawn: Inputs = tree_map_only(Tensor, draw, inputs)
     return drawn
 
 
@@ -67,7 +67,7 @@ def other_weights(network: nn.Module, trial: int) -> nn.Module:
 
 def rounding(network: nn.Module, inputs: Inputs) -> float:
     """The relative rounding of the coarsest dtype there is."""
-    every = [*network.parameters(), *network.buffers(), *pytree.tree_leaves(inputs)]
+    every = [*network.parameters(), *network.buffers(), *tree_leaves(inputs)]
     floats = [each for each in every if isinstance(each, Tensor) and each.is_floating_point()]
     return max((torch.finfo(each.dtype).eps for each in floats), default=0.0)
 
@@ -83,7 +83,7 @@ def in_float64(network: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
         return tensor.double() if tensor.is_floating_point() else tensor
 
     try:
-        exact = copy.deepcopy(network).double(), pytree.tree_map_only(Tensor, double, inputs)
+        exact = copy.deepcopy(network).double(), tree_map_only(Tensor, double, inputs)
         run(*exact)
     except Exception as error:  # of whatever type: that of a dtype which does not fit is the network's choice
         if rounding(network, inputs) > torch.finfo(torch.float32).eps:

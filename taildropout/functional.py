@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from . import selection
+from ._torch import constant_in_graphs
 from .dims import Dims, check_dims, check_tensor, sample_shape
-from .distribution import check_p, constant_in_graphs, exponential, exponential_from_uniforms, rate
+from .distribution import check_p, exponential, exponential_from_uniforms, rate
 from .selection import select
 from .shards import is_sharded, on_shard
 
@@ -190,7 +191,7 @@ def tail_dropout(
     if not training or p == 0 or input.numel() == 0:
         return input
     check_float(input)
-    # In a graph p and n are constants (hex and index see to it, also after the compiler made them symbolic): every p compiles
-    # anew. The layer hands in a tensor instead.
-    scale = _scale(float.fromhex(p.hex()), operator.index(input.shape[feature]))
+    # In a graph p and n are constants (the text of p, which gives back every bit, and index see to it, also after the compiler
+    # made them symbolic): every p compiles anew. The layer hands in a tensor instead.
+    scale = _scale(float(f"{p}"), operator.index(input.shape[feature]))
     return select(input, exponential_from_uniforms(input, shape, scale), feature, inplace)

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ._torch import constant_in_graphs
 from .dims import check_dims, check_tensor, positions, sample_dims, sample_shape
-from .distribution import check_p, constant_in_graphs, exponential_from_uniforms, rate
+from .distribution import check_p, exponential_from_uniforms, rate
 from .functional import check_float, drop_tail
 from .selection import select
 

@@ -9,9 +9,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.nn.modules import module as hooks
 
+from ._torch import forward_mode_active, has_global_hooks, has_hooks
 from .dims import sample_shape
 from .distribution import exponential, rate
 from .layer import TailDropout
@@ -103,7 +102,7 @@ class TailMLP(nn.Sequential):
         modules = list(self._modules.values())
         return (
             [type(module) for module in modules[:1] + modules[2:]] == [nn.Linear, TailDropout, nn.Linear]
-            and not hooks._has_any_global_hook()  # type: ignore[no-untyped-call]
+            and not has_global_hooks()
             and not any(_observed(module) for module in modules if module is not None)
         )
 
@@ -129,7 +128,7 @@ class TailMLP(nn.Sequential):
         if not (
             not (transformed() or input.is_meta)
             and not (input.is_cuda and torch.cuda.is_current_stream_capturing())
-            and forward_ad._current_level < 0
+            and not forward_mode_active()
             and input.numel() > 0
             and w1.numel() > 0
             and input.shape[-1] == w1.shape[1]
@@ -153,9 +152,8 @@ class TailMLP(nn.Sequential):
 
 
 def _observed(module: nn.Module) -> bool:
-    """Whether somebody has hung a hook on the module, or another forward."""
-    hung = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return any(hung) or "forward" in module.__dict__
+    """Return True if a hook sees the inputs or outputs of `module`, or another function stands in place of its `forward`."""
+    return has_hooks(module) or "forward" in module.__dict__
 
 
 def _staircase(dropout: TailDropout, shape: torch.Size, input: Tensor, ends: int) -> Staircase | None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from ._torch import tree_leaves, tree_map_only
 from .cutting import constants, cut_down, measured
 from .dependencies import Cut, Proposal, PruningError, propose
 from .equality import Inputs, difference, evaluating, in_float64, other_inputs, other_weights, rounding, run
@@ -93,7 +93,7 @@ def _tied(model: nn.Module, cuts: Sequence[Cut]) -> str | None:
 @contextmanager
 def _undisturbed(model: nn.Module, inputs: Inputs) -> Iterator[None]:
     """Leave random numbers and the mode of autograd as they are."""
-    tensors = [*model.parameters(), *model.buffers(), *pytree.tree_leaves(inputs)]
+    tensors = [*model.parameters(), *model.buffers(), *tree_leaves(inputs)]
     devices = {each.device for each in tensors if isinstance(each, Tensor) and each.is_cuda}
     with torch.random.fork_rng(devices), torch.inference_mode(False), torch.no_grad():
         yield
@@ -104,7 +104,7 @@ def _proposals(network: nn.Module, layer: str, n: int, k: int, inputs: Inputs) -
         return tensor.detach().clone().requires_grad_(tensor.is_floating_point())
 
     with torch.enable_grad():
-        return propose(copy.deepcopy(network), layer, n, k, partial(run, inputs=pytree.tree_map_only(Tensor, visible, inputs)))
+        return propose(copy.deepcopy(network), layer, n, k, partial(run, inputs=tree_map_only(Tensor, visible, inputs)))
 
 
 class _Check:

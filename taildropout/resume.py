@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from ._torch import tree_flatten, tree_unflatten
 from .equality import difference
 from .layer import TailDropout
 from .sums import RunningSums

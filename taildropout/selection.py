@@ -17,8 +17,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
+from ._torch import dispatch_modes, forward_mode_active, has_storage, is_wrapped, is_zero_tensor, transforms_active
 from .dims import Layout, positions, row_layout
 from .shards import is_sharded, on_shard, part_of
 
@@ -52,8 +52,7 @@ def kept_positions(n: int, feature: int, ndim: int, device: torch.device) -> Ten
         # A fake tensor, one wrapped by a function transform, or one that a CUDA graph has yet to fill, is none to keep; nor is
         # one of many megabytes.
         capturing = kept.is_cuda and torch.cuda.is_current_stream_capturing()
-        wrapped = torch._C._functorch.is_functorch_wrapped_tensor(kept)
-        if type(kept) is Tensor and not wrapped and not capturing and n <= 2**16:
+        if type(kept) is Tensor and not is_wrapped(kept) and not capturing and n <= 2**16:
             if len(_constants) >= 128:
                 _constants.clear()
             _constants[key] = kept
@@ -65,12 +64,12 @@ _row_layout = lru_cache(maxsize=1024)(row_layout)
 
 def transformed() -> bool:
     """Whether tensors may be wrapped by a transform of functorch, so without memory, or observed by a dispatch mode."""
-    return torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack() > 0
+    return transforms_active() or dispatch_modes() > 0
 
 
 def _in_memory(tensor: Tensor) -> bool:
-    """Whether its address is that of its numbers: not of one batched, quantized, or a zero of autograd."""
-    return type(tensor) is Tensor and torch._C._has_storage(tensor) and not (tensor._is_zerotensor() or tensor.is_quantized)
+    """Return True if `data_ptr()` points at this tensor's own dense values.."""
+    return type(tensor) is Tensor and has_storage(tensor) and not (is_zero_tensor(tensor) or tensor.is_quantized)
 
 
 def _rows_of(input: Tensor, k: Tensor, feature: int) -> Layout | None:
@@ -125,7 +124,7 @@ def _fused(input: Tensor, k: Tensor, feature: int, inplace: bool = False) -> Ten
 
 def _fill(input: Tensor, dropped: Tensor) -> Tensor:
     # `masked_fill` is the fastest with its backward, but its result is always contiguous; `clone` keeps the layout.
-    if input.is_contiguous() or torch._C._are_functorch_transforms_active():
+    if input.is_contiguous() or transforms_active():
         return input.masked_fill(dropped, 0)
     return input.clone().masked_fill_(dropped, 0)
 
@@ -164,7 +163,7 @@ class _KeepFirst(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (k,) = ctx.saved_tensors
-        again = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()  # a graph of the backward is wanted
+        again = torch.is_grad_enabled() or transforms_active()  # a graph of the backward is wanted
         return (_keep_saving_k if again else _select)(grad, k, ctx.feature), None, None
 
     @staticmethod
@@ -190,14 +189,14 @@ _apply: Callable[..., Tensor] = super(torch.autograd.Function, _KeepFirst).apply
 
 
 def _keep_saving_k(input: Tensor, k: Tensor, feature: int) -> Tensor:
-    if torch._C._are_functorch_transforms_active():
+    if transforms_active():
         return cast(Tensor, _KeepFirst.apply(input, k, feature))  # type: ignore[no-untyped-call]
     return _apply(input, k, feature)
 
 
 def _write(input: Tensor, k: Tensor, feature: int) -> bool:
     """Zero the tail where it lies, if the kernel can be used and autograd need not be asked. Whether it is done."""
-    asked = (torch.is_grad_enabled() and input.requires_grad) or forward_ad._current_level >= 0
+    asked = (torch.is_grad_enabled() and input.requires_grad) or forward_mode_active()
     if asked or input.is_inference() != torch.is_inference_mode_enabled() or _fused(input, k, feature, inplace=True) is None:
         return False
     if not input.is_inference():

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
+from ._torch import tree_leaves, tree_map_only, without_compiler
 from .curve import Scree
 from .layer import TailDropout
 from .models import _named, at_k
@@ -157,9 +157,7 @@ def _evaluating(model: nn.Module, layer: TailDropout) -> Iterator[None]:
     # Not by `eval()`, in which TailDropouts forget k, and modules may do more than that.
     modes = [(module, module.training) for module in model.modules()]
     gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    # Importing the compiler takes seconds; nothing is compiled where nobody did it.
-    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-    with at_k(layer, 0), torch.random.fork_rng(gpus), torch.inference_mode(False), torch.no_grad(), eager:
+    with at_k(layer, 0), torch.random.fork_rng(gpus), torch.inference_mode(False), torch.no_grad(), without_compiler():
         try:
             for module, _ in modes:
                 module.training = False

@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = Path(taildropout.__file__).parent
 # A module imports only what stands in a group before its own.
 GROUPS = [
+    ["_trees"],
+    ["_torch"],
     ["distribution", "dims", "shards", "_rows"],
     ["kernels"],
     ["selection"],
@@ -33,7 +35,7 @@ GROUPS = [
 # What a module imports of an extra, inside the function that needs it; `kernels` as a whole is imported so.
 EXTRAS = {"dependencies": {"torch_pruning"}, "curve": {"matplotlib"}, "kernels": {"triton"}}
 # What the modules of `baselines` import of the package.
-FOR_BASELINES = {"distribution", "dims", "functional"}
+FOR_BASELINES = {"_torch", "distribution", "dims", "functional"}
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .._torch import constant_in_graphs
 from ..dims import check_dims, check_tensor, sample_shape
-from ..distribution import CensoredGeometric, check_p, constant_in_graphs
+from ..distribution import CensoredGeometric, check_p
 from ..functional import check_float, keep_first
 
 _LAWS = ("uniform", "geometric", "power_of_two", "censored_geometric")

@@ -1,0 +1,112 @@
+"""Every private name of torch that the package uses, each with a fallback for a torch that lacks it.
+
+A fallback answers as if the answer were unknown: the caller then takes the way that assumes least, which may be slower and
+gives the same numbers. `tests/test_private_torch.py` hides each name in turn, and fails if another module uses one.
+
+Three kinds of underscore stay where they are, since torch documents them for subclasses to use or override: the registries of
+an `nn.Module` (`_modules`, `_parameters`, `_buffers`), its `_apply` and `_load_from_state_dict`, and those of `Distribution`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
+from operator import attrgetter
+from types import ModuleType
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+OLDEST = "2.8"  # the oldest torch on which every test passes; `dependencies` in pyproject.toml says the same
+
+if torch.__version__ < OLDEST:
+    raise ImportError(
+        f"taildropout needs torch {OLDEST} or newer, but torch {torch.__version__} is installed: pip install -U torch"
+    )
+
+
+def _private(path: str, fallback: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function at the dotted `path` below `torch`, or `fallback` if this torch has none there."""
+    try:
+        return attrgetter(path)(torch)  # type: ignore[no-any-return]
+    except AttributeError:
+        return fallback
+
+
+# Is a transform of functorch (vmap, grad, jvp) active? If unknown: yes, so that only code which functorch can follow is used.
+transforms_active: Callable[[], bool] = _private("_C._are_functorch_transforms_active", lambda: True)
+
+# How many dispatch modes are active? If unknown: one, so that no code reads memory past torch.
+dispatch_modes: Callable[[], int] = _private("_C._len_torch_dispatch_stack", lambda: 1)
+
+# Is the tensor wrapped by a transform of functorch? If unknown: yes, so that the tensor is not kept for later calls.
+is_wrapped: Callable[[Tensor], bool] = _private("_C._functorch.is_functorch_wrapped_tensor", lambda tensor: True)
+
+# Does the tensor have memory of its own? If unknown: no, so that plain torch computes on it.
+has_storage: Callable[[Tensor], bool] = _private("_C._has_storage", lambda tensor: False)
+
+# Is the tensor one of autograd's zeros, which have no memory? If unknown: yes, so that plain torch computes on it.
+is_zero_tensor: Callable[[Tensor], bool] = _private("Tensor._is_zerotensor", lambda tensor: True)
+
+
+def _nested_containers() -> ModuleType:
+    """Return torch's module for nested containers, which knows those of other libraries, or the module of this package."""
+    try:
+        return import_module("torch.utils._pytree")
+    except ImportError:
+        return import_module("._trees", __package__)
+
+
+_trees = _nested_containers()
+tree_flatten: Callable[[Any], tuple[list[Any], Any]] = _trees.tree_flatten
+tree_leaves: Callable[[Any], list[Any]] = _trees.tree_leaves
+tree_map_only: Callable[[type, Callable[[Any], Any], Any], Any] = _trees.tree_map_only
+tree_unflatten: Callable[[list[Any], Any], Any] = _trees.tree_unflatten
+
+
+def forward_mode_active() -> bool:
+    """Return True if forward-mode differentiation is active, or if that is unknown."""
+    return getattr(torch.autograd.forward_ad, "_current_level", 0) >= 0
+
+
+_GLOBAL_HOOKS = (
+    "_global_forward_hooks",
+    "_global_forward_pre_hooks",
+    "_global_backward_hooks",
+    "_global_backward_pre_hooks",
+)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Return True if a hook sees the inputs or outputs of `module`, or if that is unknown."""
+    return any(getattr(module, name, True) for name in _HOOKS)
+
+
+def has_global_hooks() -> bool:
+    """Return True if a hook on all modules is registered, or if that is unknown."""
+    return any(getattr(torch.nn.modules.module, name, True) for name in _GLOBAL_HOOKS)
+
+
+def constant_in_graphs(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Have compilers call `function` while they trace, and keep only its result.
+
+    This mark is what `torch.compiler.assume_constant_result` sets, without that function's import of the compiler, which would
+    double the import time of this package. A torch that does not know the mark traces into `function`.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+def without_compiler() -> AbstractContextManager[Any]:
+    """Return a context in which compiled functions run eagerly.
+
+    If nobody has imported the compiler yet, which takes seconds, then nothing is compiled and there is nothing to do.
+    """
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()

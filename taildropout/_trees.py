@@ -1,0 +1,44 @@
+"""Nested lists, tuples, named tuples and dicts, as `torch.utils._pytree` flattens them; for a torch without that module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+def _parts(tree: Any) -> list[Any] | None:
+    """Return what a container holds, in order, or None for a leaf."""
+    if type(tree) in (list, tuple) or (isinstance(tree, tuple) and hasattr(tree, "_fields")):
+        return list(tree)
+    return list(tree.values()) if isinstance(tree, dict) else None
+
+
+def tree_leaves(tree: Any) -> list[Any]:
+    """Return the leaves of `tree`, from left to right."""
+    parts = _parts(tree)
+    return [tree] if parts is None else [leaf for part in parts for leaf in tree_leaves(part)]
+
+
+def tree_flatten(tree: Any) -> tuple[list[Any], Any]:
+    """Return the leaves of `tree`, and what `tree_unflatten` needs to build a tree of the same form."""
+    return tree_leaves(tree), tree
+
+
+def tree_unflatten(leaves: list[Any], structure: Any) -> Any:
+    """Build a tree of the form of `structure` out of `leaves`."""
+    return _build(structure, iter(leaves))
+
+
+def _build(structure: Any, leaves: Iterator[Any]) -> Any:
+    parts = _parts(structure)
+    if parts is None:
+        return next(leaves)
+    built = [_build(part, leaves) for part in parts]
+    if isinstance(structure, dict):
+        return type(structure)(zip(structure, built, strict=True))
+    return type(structure)(*built) if hasattr(structure, "_fields") else type(structure)(built)
+
+
+def tree_map_only(kind: type, function: Callable[[Any], Any], tree: Any) -> Any:
+    """Apply `function` to the leaves of type `kind`; keep the others."""
+    return _build(tree, iter([function(leaf) if isinstance(leaf, kind) else leaf for leaf in tree_leaves(tree)]))
