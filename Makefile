@@ -1,6 +1,7 @@
 # Each target sets up all that it needs and can be run again after an interruption.
 #   make bench                     time the current commit, print the table, build the dashboard
 #   make test                      run the tests
+#   make matrix                    run the tests on every torch and Python that is supported: some 20 GB, an hour
 #   make examples                  run every example and experiment: half an hour, then some three
 #   make bench PYTHON=python3      use an environment that has torch, asv and pytest already
 VENV := .venv
@@ -8,7 +9,7 @@ PYTHON ?= $(VENV)/bin/python
 BASE ?= python3
 PIP := "$(VENV)/bin/python" -m pip --disable-pip-version-check
 
-.PHONY: help setup environment bench test slow browser lint format examples clean
+.PHONY: help setup environment bench test slow browser matrix lint format examples clean
 .DEFAULT_GOAL := help
 
 help:
@@ -32,28 +33,37 @@ $(VENV)/ready: constraints.txt pyproject.toml $(wildcard taildropout/_rows.c)
 	@$(PIP) install --progress-bar on -c constraints.txt --no-build-isolation -e ".[bench,examples,lint,plot,prune,test]"
 	@touch "$@"
 
-# Another torch than the pinned one, the other tools as they come: TORCH=2.6.0, newest or nightly.
+# An environment with TORCH=2.8.0, pinned, newest or nightly, from the index TORCH_INDEX too if that is set (CPU builds are
+# smaller). All that does not come with torch is as pinned.
 TORCH ?= newest
+INDEX := $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)")
 environment:
 	@"$(BASE)" -m venv "$(VENV)"
-	@$(PIP) install setuptools wheel $(if $(filter nightly,$(TORCH)),--pre --extra-index-url "$(NIGHTLY_INDEX)" torch,\
-	  $(if $(filter newest,$(TORCH)),torch,torch==$(TORCH)))
-	@$(PIP) install --no-build-isolation -e ".[bench,examples,lint,plot,prune,test]"
+	@grep -vE '^(torch|triton|sympy|networkx|fsspec|filelock|setuptools)\b' constraints.txt > "$(VENV)/constraints.txt"
+	@$(PIP) install -q --upgrade $(INDEX) $(if $(filter nightly,$(TORCH)),--pre torch,$(if $(filter newest,$(TORCH)),torch,\
+	  $(if $(filter pinned,$(TORCH)),-c constraints.txt torch,torch==$(TORCH)))) "setuptools>=77" wheel
+	@$(PIP) install -q --no-build-isolation -c "$(VENV)/constraints.txt" -e ".[bench,examples,lint,plot,prune,test]"
 
 bench: setup
 	@"$(PYTHON)" -m benchmarks run --profile quick
 	@"$(PYTHON)" -m benchmarks dashboard
 
+# As many processes as cores, each of them with one thread.
+WORKERS ?= auto
 test: setup
-	@"$(PYTHON)" -m pytest -m "not slow and not browser and not night" $(ARGS)
+	@"$(PYTHON)" -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not browser and not night" \
+	  $(if $(REPORT),--junitxml="$(REPORT)") $(ARGS)
 	@echo "All held. Next: 'make bench' for the speed, 'make slow' for the statistical tests at full size."
 
 slow: setup
-	@"$(PYTHON)" -m pytest -m slow $(ARGS)
+	@"$(PYTHON)" -m pytest -n $(WORKERS) --dist worksteal -m slow $(ARGS)
 
 # The dashboard in a real browser: needs Chromium and npm.
 browser: setup
 	@"$(PYTHON)" -m pytest -m browser $(ARGS)
+
+matrix:
+	@"$(BASE)" .ci/matrix.py --write docs/compatibility.md
 
 lint: setup
 	@"$(PYTHON)" -m ruff format --check .

@@ -1,4 +1,4 @@
-"""One thread, a fixed seed for every test, and the report of the statistical tests.
+"""One thread, a fixed seed for every test, this project's warnings as errors, and the report of the statistical tests.
 
 TAILDROPOUT_SEED=<int> in the environment gives every test fresh random numbers.
 """
@@ -6,15 +6,18 @@ TAILDROPOUT_SEED=<int> in the environment gives every test fresh random numbers.
 import os
 import shutil
 import sys
+import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from checks import ALPHA, SIZE, Family, holm
 from hypothesis import settings
+from ours import OwnWarning, mark_own_warnings
 from torch import Tensor
 
 import taildropout
@@ -23,9 +26,19 @@ SEED = int(os.environ.get("TAILDROPOUT_SEED", "0"))
 
 FAMILY = pytest.StashKey[Family]()
 
+# As many processes as cores run tests, each of them with one thread; so do the commands that tests start.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+mark_own_warnings()
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
+    """Make this project's own warnings errors; pytest restores the filters after each test."""
+    warnings.simplefilter("error", OwnWarning)
+    return (yield)
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +110,23 @@ def launches(place: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> list[st
 def family(pytestconfig: pytest.Config) -> Family:
     """The family in which all statistical cells of a run are judged."""
     return pytestconfig.stash.setdefault(FAMILY, Family())
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Have a process of a parallel run send its p-values to the one that prints the report."""
+    family, output = session.config.stash.get(FAMILY, None), getattr(session.config, "workeroutput", None)
+    if family is not None and output is not None:
+        output["family"] = {"p_values": family.p_values, "lines": family.lines}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Collect the p-values of a process of a parallel run."""
+    found = getattr(node, "workeroutput", {}).get("family")
+    if found:
+        family = node.config.stash.setdefault(FAMILY, Family())
+        family.p_values |= found["p_values"]
+        family.lines += found["lines"]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

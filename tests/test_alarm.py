@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -19,10 +20,10 @@ from benchmarks.verdict import PASS, REGRESSED, UNSTABLE
 ROOT = Path(__file__).parents[1]
 
 
-GH = """#!{python} -SE
+GH = """
 import json, os, sys
 file = os.environ["GH_STATE"]
-state = json.load(open(file)) if os.path.exists(file) else {{"issues": [], "calls": []}}
+state = json.load(open(file)) if os.path.exists(file) else {"issues": [], "calls": []}
 words = sys.argv[1:]
 state["calls"].append(words[:2])
 if os.environ.get("GH_FAILS"):
@@ -30,12 +31,12 @@ if os.environ.get("GH_FAILS"):
 issues = state["issues"]
 if words[:2] == ["issue", "list"]:
     listed = [(i, issue) for i, issue in enumerate(issues) if issue["open"] or "all" in words]
-    print(json.dumps([{{"number": i, "title": issue["title"]}} for i, issue in listed]))
+    print(json.dumps([{"number": i, "title": issue["title"]} for i, issue in listed]))
 elif words[:2] == ["issue", "create"]:
-    issues.append({{"title": words[words.index("--title") + 1], "body": sys.stdin.read(), "comments": [], "open": True}})
+    issues.append({"title": words[words.index("--title") + 1], "body": sys.stdin.read(), "comments": [], "open": True})
 elif words[:2] == ["issue", "view"]:
     issue = issues[int(words[2])]
-    print(json.dumps({{"body": issue["body"], "comments": [{{"body": text}} for text in issue["comments"]]}}))
+    print(json.dumps({"body": issue["body"], "comments": [{"body": text} for text in issue["comments"]]}))
 elif words[:2] == ["issue", "comment"]:
     issues[int(words[2])]["comments"].append(sys.stdin.read())
 json.dump(state, open(file, "w"))
@@ -69,7 +70,10 @@ class GitHub:
 def github(tmp_path, monkeypatch) -> GitHub:
     gh = tmp_path / "bin" / "gh"
     gh.parent.mkdir()
-    gh.write_text(GH.format(python=sys.executable))
+    # A shebang cannot hold a space, which the path of Python may have.
+    script = tmp_path / "gh.py"
+    script.write_text(GH)
+    gh.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -SE {shlex.quote(str(script))} "$@"\n')
     gh.chmod(0o755)
     monkeypatch.setenv("PATH", f"{gh.parent}{os.pathsep}{os.environ['PATH']}")
     found = GitHub(tmp_path)

@@ -1,0 +1,193 @@
+"""Run the tests on the oldest, the pinned and the newest torch, and with the pinned torch on each Python that is installed.
+
+    python .ci/matrix.py                           every version, the whole of `make test`: what `make matrix` calls
+    python .ci/matrix.py --only oldest newest --package     two versions, the tests of the package alone: what CI calls
+    python .ci/matrix.py --write docs/compatibility.md      the same as the first, and the table into a file
+
+Each version gets an environment of its own (some 2 to 6 GB) in `--home`, which is kept. A version whose tests ran on this very
+source is not run again, so that an interrupted run goes on where it was.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+# Test files of the harness and the examples, which do not depend on the version of torch as the package does.
+NOT_OF_THE_PACKAGE = re.compile(
+    r"test_(alarm|baselines_suite|browser|calibrate|dashboard|events|examples|gate|history|language|matrix|nightly|overview|packaging"
+    r"|quality|readme|record|results|run|series|speed|suite|trace|trend|verdict|widths_suite)"
+)
+
+
+@dataclass
+class Result:
+    """What the tests of one version gave. `skips` counts reasons."""
+
+    name: str
+    python: str
+    torch: str
+    package_only: bool
+    source: str
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    skips: dict[str, int] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+    def row(self) -> list[str]:
+        """The cells of this version's line in the table."""
+        why = "; ".join(f"{count} × {reason}" for reason, count in sorted(self.skips.items(), key=lambda item: -item[1]))
+        counts = [str(count) for count in (self.passed, self.failed, self.skipped)]
+        return [self.name, self.python, self.torch, *counts, why.replace("|", "\\|")]
+
+
+def oldest() -> str:
+    """The oldest torch that the package declares, as a version that pip can install."""
+    found = re.search(r'dependencies = \["torch>=([\d.]+)"\]', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    if found is None:
+        raise SystemExit('pyproject.toml does not declare dependencies = ["torch>=X.Y"], from which the oldest torch is read')
+    return found[1] + ".0" * (2 - found[1].count("."))
+
+
+def pythons() -> dict[str, str]:
+    """The Pythons that are installed and run, on the path or under pyenv: version and program."""
+    found = {}
+    home = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    for version in PYTHONS:
+        kept = sorted(str(path) for path in home.glob(f"{version}.*/bin/python{version}"))
+        for program in [shutil.which(f"python{version}"), *reversed(kept)]:
+            if program and subprocess.run([program, "-c", ""], capture_output=True, check=False).returncode == 0:
+                found[version] = program
+                break
+    return found
+
+
+def versions(programs: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Name, Python and torch of every line of the table."""
+    base = f"{sys.version_info.major}.{sys.version_info.minor}"
+    programs.setdefault(base, sys.executable)
+    yield "oldest", programs[base], oldest()
+    yield "pinned", programs[base], "pinned"
+    yield "newest", programs[base], "newest"
+    for version, program in programs.items():
+        if version != base:
+            yield f"python{version}", program, "pinned"
+
+
+def source() -> str:
+    """A hash of every file of the source, to know whether a result is of this one."""
+    listed = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=False)
+    names = sorted(name for name in listed.stdout.decode().split("\0") if name and (ROOT / name).is_file())
+    if listed.returncode or not names:
+        return datetime.now(UTC).isoformat()  # no git: every run is new
+    digest = hashlib.sha256()
+    for name in names:
+        if not name.startswith("docs/"):  # where the table goes
+            digest.update(name.encode() + b"\0" + (ROOT / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def make(*words: str) -> int:
+    """Run `make`; return its exit code."""
+    return subprocess.run(["make", "--no-print-directory", *words], cwd=ROOT, check=False).returncode
+
+
+def run(name: str, program: str, torch: str, home: Path, package_only: bool) -> Result:
+    """The result of one version: the stored one if it is of this source, else that of a run."""
+    stored, report, venv = (home / f"{name}{end}" for end in (".json", ".xml", ""))
+    here = source()
+    if stored.exists():
+        result = Result(**json.loads(stored.read_text(encoding="utf-8")))
+        if result.source == here and result.package_only == package_only and not result.failed:
+            print(f"==> {name}: ran on this source already", flush=True)
+            return result
+    print(f"==> {name}: {program}, torch {torch}", flush=True)
+    if make("environment", f"VENV={venv}", f"BASE={program}", f"TORCH={torch}"):
+        raise SystemExit(f"{name}: the environment could not be made, as pip says above; run the same command again")
+    python = str(venv / "bin" / "python")
+    ask = "import platform, torch; print(platform.python_version(), torch.__version__)"
+    asked = subprocess.run([python, "-W", "ignore", "-c", ask], capture_output=True, text=True, check=True).stdout.split()
+    files = sorted((ROOT / "tests").glob("test_*.py"))
+    files = [path for path in files if not (package_only and NOT_OF_THE_PACKAGE.match(path.name))]
+    report.unlink(missing_ok=True)
+    chosen = [f"tests/{path.name}" for path in files] if package_only else []
+    code = make("test", f"PYTHON={python}", f"REPORT={report}", f"ARGS={' '.join(chosen)}")
+    if not report.exists():
+        raise SystemExit(f"{name}: the tests ended with exit code {code} and without a report")
+    result = read(report, Result(name, asked[0], asked[1], package_only, here))
+    stored.write_text(json.dumps(asdict(result)), encoding="utf-8")
+    return result
+
+
+def read(report: Path, result: Result) -> Result:
+    """Fill in what pytest reports in JUnit's format."""
+    skips: Counter[str] = Counter()
+    for case in ElementTree.parse(report).iter("testcase"):
+        skip = case.find("skipped")
+        if case.find("failure") is not None or case.find("error") is not None:
+            result.failures.append(f"{case.get('classname')}::{case.get('name')}")
+        elif skip is not None:
+            skips[" ".join(str(skip.get("message")).split())] += 1
+        else:
+            result.passed += 1
+    result.skips, result.skipped, result.failed = dict(skips), skips.total(), len(result.failures)
+    return result
+
+
+HEAD = ["", "Python", "torch", "passed", "failed", "skipped", "why skipped"]
+
+
+def table(results: list[Result], missing: list[str]) -> str:
+    """The results in Markdown, with what was not tried."""
+    what = "the package's own tests" if results[0].package_only else "`make test`"
+    rows = [HEAD, ["---"] * len(HEAD), *(result.row() for result in results)]
+    lines = [f"{what}, {datetime.now(UTC):%Y-%m-%d}, {platform.system()} {platform.machine()}:", ""]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    tried = ", ".join(missing)
+    lines += ["", f"Not tried: {f'Python {tried} (not installed), ' if missing else ''}macOS, Windows, musl, a GPU."]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Run what the arguments ask for; return 1 if a test failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="oldest, pinned, newest, python3.12 …; default: all")
+    parser.add_argument("--package", action="store_true", help="the tests of the package alone, without harness and examples")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the table into a file, under a title")
+    parser.add_argument("--home", type=Path, default=Path.home() / ".cache" / "taildropout-matrix", help="default: %(default)s")
+    asked = parser.parse_args()
+    programs = pythons()
+    chosen = list(versions(programs))
+    unknown = set(asked.only or ()) - {name for name, _, _ in chosen}
+    if unknown:
+        parser.error(f"--only {', '.join(sorted(unknown))}: there are {', '.join(name for name, _, _ in chosen)}")
+    asked.home.mkdir(parents=True, exist_ok=True)
+    wanted = [each for each in chosen if not asked.only or each[0] in asked.only]
+    results = [run(*each, asked.home, asked.package) for each in wanted]
+    text = table(results, [version for version in PYTHONS if version not in programs])
+    print(f"\n{text}")
+    for result in results:
+        print("\n".join(f"failed on {result.name}: {test}" for test in result.failures))
+    if asked.write:
+        head = "# Compatibility\n\nWritten by `python .ci/matrix.py --write docs/compatibility.md`, which `make matrix` runs: "
+        asked.write.parent.mkdir(exist_ok=True)
+        asked.write.write_text(head + text, encoding="utf-8")
+    return int(any(result.failed for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
