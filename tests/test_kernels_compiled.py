@@ -9,6 +9,7 @@ import torch
 from oracles import keep_first_at_once as plain
 from test_selection import assert_bitwise
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 triton = pytest.importorskip("triton", reason="needs Triton: pip install triton, on Linux")
 
@@ -21,7 +22,8 @@ def hopper(monkeypatch: pytest.MonkeyPatch) -> object:
 
     target = GPUTarget("cuda", 90, 32)
     if not torch.cuda.is_available():
-        monkeypatch.setattr(driver, "_active", SimpleNamespace(get_current_target=lambda: target))
+        active = "_active" if hasattr(driver, "_active") else "active"  # Triton 3.4, of torch 2.8, has a plain attribute
+        monkeypatch.setattr(driver, active, SimpleNamespace(get_current_target=lambda: target))
     return target
 
 
@@ -107,6 +109,10 @@ def graphs(interpreted: ModuleType) -> Iterator[Graphs]:
     torch.compiler.reset()
 
 
+@pytest.mark.skipif(
+    torch.__version__ < TorchVersion("2.9"),
+    reason="torch 2.8 cannot read a Triton kernel whose sizes are symbols; the compiled layer launches none",
+)
 @pytest.mark.usefixtures("hopper")
 @pytest.mark.parametrize("dynamic", [None, True])
 def test_compilers_see_one_kernel_each_way_and_compiled_is_eager(graphs: Graphs, dynamic: bool | None) -> None:

@@ -1,0 +1,111 @@
+"""The table of versions: what a run is read as, when it is not repeated, and that the workflow tries the same versions."""
+
+import importlib.util
+import shlex
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+REPORT = """<testsuites><testsuite>
+<testcase classname="tests.test_a" name="test_one"/>
+<testcase classname="tests.test_a" name="test_two"><failure message="1 != 2"/></testcase>
+<testcase classname="tests.test_a" name="test_three"><error message="no fixture"/></testcase>
+<testcase classname="tests.test_a" name="test_four"><skipped message="needs a | GPU"/></testcase>
+<testcase classname="tests.test_a" name="test_five"><skipped message="needs a | GPU"/></testcase>
+</testsuite></testsuites>"""
+
+
+@pytest.fixture
+def matrix(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module."""
+    script = ROOT / ".ci" / "matrix.py"
+    spec = importlib.util.spec_from_file_location("matrix_of_versions", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def made(matrix: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, ...]]:
+    """What `make` is called with, in place of which a report is written."""
+    calls: list[tuple[str, ...]] = []
+
+    def make(*words: str) -> int:
+        calls.append(words)
+        if words[0] == "environment":
+            program = tmp_path / "oldest" / "bin" / "python"
+            program.parent.mkdir(parents=True, exist_ok=True)
+            program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+            program.chmod(0o755)
+        else:
+            Path(words[2].removeprefix("REPORT=")).write_text(
+                REPORT if len(calls) == 2 else REPORT.replace("failure", "x").replace("error", "x")
+            )
+        return 0
+
+    monkeypatch.setattr(matrix, "make", make)
+    monkeypatch.setattr(matrix, "source", lambda: "of now")
+    return calls
+
+
+def test_a_report_is_counted_and_each_reason_told(matrix: ModuleType, tmp_path: Path) -> None:
+    report = tmp_path / "report.xml"
+    report.write_text(REPORT)
+    result = matrix.read(report, matrix.Result("oldest", "3.11.7", "2.8.0", False, "source"))
+    assert (result.passed, result.failed, result.skipped) == (1, 2, 2)
+    assert result.failures == ["tests.test_a::test_two", "tests.test_a::test_three"]
+    text = matrix.table([result], ["3.14"])
+    assert "| oldest | 3.11.7 | 2.8.0 | 1 | 2 | 2 | 2 × needs a \\| GPU |" in text
+    assert "Not tried: Python 3.14 (not installed)" in text
+
+
+def test_what_failed_runs_again_and_what_passed_on_this_source_does_not(
+    matrix: ModuleType, made: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def run() -> Any:
+        return matrix.run("oldest", sys.executable, "2.8.0", tmp_path, False)
+
+    assert (run().failed, len(made)) == (2, 2)
+    assert (run().failed, len(made)) == (0, 4)
+    assert (run().failed, len(made)) == (0, 4)
+    monkeypatch.setattr(matrix, "source", lambda: "changed")
+    run()
+    assert len(made) == 6
+
+
+def test_an_environment_that_cannot_be_made_ends_the_run(
+    matrix: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(matrix, "make", lambda *words: 2)
+    with pytest.raises(SystemExit, match="oldest: the environment could not be made"):
+        matrix.run("oldest", sys.executable, "2.8.0", tmp_path, False)
+
+
+def test_a_name_that_is_not_there_is_an_error_that_lists_those_that_are(
+    matrix: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["matrix.py", "--only", "eldest"])
+    with pytest.raises(SystemExit):
+        matrix.main()
+    assert "--only eldest: there are oldest, pinned, newest" in capsys.readouterr().err
+
+
+def test_the_tests_of_the_package_are_those_of_no_other_part(matrix: ModuleType) -> None:
+    names = {path.name for path in (ROOT / "tests").glob("test_*.py") if not matrix.NOT_OF_THE_PACKAGE.match(path.name)}
+    assert {"test_layer.py", "test_law.py", "test_mlp.py", "test_widths.py", "test_pruning.py", "test_compile.py"} <= names
+    assert not {name for name in names if "import benchmarks" in (ROOT / "tests" / name).read_text("utf-8")}
+
+
+def test_the_workflow_tries_the_oldest_torch_that_is_declared(matrix: ModuleType) -> None:
+    from taildropout import _torch
+
+    assert matrix.oldest() == f"{_torch.OLDEST}.0"
+    assert f'torch: "{matrix.oldest()}"' in (ROOT / ".github" / "workflows" / "tests.yml").read_text("utf-8")
