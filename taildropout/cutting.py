@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .dependencies import Cut, PruningError
 from .layer import TailDropout
+from .models import Model
 
 Run = Callable[[nn.Module], object]
 
@@ -148,8 +149,8 @@ def _described(network: nn.Module, cut: Cut) -> str:
 
 
 def cut_down(
-    network: nn.Module, layer: str, k: int, cuts: Sequence[Cut], added: Mapping[str, Tensor], sliced: bool, remove: bool
-) -> nn.Module:
+    network: Model, layer: str, k: int, cuts: Sequence[Cut], added: Mapping[str, Tensor], sliced: bool, remove: bool
+) -> Model:
     """Cut a network, in place; what dropped features added goes to the biases."""
     for cut in cuts:
         cut.apply(network)
@@ -163,7 +164,7 @@ def cut_down(
     old: Any = network.get_submodule(layer)
     for module in network.modules():
         if isinstance(module, TailDropout):
-            module._holding_k = False  # a copy is out of reach of the `at_k` that may hold the model
+            module._held_as = None  # a copy is out of reach of the `at_k` that may hold the model
     old.set_k(None)
     new: nn.Module = old
     if sliced and not remove:

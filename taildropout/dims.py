@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,6 +21,13 @@ def check_tensor(input: object) -> None:
 Dims = tuple[int, ...] | None  # dims of samples; None: all but that of features
 
 
+def check_dim(dim: object, name: str) -> int:
+    """Return a dim; TypeError if it is not an int (bool is none)."""
+    if isinstance(dim, bool) or not isinstance(dim, int):
+        raise TypeError(f"{name} has {dim!r}, a {type(dim).__name__}; a dim is an int")
+    return dim
+
+
 def check_dims(batch_dim: object, dropout_dim: object) -> tuple[Dims, int]:
     """Return `batch_dim` as a tuple, or None if it is that, and `dropout_dim`.
 
@@ -34,13 +42,15 @@ def check_dims(batch_dim: object, dropout_dim: object) -> tuple[Dims, int]:
     dims = tuple(batch_dim) if isinstance(batch_dim, Sequence) and not isinstance(batch_dim, str) else (batch_dim,)
     if batch_dim is None:
         dims = ()
-    for name, dim in [("dropout_dim", dropout_dim), *(("batch_dim", each) for each in dims)]:
-        if isinstance(dim, bool) or not isinstance(dim, int):
-            raise TypeError(f"{name} has {dim!r}, a {type(dim).__name__}; a dim is an int")
-    return None if batch_dim is None else dims, dropout_dim  # type: ignore[return-value]
+    feature = check_dim(dropout_dim, "dropout_dim")
+    checked = tuple(check_dim(each, "batch_dim") for each in dims)
+    return None if batch_dim is None else checked, feature
 
 
-def _normalize(name: str, dim: int, ndim: int) -> int:
+def from_0(name: str, dim: int, ndim: int) -> int:
+    """Return `dim` counted from 0; IndexError if it is out of range, ValueError if there is no dim."""
+    if ndim == 0:
+        raise ValueError("input is 0-d; tail dropout needs a dim of features: give a tensor with 1 dim or more")
     if not -ndim <= dim < ndim:
         raise IndexError(f"{name}={dim} is out of range for an input with {ndim} dims; give {-ndim} … {ndim - 1}")
     return operator.index(dim % ndim)  # an int also where a compiler made dims symbolic: `in` is wrong on those
@@ -53,12 +63,10 @@ def sample_dims(ndim: int, batch_dims: Dims, dropout_dim: int) -> tuple[list[int
         IndexError: if a dim is out of range.
         ValueError: if dims repeat or overlap, or there is no dim.
     """
-    if ndim == 0:
-        raise ValueError("input is 0-d; tail dropout needs a dim of features: give a tensor with 1 dim or more")
-    feature = _normalize("dropout_dim", dropout_dim, ndim)
+    feature = from_0("dropout_dim", dropout_dim, ndim)
     if batch_dims is None:
         return [dim for dim in range(ndim) if dim != feature], feature
-    batch = [_normalize("batch_dim", dim, ndim) for dim in batch_dims]
+    batch = [from_0("batch_dim", dim, ndim) for dim in batch_dims]
     if len(set(batch)) < len(batch):
         raise ValueError(f"batch_dim={list(batch_dims)} repeats a dim of an input with {ndim} dims; name each once")
     if feature in batch:
@@ -76,6 +84,16 @@ def sample_shape(shape: Sequence[int], batch_dims: Dims, dropout_dim: int) -> tu
     """
     batch, feature = sample_dims(len(shape), batch_dims, dropout_dim)
     return tuple(size if dim in batch else 1 for dim, size in enumerate(shape)), feature
+
+
+def features_of(input: Tensor, feature: int) -> int:
+    """Return the number of features as an int, also where a compiler made it symbolic or `torch.jit.trace` a tensor."""
+    n = input.shape[feature]
+    if isinstance(n, Tensor):
+        with warnings.catch_warnings():  # that it becomes a constant of the trace is meant: the law belongs to one n
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            return operator.index(n)
+    return operator.index(n)
 
 
 def positions(n: int, feature: int, ndim: int, device: torch.device) -> Tensor:

@@ -18,7 +18,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import torch
@@ -43,12 +43,18 @@ def check_p(p: object) -> float:
     return float(p)
 
 
-def _check_n(n: object) -> int:
-    if isinstance(n, bool) or not isinstance(n, int):
-        raise TypeError(f"n={n!r} is a {type(n).__name__}; the number of features is an int")
+def check_n(n: object, name: str = "n") -> int:
+    """Return a number of features as an int.
+
+    Raises:
+        TypeError: if it is no integer, of Python or NumPy.
+        ValueError: if it is less than 1.
+    """
+    if isinstance(n, bool) or not isinstance(n, Integral):
+        raise TypeError(f"{name}={n!r} is a {type(n).__name__}; the number of features is an int")
     if n < 1:
-        raise ValueError(f"n={n} is no number of features; give 1 or more")
-    return n
+        raise ValueError(f"{name}={n} is no number of features; give 1 or more")
+    return int(n)
 
 
 def _phi(x: float) -> float:
@@ -93,7 +99,7 @@ def rate(p: float, n: int) -> float:
         >>> round(rate(0.5, 1), 6)  # one feature: P(E ≥ 1) = e^(−λ) = ½, so λ = log 2
         0.693147
     """
-    p, n = check_p(p), _check_n(n)
+    p, n = check_p(p), check_n(n)
     if p == 0:
         return 0.0
     if p == 1:
@@ -196,11 +202,11 @@ class CensoredGeometric(Distribution):
     has_enumerate_support = True
 
     def __init__(self, p: float | Tensor, n: int, validate_args: bool | None = None) -> None:
-        self.n = _check_n(n)
+        self.n = check_n(n)
         if not isinstance(p, Tensor):
             p = torch.tensor(check_p(p), dtype=torch.float64)
         self.p = p.to(torch.float64)
-        rates = [rate(each, n) for each in self.p.flatten().tolist()]
+        rates = [rate(each, self.n) for each in self.p.flatten().tolist()]
         self.rate = torch.tensor(rates, dtype=torch.float64, device=self.p.device).reshape(self.p.shape)
         super().__init__(self.p.shape, validate_args=validate_args)
 

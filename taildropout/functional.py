@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import operator
+import warnings
 from collections.abc import Sequence
 from numbers import Integral
 from threading import get_ident
@@ -13,11 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 from . import selection
 from ._torch import constant_in_graphs
-from .dims import Dims, check_dims, check_tensor, sample_shape
+from .dims import Dims, check_dim, check_dims, check_tensor, features_of, from_0, sample_dims, sample_shape
 from .distribution import check_p, exponential, exponential_from_uniforms, rate
+from .jagged import Spread, is_jagged, on_components
 from .selection import select
 from .shards import is_sharded, on_shard
 
@@ -48,8 +50,10 @@ def keep_first(input: Tensor, k: int | float | Tensor, dim: int = -1) -> Tensor:
         tensor([[1., 0., 0., 0.],
                 [1., 1., 1., 0.]])
     """
+    if type(input) is not Tensor and has_torch_function((input,)):
+        return handle_torch_function(keep_first, (input,), input, k, dim)
     check_tensor(input)
-    _, feature = sample_shape(input.shape, *check_dims((), dim))
+    feature = from_0("dim", check_dim(dim, "dim"), input.dim())
     if isinstance(k, Tensor):
         if k.dtype == torch.bool or k.is_complex():
             raise TypeError(f"k is a tensor of dtype {k.dtype}; give integers, or real numbers")
@@ -67,7 +71,10 @@ def keep_first(input: Tensor, k: int | float | Tensor, dim: int = -1) -> Tensor:
     # A narrow type cannot be compared with every n; and j ≤ NaN is false for every j.
     wide = torch.float64 if k.dtype == torch.float64 else torch.float32 if k.is_floating_point() else torch.int64
     k = k.to(wide)
-    return select(input, k.nan_to_num(0) if wide.is_floating_point else k, feature)
+    k = k.nan_to_num(0) if wide.is_floating_point else k
+    if type(input) is not Tensor and is_jagged(input) and not k.dim():
+        return on_components(input, (), feature, lambda values, _: select(values, k, feature - 1))
+    return select(input, k, feature)
 
 
 def check_float(input: Tensor) -> None:
@@ -85,8 +92,10 @@ def drop_tail(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """`tail_dropout` in eager training, for arguments already checked on their own."""
+    count = input.numel()
     if (
-        0 < input.numel() < selection.SAVE_ONLY_K_FROM
+        type(count) is int
+        and 0 < count < selection.SAVE_ONLY_K_FROM
         and 0 < p < 1
         and generator is None
         and input.is_cpu
@@ -99,10 +108,15 @@ def drop_tail(
         noise, its_rate, positions = _prepared.get(key) or _prepare(key, input)
         dropped = noise.exponential_(its_rate) < positions
         return input.masked_fill_(dropped, 0) if inplace else input.masked_fill(dropped, 0)
+    if type(count) is not int:  # `torch.jit.trace` records
+        return drop_in_graph(input, p, batch_dims, dropout_dim, inplace)
+    if type(input) is not Tensor and is_jagged(input):
+        return _drop_jagged(input, p, batch_dims, dropout_dim, inplace, generator)
     shape, feature = sample_shape(input.shape, batch_dims, dropout_dim)
-    if p == 0 or input.numel() == 0:
+    if p == 0 or count == 0:
         return input
     check_float(input)
+    look_for_columns(input.dim(), batch_dims, dropout_dim)
     if p == 1:
         return select(input, torch.zeros((), device=input.device), feature, inplace)
     its_rate = rate(p, input.size(feature))
@@ -116,6 +130,60 @@ def drop_tail(
     return select(input, exponential(input, shape, its_rate, generator), feature, inplace)
 
 
+def drop_in_graph(input: Tensor, p: float, batch_dims: Dims, dropout_dim: int, inplace: bool) -> Tensor:
+    """`tail_dropout` in training as compilers and `torch.jit.trace` record it: p and the number of features are constants."""
+    shape, feature = sample_shape(input.shape, batch_dims, dropout_dim)
+    if p == 0:
+        return input
+    check_float(input)
+    look_for_columns(input.dim(), batch_dims, dropout_dim)
+    # The text of p, which gives back every bit, and an int see to it, also after the compiler made them symbolic: every p
+    # compiles anew. The layer hands in a tensor instead.
+    scale = _scale(float(f"{p}"), features_of(input, feature))
+    return select(input, exponential_from_uniforms(input, shape, scale), feature, inplace)
+
+
+def _drop_jagged(
+    input: Tensor, p: float, batch_dims: Dims, dropout_dim: int, inplace: bool, generator: torch.Generator | None
+) -> Tensor:
+    """`drop_tail` of a jagged tensor, with one K per component where dim 0 is that of samples and dim 1 is not."""
+    if inplace:
+        raise ValueError("inplace=True, but input is a jagged tensor, which is not written into; leave inplace out")
+    batch, feature = sample_dims(input.dim(), batch_dims, dropout_dim)
+    inner = tuple(sorted({max(0, dim - 1) for dim in batch}))
+
+    def keep(values: Tensor, spread: Spread) -> Tensor:
+        if not (0 in batch and 1 not in batch and 0 < p < 1):
+            return drop_tail(values, p, inner, feature - 1, generator=generator)
+        check_float(values)
+        shape, _ = sample_shape((input.shape[0], *values.shape[1:]), inner, feature - 1)
+        drawn = exponential(values, shape, rate(p, values.shape[feature - 1]), generator)
+        return select(values, spread(drawn), feature - 1)
+
+    return on_components(input, batch, feature, keep)
+
+
+_warned_of_columns = False
+
+
+def look_for_columns(ndim: int, batch_dims: Dims, dropout_dim: int) -> None:
+    """Warn once if the features of what may be pictures are, by default, the columns of the pictures."""
+    if ndim == 4 and dropout_dim == -1 and batch_dims == (0,):
+        _warn_of_columns()
+
+
+@constant_in_graphs
+def _warn_of_columns() -> None:
+    global _warned_of_columns
+    if not _warned_of_columns:
+        _warned_of_columns = True
+        warnings.warn(
+            "input has 4 dims and dropout_dim is -1, its default: if they are (N, C, H, W), the columns of the pictures are "
+            "put in order; give dropout_dim=1 for the channels, or dropout_dim=3 if the last dim holds the features",
+            stacklevel=2,
+        )
+
+
 _prepared: dict[tuple[Any, ...], tuple[Tensor, float, Tensor]] = {}
 
 
@@ -124,6 +192,7 @@ def _prepare(key: tuple[Any, ...], input: Tensor) -> tuple[Tensor, float, Tensor
     shape, _, p, batch_dims, dropout_dim, _ = key
     noise_shape, feature = sample_shape(shape, batch_dims, dropout_dim)
     check_float(input)
+    look_for_columns(len(shape), batch_dims, dropout_dim)
     with torch.inference_mode(False):
         noise = torch.empty(noise_shape, dtype=torch.float32, device=input.device)
     n = shape[feature]
@@ -175,6 +244,9 @@ def tail_dropout(
         ValueError: if p is outside [0, 1], dims repeat or overlap, the input is 0-d, or the generator is of another device.
         IndexError: if a dim is out of range.
     """
+    if type(input) is not Tensor and has_torch_function((input,)):
+        named: Any = {"batch_dim": batch_dim, "dropout_dim": dropout_dim, "generator": generator}
+        return handle_torch_function(tail_dropout, (input,), input, p, training, inplace, **named)
     p = check_p(p)
     check_tensor(input)
     dims = check_dims(batch_dim, dropout_dim)
@@ -187,11 +259,7 @@ def tail_dropout(
         raise ValueError(f"generator is on {generator.device}, the input on {input.device}; give one of the input's device")
     if training and not torch.compiler.is_compiling():
         return drop_tail(input, p, *dims, inplace, generator)
-    shape, feature = sample_shape(input.shape, *dims)
-    if not training or p == 0 or input.numel() == 0:
+    if not training or input.numel() == 0:
+        sample_dims(input.dim(), *dims)  # dims that don't fit are an error here too
         return input
-    check_float(input)
-    # In a graph p and n are constants (the text of p, which gives back every bit, and index see to it, also after the compiler
-    # made them symbolic): every p compiles anew. The layer hands in a tensor instead.
-    scale = _scale(float(f"{p}"), operator.index(input.shape[feature]))
-    return select(input, exponential_from_uniforms(input, shape, scale), feature, inplace)
+    return drop_in_graph(input, p, *dims, inplace)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 from triton.runtime.jit import JITFunction
 
+from ._torch import dispatch_modes
 from .dims import Layout, positions, row_layout
 
 # What one program moves, and what one of its 128 threads loads at a time.
@@ -92,6 +93,8 @@ def launch(input: Tensor, output: Tensor, k: Tensor, feature: int, rows: Layout,
     input, output = input.view(_BITS[size]), output.view(_BITS[size])
     width = n * unit
     across = min(1 << max(0, width - 1).bit_length(), TILE_BYTES // size)
+    if input.device.type == "cpu" and isinstance(_keep_rows, JITFunction) and type(input) is Tensor and not dispatch_modes():
+        raise ValueError("input is on the CPU, and this is a kernel for GPUs; call taildropout.keep_first, which takes either")
     down = TILE_BYTES // size // across
     total = math.prod(rows.per_row)
     grid = (triton.cdiv(total, down) * triton.cdiv(width, across),)

@@ -15,12 +15,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import has_torch_function
 
 from ._torch import constant_in_graphs
 from .dims import check_dims, check_tensor, positions, sample_dims, sample_shape
 from .distribution import check_p, exponential_from_uniforms, rate
-from .functional import check_float, drop_tail
+from .functional import check_float, drop_tail, keep_first, look_for_columns, tail_dropout
+from .jagged import Spread, is_jagged, on_components
 from .selection import select
+from .tracing import in_model, node
 
 _MOST = 2**63 - 1  # what an int64 holds
 
@@ -74,6 +77,8 @@ class TailDropout(nn.Module):
         >>> features = layer(torch.randn(20, 16))  # every row its first 3 features
     """
 
+    _held_as: str | None = None  # for layers that were pickled before there was this attribute
+
     def __init__(
         self, p: float = 0.5, batch_dim: int | Sequence[int] | None = 0, dropout_dim: int = -1, *, inplace: bool = False
     ) -> None:
@@ -88,7 +93,7 @@ class TailDropout(nn.Module):
         self._p = check_p(p)
         self._k: Tensor | None = None
         self._largest_k = 0
-        self._holding_k = False
+        self._held_as = None  # the layer's name in the model that `at_k` holds: `train()` and `eval()` keep k then
         # Where k goes: with the module (see `_apply`) or to its inputs. No buffer: DDP would send one rank's k to the others.
         self._home = torch.device("cpu")
         # What compiled code reads instead of p, per number of features and device: 1/λ as a tensor, so that another p
@@ -151,8 +156,8 @@ class TailDropout(nn.Module):
     def train(self, mode: bool = True) -> TailDropout:
         """Set training mode and forget k, with a warning if one was set."""
         super().train(mode)
-        if self._k is not None and not self._holding_k:
-            shown = self._largest_k if self._k.dim() == 0 else f"a tensor of shape {tuple(self._k.shape)}"
+        if self._k is not None and self._held_as is None:
+            shown = self._shown_k()
             self.set_k(None)
             warnings.warn(
                 f"{'train' if mode else 'eval'}() forgets k={shown}; call set_k after it, or use at_k, which keeps k",
@@ -162,7 +167,8 @@ class TailDropout(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop the tail of the input's features."""
-        check_tensor(input)
+        if type(input) is not Tensor and (output := self._of_other_type(input)) is not None:
+            return output
         if self._k is not None:
             return self._at_k(input, self._k)
         if torch.compiler.is_compiling():
@@ -171,6 +177,29 @@ class TailDropout(nn.Module):
             return drop_tail(input, self._p, self._batch_dims, self.dropout_dim, self.inplace)
         sample_dims(input.dim(), self._batch_dims, self.dropout_dim)  # dims that don't fit are an error here too
         return input
+
+    def _of_other_type(self, input: Any) -> Tensor | None:
+        """The output for what is no plain tensor; None for a class of tensor that does not differ here."""
+        if in_model(self, input):
+            return node(self, input)  # type: ignore[no-any-return]
+        is_tensor = isinstance(input, Tensor)
+        if self._k is not None and is_tensor and is_jagged(input):
+            return self._jagged_at_k(input, self._k)
+        if not (self._k is not None and is_tensor) and has_torch_function((input,)):
+            if self._k is not None:
+                return keep_first(input, self._k, self.dropout_dim)
+            options: Any = {"batch_dim": self._batch_dims, "dropout_dim": self.dropout_dim}
+            return tail_dropout(input, self._p, self.training, self.inplace, **options)
+        check_tensor(input)
+        return None
+
+    def _jagged_at_k(self, input: Tensor, k: Tensor) -> Tensor:
+        k, feature = self._k_for(input.shape, input.device, k)
+
+        def keep(values: Tensor, spread: Spread) -> Tensor:
+            return select(values, spread(k.squeeze(1)) if k.dim() else k, feature - 1)
+
+        return on_components(input, (0,) if k.dim() else (), feature, keep)
 
     def _at_k(self, input: Tensor, k: Tensor) -> Tensor:
         return select(input, *self._k_for(input.shape, input.device, k), self.inplace)
@@ -192,10 +221,11 @@ class TailDropout(nn.Module):
             order = sorted(range(k.dim()), key=lambda i: batch[i])
             k = k.permute(order).reshape([size if dim in batch else 1 for dim, size in enumerate(shape)])
         n = shape[feature]
-        if not torch.compiler.is_compiling() and self._largest_k > n:
+        if type(n) is int and not torch.compiler.is_compiling() and self._largest_k > n:
+            of_layer = f" of {self._held_as!r}" if self._held_as else ""
             raise ValueError(
-                f"k={self._largest_k} is greater than the {n} features of dropout_dim={self.dropout_dim}; "
-                f"call set_k({n}) or less"
+                f"k={self._largest_k} is greater than the {n} features of dropout_dim={self.dropout_dim}{of_layer}; "
+                f"call {'set_k' if self._held_as is None else 'at_k'}({n}) or less"
             )
         return k, feature
 
@@ -207,6 +237,7 @@ class TailDropout(nn.Module):
             if self._p == 0:  # read here only: p is guarded where it is read, and another p would compile anew
                 return input
             check_float(input)
+        look_for_columns(input.dim(), self._batch_dims, self.dropout_dim)
         n = operator.index(input.shape[feature])  # the rate belongs to one n; the batch size may stay dynamic
         self._prepare(n, input.device)
         scale, one_to_n = self._compiled_constants[n, input.device]
@@ -243,6 +274,15 @@ class TailDropout(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
-        """The arguments that construct this layer."""
+        """The arguments that construct this layer; and k, if it is set."""
         inplace = ", inplace=True" if self.inplace else ""
-        return f"p={self.p}, batch_dim={self.batch_dim}, dropout_dim={self.dropout_dim}{inplace}"
+        shown = f"p={self.p}, batch_dim={self.batch_dim}, dropout_dim={self.dropout_dim}{inplace}"
+        return shown if self._k is None else f"{shown}; k={self._shown_k()}"
+
+    def _shown_k(self) -> str:
+        assert self._k is not None
+        return str(self._largest_k) if self._k.dim() == 0 else f"a tensor of shape {tuple(self._k.shape)}"
+
+    def __prepare_scriptable__(self) -> TailDropout:
+        # `torch.jit.script` calls this first.
+        raise TypeError("TailDropout cannot be scripted; use torch.jit.trace, torch.export or torch.compile instead")

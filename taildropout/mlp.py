@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ._torch import forward_mode_active, has_global_hooks, has_hooks
 from .dims import sample_shape
-from .distribution import exponential, rate
+from .distribution import check_n, exponential, rate
 from .layer import TailDropout
 from .selection import transformed
 from .staircase import Activation, Staircase, one_step, products, stairs
@@ -51,7 +51,9 @@ class TailMLP(nn.Sequential):
             leading dims. Default: None
 
     Raises:
-        TypeError, ValueError: as in `TailDropout`; TypeError if `activation` is no module.
+        TypeError: if a number of features is not an int, or `activation` no module.
+        ValueError: if a number of features is below 1.
+        TypeError, ValueError: as in `TailDropout`.
 
     Shape:
         Input: :math:`(*, \text{in\_features})`. Output: :math:`(*, \text{out\_features})`.
@@ -76,9 +78,10 @@ class TailMLP(nn.Sequential):
     ) -> None:
         if not isinstance(activation, nn.Module):
             raise TypeError(f"activation={activation!r} is a {type(activation).__name__}; give a module, such as nn.GELU()")
+        sizes = {"in_features": in_features, "hidden_features": hidden_features, "out_features": out_features}
+        inner, hidden, outer = (check_n(size, name) for name, size in sizes.items())
         dropout = TailDropout(p, batch_dim)
-        first = nn.Linear(in_features, hidden_features, bias)
-        super().__init__(first, activation, dropout, nn.Linear(hidden_features, out_features, bias))
+        super().__init__(nn.Linear(inner, hidden, bias), activation, dropout, nn.Linear(hidden, outer, bias))
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the four modules, or what equals them."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from .layer import TailDropout, check_k
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def _named(model: nn.Module, kind: type[nn.Module], names: str | Iterable[str] | None) -> dict[str, nn.Module]:
@@ -33,7 +35,7 @@ def _named(model: nn.Module, kind: type[nn.Module], names: str | Iterable[str] |
 
 
 @contextmanager
-def at_k(model: nn.Module, k: int | Tensor | None, names: str | Iterable[str] | None = None) -> Iterator[nn.Module]:
+def at_k(model: Model, k: int | Tensor | None, names: str | Iterable[str] | None = None) -> Iterator[Model]:
     """Set k on every TailDropout of a model, or on those named, and restore what was there.
 
     Inside, `train()` and `eval()` keep k, since trainers call them; and the fast path of `nn.TransformerEncoderLayer`, which
@@ -54,24 +56,24 @@ def at_k(model: nn.Module, k: int | Tensor | None, names: str | Iterable[str] | 
         >>> with at_k(model, 2):
         ...     output = model.eval()(torch.randn(5, 4))
     """
-    layers = [layer for layer in _named(model, TailDropout, names).values() if isinstance(layer, TailDropout)]
+    layers = {layer: name for name, layer in _named(model, TailDropout, names).items() if isinstance(layer, TailDropout)}
     if k is not None:
         check_k(k)
-    before = [(layer, layer._k, layer._largest_k, layer._holding_k) for layer in layers]
+    before = [(layer, layer._k, layer._largest_k, layer._held_as) for layer in layers]
     fastpath = torch.backends.mha.get_fastpath_enabled()
     try:
         torch.backends.mha.set_fastpath_enabled(False)
-        for layer in layers:
+        for layer, name in layers.items():
             layer.set_k(k)
-            layer._holding_k = True
+            layer._held_as = name
         yield model
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
-        for layer, layer._k, layer._largest_k, layer._holding_k in before:  # noqa: B007
+        for layer, layer._k, layer._largest_k, layer._held_as in before:  # noqa: B007
             pass
 
 
-def replace_dropout(model: nn.Module, names: str | Iterable[str], **options: Any) -> nn.Module:
+def replace_dropout(model: Model, names: str | Iterable[str], **options: Any) -> Model:
     """Swap the named `nn.Dropout`s of a model for TailDropouts of the same p, in place, wherever each of them stands.
 
     Args:

@@ -17,7 +17,7 @@ from .cutting import constants, cut_down, measured
 from .dependencies import Cut, Proposal, PruningError, propose
 from .equality import Inputs, difference, evaluating, in_float64, other_inputs, other_weights, rounding, run
 from .layer import TailDropout, check_k
-from .models import _named, at_k
+from .models import Model, _named, at_k
 
 # Networks of the same form with other weights that a cut must fit as well.
 _TRIALS = 2
@@ -153,7 +153,7 @@ def _refusal(layer: str, k: int, proposal: Proposal, error: Exception) -> str:
     )
 
 
-def prune(model: nn.Module, layer: TailDropout | str, k: int, example_inputs: Any, *, remove: bool = False) -> nn.Module:
+def prune(model: Model, layer: TailDropout | str, k: int, example_inputs: Any, *, remove: bool = False) -> Model:
     """A smaller copy of a model: the features of a layer beyond the first k are gone from the weights around it.
 
     The copy computes what the model computes under `set_k(k)`. This is checked in evaluation and in float64, on the example

@@ -19,13 +19,16 @@ import torch
 from torch import Tensor
 
 from ._torch import dispatch_modes, forward_mode_active, has_storage, is_wrapped, is_zero_tensor, transforms_active
-from .dims import Layout, positions, row_layout
+from .dims import Layout, features_of, positions, row_layout
 from .shards import is_sharded, on_shard, part_of
 
 try:
     from . import _rows
-except ImportError:  # built without a compiler: the same results from plain torch, slower
+except ImportError as error:  # built without a compiler: the same results from plain torch, slower
     _rows = None  # type: ignore[assignment]
+    why_no_rows = str(error)
+else:
+    why_no_rows = ""
 
 # From this many elements on, an autograd function that saves k alone is used. It costs some 50 µs a step more than a
 # `masked_fill`, which saves a byte per element and is slow; on a CPU the two are measured to meet at about 16 000.
@@ -204,6 +207,10 @@ def _write(input: Tensor, k: Tensor, feature: int) -> bool:
     return True
 
 
+def _expanded(input: Tensor) -> bool:
+    return any(step == 0 and size > 1 for step, size in zip(input.stride(), input.shape, strict=True))
+
+
 def select(input: Tensor, k: Tensor, feature: int, inplace: bool = False, one_to_n: Tensor | None = None) -> Tensor:
     """`keep_first` for arguments already checked: `feature` counts from 0, `k` broadcasts to the input.
 
@@ -211,13 +218,18 @@ def select(input: Tensor, k: Tensor, feature: int, inplace: bool = False, one_to
     """
     if is_sharded(input):
         return on_shard(input, lambda part, start: select(part, part_of(k, part, start, feature), feature, inplace))
-    if torch.compiler.is_compiling():
+    if inplace and not input.is_contiguous() and _expanded(input):
+        raise RuntimeError("input is expanded: several of its elements are one in memory; write into input.clone()")
+    count = input.numel()
+    if torch.compiler.is_compiling() or type(count) is not int:  # `torch.jit.trace` gives tensors for sizes
         if one_to_n is None:
-            one_to_n = positions(input.shape[feature], feature, input.dim(), input.device)
+            one_to_n = positions(
+                input.shape[feature] if type(count) is int else features_of(input, feature), feature, input.dim(), input.device
+            )
         else:
             one_to_n = one_to_n.reshape(-1, *[1] * (input.dim() - feature - 1))
         kept = torch.where(one_to_n <= k, input, 0)
-    elif input.numel() >= SAVE_ONLY_K_FROM:
+    elif count >= SAVE_ONLY_K_FROM:
         if inplace and _on_gpu(input) and _write(input, k, feature):
             return input
         kept = _keep_saving_k(input, k, feature)

@@ -55,7 +55,8 @@ def scree(
             Means are weighted by the number of elements of the target, so that the last batch may be smaller. Any metric that
             is a mean will do, such as `lambda output, target: output.argmax(1) == target`.
         widths: from 0 to the layer's number of features n; an iterable of ints; "log" for 0, 1, 2, 4, 8 … n; all if None.
-        device: where batches go; if None, to that of the model's first parameter. The model is not moved.
+        device: where batches go; if None, to that of the model's first parameter that is on one ("meta" is none). The model is
+            not moved.
         max_rows: how many samples, all copies counted, go through what follows the layer at a time; one copy at least. By
             default as many as hold about half a million numbers at the layer (16 million on a GPU).
         per_sample: keep the loss of each sample at each width.
@@ -79,6 +80,8 @@ def scree(
     """
     layer = _find(model, layer)
     asked = _check_widths(widths)
+    if isinstance(loss, type):
+        raise TypeError(f"loss is the class {loss.__name__}; give an instance of it: {loss.__name__}()")
     if not callable(loss):
         raise TypeError(f"loss={loss!r} is a {type(loss).__name__}; give a callable of output and target")
     if isinstance(batches, Tensor | str) or not isinstance(batches, Iterable):
@@ -86,7 +89,8 @@ def scree(
     if max_rows is not None and (isinstance(max_rows, bool) or not isinstance(max_rows, int) or max_rows < 1):
         raise ValueError(f"max_rows={max_rows!r} is no number of rows; give an int, 1 or more, or None")
     if device is None:
-        device = next((parameter.device for parameter in model.parameters()), None)
+        # Weights that are moved in only while they are used stand on "meta" meanwhile.
+        device = next((each.device for each in model.parameters() if not each.is_meta), None)
     mean = _RunningMean(keep=per_sample)
     chosen: list[int] = []
     count = 0
@@ -95,6 +99,8 @@ def scree(
             count += 1
             if not isinstance(batch, tuple | list) or len(batch) != 2:
                 raise TypeError(f"batch {count} is a {type(batch).__name__}, not a pair; let batches give (input, target)")
+            if any(type(leaf).__module__ == "numpy" and hasattr(leaf, "__array_interface__") for leaf in tree_leaves(batch)):
+                raise TypeError(f"batch {count} holds a NumPy array; give tensors: torch.from_numpy(array)")
             input, target = tree_map_only(Tensor, lambda tensor: tensor.to(device), tuple(batch))
             if count == 1:
                 n = forward.start(input)

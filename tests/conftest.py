@@ -30,6 +30,7 @@ FAMILY = pytest.StashKey[Family]()
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 mark_own_warnings()
+taildropout.functional._warned_of_columns = True  # once in a process: the tests of this warning make it possible again
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 

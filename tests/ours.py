@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 NAMES = re.compile(r"\b(taildropout|benchmarks)", re.IGNORECASE)
+ELSEWHERE = re.compile(r"\S?.*/(site|dist)-packages/(?!taildropout/)\S*")  # a file of another package, wherever it lies
 FAILED = re.compile(r"^(Traceback|\w*Error\b|Could not)")
 
 
@@ -15,12 +16,12 @@ class OwnWarning(Warning):
 
 def own(module: str, message: object) -> bool:
     """Return True if a warning comes from `module` of this project, or names the project."""
-    return bool(NAMES.match(module) or NAMES.search(str(message)))
+    return bool(NAMES.match(module) or NAMES.search(ELSEWHERE.sub("", str(message))))
 
 
 def own_lines(output: str) -> list[str]:
     """Return the lines that name this project or say that something failed; torch's logs are not among them."""
-    return [line for line in output.splitlines() if NAMES.search(line) or FAILED.search(line)]
+    return [line for line in output.splitlines() if NAMES.search(ELSEWHERE.sub("", line)) or FAILED.search(line)]
 
 
 def mark_own_warnings() -> None:

@@ -19,7 +19,7 @@ PACKAGE = Path(taildropout.__file__).parent
 GROUPS = [
     ["_trees"],
     ["_torch"],
-    ["distribution", "dims", "shards", "_rows"],
+    ["distribution", "dims", "jagged", "shards", "tracing", "_rows"],
     ["kernels"],
     ["selection"],
     ["functional"],
@@ -35,7 +35,7 @@ GROUPS = [
 # What a module imports of an extra, inside the function that needs it; `kernels` as a whole is imported so.
 EXTRAS = {"dependencies": {"torch_pruning"}, "curve": {"matplotlib"}, "kernels": {"triton"}}
 # What the modules of `baselines` import of the package.
-FOR_BASELINES = {"_torch", "distribution", "dims", "functional"}
+FOR_BASELINES = {"_torch", "distribution", "dims", "functional", "tracing"}
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:

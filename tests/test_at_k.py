@@ -188,3 +188,17 @@ def test_replace_dropout_with_a_wrong_name_lists_those_there_and_changes_nothing
     with pytest.raises(TypeError, match="bool"):
         replace_dropout(net, ["0", "2"], batch_dim=True)
     assert [type(each) for each in net] == [nn.Dropout, nn.Linear, nn.Dropout]
+
+
+def test_the_layer_that_has_fewer_features_than_k_is_named() -> None:
+    model = nn.ModuleDict({"wide": nn.Sequential(TailDropout()), "narrow": nn.Sequential(TailDropout())}).eval()
+    with at_k(model, 6):
+        model["wide"](torch.ones(2, 8))
+        with pytest.raises(
+            ValueError, match=r"k=6 is greater than the 4 features of dropout_dim=-1 of 'narrow\.0'; call at_k\(4\)"
+        ):
+            model["narrow"](torch.ones(2, 4))
+    layer = model["narrow"][0]
+    layer.set_k(6)
+    with pytest.raises(ValueError, match=r"features of dropout_dim=-1; call set_k\(4\) or less"):
+        layer(torch.ones(2, 4))

@@ -7,6 +7,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import scipy.stats
@@ -255,3 +256,12 @@ def test_drop_connect_has_gradients_of_the_kept_weights_alone() -> None:
     weight, bias = torch.autograd.grad(output, [layer.weight, layer.bias], upstream)
     torch.testing.assert_close(weight, mask * (upstream.T @ input))
     torch.testing.assert_close(bias, upstream.sum(0))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "error", "message"),
+    [((0, 4), ValueError, "in_features=0 is no"), ((5, -4), ValueError, "out_features=-4"), ((5, "4"), TypeError, "is a str")],
+)
+def test_sizes_are_checked_at_construction(sizes: tuple[Any, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        DropConnectLinear(*sizes)

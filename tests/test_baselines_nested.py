@@ -191,3 +191,14 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
         NestedDropout(dropout_dim=2)(torch.ones(3, 4))
     with pytest.raises(ValueError, match="overlap"):
         NestedDropout().eval()(torch.ones(4))
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    ours = NestedDropout("geometric", np.int64(2), ratio=np.float32(0.5))
+    theirs = NestedDropout("geometric", 2, ratio=0.5)
+    assert repr(ours) == repr(theirs)
+    torch.manual_seed(0)
+    output = ours(torch.ones(50, 8))
+    torch.manual_seed(0)
+    assert torch.equal(output, theirs(torch.ones(50, 8)))
+    assert NestedDropout("censored_geometric", p=np.float64(0.5)).p == 0.5

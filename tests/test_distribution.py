@@ -260,3 +260,14 @@ def test_pickle_keeps_the_law() -> None:
     law = CensoredGeometric(torch.tensor([0.2, 0.7]), 9)
     again = pickle.loads(pickle.dumps(law))
     assert torch.equal(again.log_prob(everywhere(again)), law.log_prob(everywhere(law)))
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    for n in (np.int64(8), np.uint8(8), np.int32(8)):
+        assert rate(np.float64(0.3), n) == rate(0.3, 8)
+        law = CensoredGeometric(np.float64(0.3), n)
+        assert type(law.n) is int
+        assert torch.equal(law.mean, CensoredGeometric(0.3, 8).mean)
+    assert rate(np.float32(0.5), 8) == rate(0.5, 8)
+    with pytest.raises(TypeError, match=r"is a float64; the number of features is an int"):
+        rate(0.3, np.float64(8))

@@ -3,6 +3,7 @@
 import sys
 import threading
 from functools import partial
+from typing import Any
 
 import oracles
 import pytest
@@ -245,3 +246,11 @@ def test_autocast_keeps_the_input_dtype_and_the_law() -> None:
         wide = tail_dropout(torch.ones(512, 2000), 0.5)
     assert wide.dtype == torch.float32
     assert len(set(oracles.widths(wide).tolist())) > 150  # of bfloat16 there are 8 bits: few dozen widths
+
+
+@pytest.mark.parametrize(("dim", "error"), [(2, IndexError), (-3, IndexError), ("x", TypeError), (True, TypeError)])
+def test_errors_of_keep_first_speak_of_its_own_argument(dim: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"(?<!_)dim") as caught:
+        keep_first(torch.ones(2, 3), 1, dim)
+    assert "dropout_dim" not in str(caught.value)
+    assert "batch_dim" not in str(caught.value)

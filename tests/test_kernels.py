@@ -207,3 +207,9 @@ def test_two_versions_keep_their_operators(interpreted: ModuleType) -> None:
     assert kernels.keep_first._opoverload.namespace == "taildropout"
     assert interpreted.kernels.keep_first._opoverload.namespace == "taildropout_interpreted"
     assert type(kernels._keep_rows) is not type(interpreted.kernels._keep_rows)
+
+
+def test_the_kernel_on_a_cpu_says_what_to_call_instead() -> None:
+    kernels = pytest.importorskip("taildropout.kernels", reason="needs Triton: pip install triton, on Linux")
+    with pytest.raises(ValueError, match=r"input is on the CPU, and this is a kernel for GPUs; call taildropout\.keep_first"):
+        kernels.keep_first(torch.randn(4, 8), torch.tensor(3))

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import warnings
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 import oracles
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import taildropout
 from taildropout import TailDropout, at_k, keep_first, prune, tail_dropout
 
 ORIGINAL_CHECKPOINTS = [{"1.k": torch.tensor(3)}, {"1.k": torch.zeros((), dtype=torch.long)}, {}]
@@ -245,3 +247,43 @@ def test_the_examples_in_docstrings(name: str) -> None:
     result = doctest.testmod(module, extraglobs=public, optionflags=doctest.ELLIPSIS, raise_on_error=False)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+def test_a_k_that_is_set_is_shown() -> None:
+    layer = TailDropout(0.3)
+    assert repr(layer) == "TailDropout(p=0.3, batch_dim=0, dropout_dim=-1)"
+    layer.set_k(3)
+    assert repr(layer) == "TailDropout(p=0.3, batch_dim=0, dropout_dim=-1; k=3)"
+    layer.set_k(torch.tensor([1, 2]))
+    assert repr(layer) == "TailDropout(p=0.3, batch_dim=0, dropout_dim=-1; k=a tensor of shape (2,))"
+    layer.set_k(None)
+    assert "k=" not in repr(layer)
+
+
+@pytest.fixture
+def unwarned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(taildropout.functional, "_warned_of_columns", False)
+
+
+@pytest.mark.usefixtures("unwarned")
+@pytest.mark.parametrize("side", [2, 64], ids=["small", "large"])
+def test_columns_of_pictures_are_warned_of_once(side: int) -> None:
+    pictures = torch.randn(4, 3, side, side)
+    with pytest.warns(UserWarning, match=r"dropout_dim is -1, its default: .* give dropout_dim=1 for the channels"):
+        TailDropout()(pictures)
+    TailDropout()(pictures)  # a second warning would be an error
+
+
+@pytest.mark.usefixtures("unwarned", "compiler")
+def test_compiled_code_warns_of_columns_too() -> None:
+    with pytest.warns(UserWarning, match=r"dropout_dim is -1, its default"):
+        torch.compile(TailDropout(), fullgraph=True, backend="eager")(torch.randn(4, 3, 2, 2))
+
+
+@pytest.mark.usefixtures("unwarned")
+@pytest.mark.parametrize("side", [2, 64], ids=["small", "large"])
+@pytest.mark.parametrize("options", [{"dropout_dim": 1}, {"dropout_dim": 3}, {"batch_dim": [0, 1, 2]}])
+def test_who_has_named_the_dims_is_not_warned(options: dict[str, Any], side: int) -> None:
+    TailDropout(**options)(torch.randn(4, 3, side, side))
+    TailDropout()(torch.randn(4, side, side))
+    TailDropout().eval()(torch.randn(4, 3, side, side))

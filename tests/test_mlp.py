@@ -1,6 +1,7 @@
 """TailMLP is the plain block of the same modules: the same randomness, outputs, gradients and errors, only cheaper."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -205,9 +206,6 @@ def test_inputs_that_are_not_contiguous_or_empty(computed: list[staircase.Stairc
     assert_same(net, torch.randn(1, 5, dtype=torch.float64).expand(40, 5))
     assert len(computed) == 3
     assert net(torch.empty(0, 5, dtype=torch.float64)).shape == (0, 4)
-    with pytest.warns(UserWarning, match="zero-element"):
-        nothing = TailMLP(5, 0, 4, activation=nn.GELU(), p=0.5)
-    assert torch.equal(nothing(torch.ones(3, 5)), nothing[3].bias.expand(3, 4))
 
 
 def test_errors_are_those_of_the_plain_block(computed: list[staircase.Staircase]) -> None:
@@ -293,3 +291,17 @@ def test_it_is_made_like_a_sequential() -> None:
     assert net[3].bias is None
     assert TailMLP(5, N, 4, activation=nn.GELU(), p=0.25)[2].batch_dim is None
     assert [type(each) for each in net[:2]] == [nn.Linear, nn.GELU]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "error", "message"),
+    [
+        ((5, 0, 4), ValueError, r"hidden_features=0 is no number of features; give 1 or more"),
+        ((-5, 6, 4), ValueError, r"in_features=-5 is no number"),
+        ((5, 6, 4.0), TypeError, r"out_features=4\.0 is a float; the number of features is an int"),
+        ((5, True, 4), TypeError, r"hidden_features=True is a bool"),
+    ],
+)
+def test_sizes_are_checked_at_construction(sizes: tuple[Any, Any, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        TailMLP(*sizes, activation=nn.GELU(), p=0.5)

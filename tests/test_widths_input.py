@@ -3,6 +3,7 @@
 import itertools
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from networks import Custom, normal, per_element, regression, wide_linear
@@ -179,3 +180,37 @@ def test_a_layer_that_prune_made_slice_has_the_widths_it_keeps():
         pruned = prune(model, "2", 5, input)
     found = scree(pruned, "2", [(input, torch.zeros(9, 3))], nn.MSELoss())
     assert found.widths == (0, 1, 2, 3, 4, 5)
+
+
+def test_weights_on_meta_are_not_asked_for_the_device() -> None:
+    """Offloaded models leave the weights there that they bring in for each call."""
+    model = nn.Sequential(nn.Linear(4, 8), TailDropout(), nn.Linear(8, 1))
+    here = {name: value.clone() for name, value in model[0].state_dict().items()}
+    batches = [(torch.randn(6, 4), torch.randn(6, 1))]
+    expected = scree(model, "1", batches, nn.MSELoss()).loss
+
+    def bring(module: nn.Module, args: object) -> None:
+        module.load_state_dict(here, assign=True)
+
+    def put_away(module: nn.Module, args: object, output: object) -> None:
+        module.to("meta")
+
+    model[0].to("meta")
+    model[0].register_forward_pre_hook(bring)
+    model[0].register_forward_hook(put_away)
+    torch.testing.assert_close(scree(model, "1", batches, nn.MSELoss()).loss, expected)
+    for parameter in model[2].parameters():
+        assert parameter.device.type == "cpu"
+
+
+@pytest.mark.parametrize("batch", [(np.zeros((5, 4)), torch.zeros(5)), ({"x": [np.zeros(4)]}, torch.zeros(5))])
+def test_batches_of_numpy_are_to_be_converted(batch: object) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), TailDropout(), nn.Linear(8, 1))
+    with pytest.raises(TypeError, match=r"batch 1 holds a NumPy array; give tensors: torch\.from_numpy\(array\)"):
+        scree(model, "1", [batch], nn.MSELoss())
+
+
+def test_a_loss_is_an_instance_not_a_class() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), TailDropout(), nn.Linear(8, 1))
+    with pytest.raises(TypeError, match=r"loss is the class MSELoss; give an instance of it: MSELoss\(\)"):
+        scree(model, "1", [(torch.zeros(5, 4), torch.zeros(5, 1))], nn.MSELoss)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..distribution import check_p
+from ..distribution import check_n, check_p
 
 
 class DropConnectLinear(nn.Linear):
@@ -24,8 +24,8 @@ class DropConnectLinear(nn.Linear):
         p: drop probability of a weight. Default: 0.5
 
     Raises:
-        TypeError: if p is not a number.
-        ValueError: if p is outside [0, 1].
+        TypeError: if p is not a number, or a number of features not an int.
+        ValueError: if p is outside [0, 1], or a number of features below 1.
 
     Shape:
         Input: :math:`(*, \text{in\_features})`. Output: :math:`(*, \text{out\_features})`.
@@ -37,6 +37,7 @@ class DropConnectLinear(nn.Linear):
 
     def __init__(self, in_features: int, out_features: int, p: float = 0.5, bias: bool = True, **factory: Any) -> None:
         p = check_p(p)
+        in_features, out_features = check_n(in_features, "in_features"), check_n(out_features, "out_features")
         super().__init__(in_features, out_features, bias, **factory)
         self.p = p
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..dims import check_tensor
 from ..distribution import check_p
 from ..functional import check_float
+from ..tracing import node
 
 
 class InvertedDropout(nn.Module):
@@ -40,7 +40,8 @@ class InvertedDropout(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop elements, and scale up those that stay."""
-        check_tensor(input)
+        if not isinstance(input, Tensor):
+            return node(self, input)
         if not self.training:
             return input
         check_float(input)

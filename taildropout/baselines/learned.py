@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..dims import check_tensor
+from ..tracing import node
 
 
 class LearnedDropout(nn.Module):
@@ -83,6 +84,8 @@ class LearnedDropout(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Multiply the input by its rounded mask."""
+        if not isinstance(input, Tensor):
+            return node(self, input)
         probability = self.probability(input)
         # In (0, 1], so that 0 is never rounded up, and 1 always is.
         limit = 1 - torch.rand_like(probability) if self.training else 0.5

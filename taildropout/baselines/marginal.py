@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..distribution import CensoredGeometric, _check_n, check_p
+from ..distribution import CensoredGeometric, check_n, check_p
 
 Moments = tuple[Tensor, Tensor]
 
@@ -40,7 +40,7 @@ def dropout_moments(n: int, p: float, *, rescale: bool = False) -> Moments:
         TypeError: if `p` is not a number or `n` not an int.
         ValueError: if `p` is outside [0, 1], or 1 with `rescale`, or `n` below 1.
     """
-    keep, n = 1 - check_p(p), _check_n(n)
+    keep, n = 1 - check_p(p), check_n(n)
     if rescale and keep == 0:
         raise ValueError("p=1 keeps nothing that could be rescaled; give p below 1, or rescale=False")
     mean = torch.full((n,), keep, dtype=torch.float64)

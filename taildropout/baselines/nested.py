@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor, nn
 
 from .._torch import constant_in_graphs
-from ..dims import check_dims, check_tensor, sample_shape
+from ..dims import check_dims, sample_shape
 from ..distribution import CensoredGeometric, check_p
 from ..functional import check_float, keep_first
+from ..tracing import node
 
 _LAWS = ("uniform", "geometric", "power_of_two", "censored_geometric")
 _GRID = 2**48  # a draw is one of so many equally likely integers
@@ -62,6 +64,22 @@ def _thresholds(law: str, n: int, min_k: int, p: float | None, ratio: float | No
                 _kept.clear()
             _kept[key] = thresholds
     return thresholds
+
+
+def _check_min_k(min_k: object) -> int:
+    if isinstance(min_k, bool) or not isinstance(min_k, Integral):
+        raise TypeError(f"min_k={min_k!r} is a {type(min_k).__name__}; give an int")
+    if min_k < 0:
+        raise ValueError(f"min_k={min_k} is negative; give 0 (K may be 0) up to the number of features")
+    return int(min_k)
+
+
+def _check_ratio(ratio: object) -> float:
+    if isinstance(ratio, bool) or not isinstance(ratio, Real):
+        raise TypeError(f"ratio={ratio!r} is a {type(ratio).__name__}; give a number above 0, at most 1")
+    if not 0 < float(ratio) <= 1:
+        raise ValueError(f"ratio={ratio}; give a number above 0, at most 1")
+    return float(ratio)
 
 
 class NestedDropout(nn.Module):
@@ -121,28 +139,21 @@ class NestedDropout(nn.Module):
         super().__init__()
         if law not in _LAWS:
             raise ValueError(f"law={law!r} is none of {', '.join(map(repr, _LAWS))}")
-        if isinstance(min_k, bool) or not isinstance(min_k, int):
-            raise TypeError(f"min_k={min_k!r} is a {type(min_k).__name__}; give an int")
-        if min_k < 0:
-            raise ValueError(f"min_k={min_k} is negative; give 0 (K may be 0) up to the number of features")
         for name, value, owner in (("p", p, "censored_geometric"), ("ratio", ratio, "geometric")):
             if (law == owner) is not (value is not None):
                 wanted = (
                     f"needs {name}: give {name}=0.5, say" if law == owner else f"has no {name}; {owner!r} has: leave it out"
                 )
                 raise TypeError(f"{name}={value!r}, but the law {law!r} {wanted}")
-        if isinstance(ratio, bool) or not isinstance(ratio, int | float | None):
-            raise TypeError(f"ratio={ratio!r} is a {type(ratio).__name__}; give a number above 0, at most 1")
-        if ratio is not None and not 0 < ratio <= 1:
-            raise ValueError(f"ratio={ratio}; give a number above 0, at most 1")
         self._batch_dims, self.dropout_dim = check_dims(batch_dim, dropout_dim)
-        self.law, self.min_k, self.ratio = law, min_k, ratio
+        self.law, self.min_k, self.ratio = law, _check_min_k(min_k), None if ratio is None else _check_ratio(ratio)
         self.p = None if p is None else check_p(p)
         self.batch_dim = batch_dim if isinstance(batch_dim, int) else list(batch_dim)
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop the tail of the input's features."""
-        check_tensor(input)
+        if not isinstance(input, Tensor):
+            return node(self, input)
         shape, feature = sample_shape(input.shape, self._batch_dims, self.dropout_dim)
         if not self.training or input.numel() == 0:
             return input

@@ -7,8 +7,8 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from ..dims import check_tensor
 from ..functional import check_float
+from ..tracing import node
 
 
 class StochasticReLU(nn.Module):
@@ -45,7 +45,8 @@ class StochasticReLU(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop activations, and rectify."""
-        check_tensor(input)
+        if not isinstance(input, Tensor):
+            return node(self, input)
         if not self.training:
             return torch.relu(input)
         check_float(input)

@@ -1,0 +1,169 @@
+"""Tensors that are not plain ones: jagged, expanded, conjugated, negated, and of classes that override torch's functions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from taildropout import TailDropout, keep_first, tail_dropout
+
+
+def jagged(*lengths: int, n: int = 8) -> Tensor:
+    return torch.nested.nested_tensor([torch.ones(length, n) for length in lengths], layout=torch.jagged)
+
+
+def kept(input: Tensor) -> list[Tensor]:
+    """How many features each row of each component keeps, which must be the first ones."""
+    for part in input.unbind():
+        assert torch.equal(part, keep_first(torch.ones_like(part), part.sum(-1, keepdim=True)))
+    return [part.sum(-1) for part in input.unbind()]
+
+
+def test_a_component_of_a_jagged_tensor_has_one_k() -> None:
+    input = jagged(*range(1, 400))
+    found = kept(TailDropout(0.5)(input))
+    assert all(len(each.unique()) == 1 for each in found)
+    drawn = torch.stack([each[0] for each in found])
+    # The standard deviation of K is below 8 / 2, of the mean of 399 below 4 / √399: a false alarm in 10⁹ at six of them.
+    assert abs(drawn.mean() - 4) < 6 * 4 / 399**0.5
+    assert (TailDropout(0.5)(input) + input).shape == input.shape, "it goes on as a tensor of the same components"
+
+
+def test_batch_dim_says_what_a_sample_of_a_jagged_tensor_is() -> None:
+    input = jagged(200, 300)
+    per_token = kept(TailDropout(0.5, batch_dim=[0, 1])(input))
+    assert all(len(each.unique()) > 4 for each in per_token)
+    whole = torch.cat(kept(TailDropout(0.5, batch_dim=())(input)))
+    assert len(whole.unique()) == 1
+    assert torch.equal(torch.cat(kept(tail_dropout(input, 1.0))), torch.zeros(500))
+    assert tail_dropout(input, 0.5, training=False).shape == input.shape
+
+
+def test_gradients_of_a_jagged_tensor_are_those_of_what_stays() -> None:
+    input = jagged(3, 5).detach().requires_grad_()
+    output = TailDropout(0.5)(input)
+    output.values().sum().backward()
+    assert input.grad is not None
+    assert torch.equal(input.grad.values(), output.values().detach())
+
+
+def test_k_of_a_jagged_tensor() -> None:
+    layer, input = TailDropout().eval(), jagged(3, 5)
+    assert torch.equal(layer(input).values(), input.values())
+    layer.set_k(3)
+    assert torch.equal(torch.cat(kept(layer(input))), torch.full((8,), 3.0))
+    assert torch.equal(torch.cat(kept(keep_first(input, 3))), torch.full((8,), 3.0))
+    layer.set_k(torch.tensor([2, 6]))
+    assert torch.equal(torch.cat(kept(layer(input))), torch.tensor([2.0] * 3 + [6.0] * 5))
+
+
+@pytest.mark.parametrize(
+    ("layer", "change", "message"),
+    [
+        (TailDropout(dropout_dim=1), None, "features in dim 1"),
+        (TailDropout(batch_dim=1), None, "samples in dim 1 that go through all components"),
+        (TailDropout(batch_dim=0), lambda each: each.transpose(1, 2), "features in dim 2|a ragged dim that is not dim 1"),
+    ],
+)
+def test_what_a_jagged_tensor_cannot_do_says_how_to_pad(
+    layer: nn.Module, change: Callable[[Tensor], Tensor] | None, message: str
+) -> None:
+    input = jagged(3, 5)
+    with pytest.raises(ValueError, match=rf"({message}).*torch\.nested\.to_padded_tensor\(input, 0\.0\)"):
+        layer(change(input) if change else input)
+
+
+def test_a_jagged_tensor_is_not_written_into() -> None:
+    with pytest.raises(ValueError, match="inplace=True, but input is a jagged tensor"):
+        TailDropout(inplace=True)(jagged(3, 5))
+
+
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "expanded": lambda x: x[:1].real.expand(x.shape),
+    "expanded within": lambda x: x[:, :1].real.expand(x.shape),
+    "conjugated": lambda x: x.conj(),
+    "negated": lambda x: torch.conj(x).imag,
+    "every second": lambda x: x.real.repeat_interleave(2, 1)[:, ::2],
+}
+
+
+@pytest.mark.parametrize("rows", [4, 4096], ids=["small", "large"])
+@pytest.mark.parametrize("name", VIEWS)
+def test_views_give_what_their_copies_give(name: str, rows: int) -> None:
+    source = torch.randn(rows, 8, dtype=torch.complex64)
+    layer = TailDropout(0.5)
+    for k in (None, 3):
+        results = []
+        for copy in (False, True):
+            leaf = source.clone().requires_grad_()
+            view = VIEWS[name](leaf)
+            layer.set_k(k)
+            torch.manual_seed(0)
+            output = layer(view.clone().resolve_conj().resolve_neg() if copy else view)
+            torch.view_as_real(output.to(torch.complex64)).square().sum().backward()
+            assert leaf.grad is not None
+            results.append((output.detach().resolve_conj().resolve_neg(), leaf.grad))
+        assert torch.equal(results[0][0], results[1][0])
+        torch.testing.assert_close(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("rows", [4, 4096], ids=["small", "large"])
+def test_an_expanded_tensor_is_not_written_into(rows: int) -> None:
+    """One row of memory cannot hold what differs from row to row."""
+    row = torch.randn(8)
+    before = row.clone()
+    with pytest.raises(
+        RuntimeError, match=r"input is expanded: several of its elements are one in memory; write into input\.clone"
+    ):
+        TailDropout(0.5, inplace=True)(row.expand(rows, 8))
+    assert torch.equal(row, before)
+
+
+class Logged(Tensor):
+    """Remembers which functions it went through."""
+
+    seen: list[str] = []  # noqa: RUF012
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        cls.seen.append(getattr(function, "__name__", ""))
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+class Metres:
+    """Numbers with a unit: no tensor."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        self.numbers = numbers
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> "Metres":
+        return cls(function(*[each.numbers if isinstance(each, cls) else each for each in args], **(kwargs or {})))
+
+
+@pytest.mark.parametrize("rows", [4, 4096], ids=["small", "large"])
+def test_a_class_that_overrides_functions_sees_ours_as_one(rows: int) -> None:
+    plain = torch.randn(rows, 8)
+    for training in (True, False):
+        Logged.seen.clear()
+        torch.manual_seed(0)
+        output = TailDropout(0.5).train(training)(plain.as_subclass(Logged))
+        assert "tail_dropout" in Logged.seen
+        assert "masked_fill" not in Logged.seen
+        assert type(output) is Logged
+        torch.manual_seed(0)
+        assert torch.equal(output.as_subclass(Tensor), TailDropout(0.5).train(training)(plain))
+
+
+def test_what_is_no_tensor_overrides_our_functions_as_those_of_torch() -> None:
+    numbers = torch.randn(16, 8)
+    layer = TailDropout(0.5)
+    torch.manual_seed(0)
+    output = layer(Metres(numbers))
+    torch.manual_seed(0)
+    assert torch.equal(output.numbers, layer(numbers))
+    layer.set_k(3)
+    assert torch.equal(layer(Metres(numbers)).numbers, keep_first(numbers, 3))
+    assert torch.equal(keep_first(Metres(numbers), 3).numbers, keep_first(numbers, 3))
