@@ -101,6 +101,12 @@ def source() -> str:
     return digest.hexdigest()[:16]
 
 
+def package_tests() -> list[str]:
+    """The test files of the package alone."""
+    files = sorted((ROOT / "tests").glob("test_*.py"))
+    return [f"tests/{path.name}" for path in files if not NOT_OF_THE_PACKAGE.match(path.name)]
+
+
 def make(*words: str) -> int:
     """Run `make`; return its exit code."""
     return subprocess.run(["make", "--no-print-directory", *words], cwd=ROOT, check=False).returncode
@@ -121,10 +127,8 @@ def run(name: str, program: str, torch: str, home: Path, package_only: bool) -> 
     python = str(venv / "bin" / "python")
     ask = "import platform, torch; print(platform.python_version(), torch.__version__)"
     asked = subprocess.run([python, "-W", "ignore", "-c", ask], capture_output=True, text=True, check=True).stdout.split()
-    files = sorted((ROOT / "tests").glob("test_*.py"))
-    files = [path for path in files if not (package_only and NOT_OF_THE_PACKAGE.match(path.name))]
     report.unlink(missing_ok=True)
-    chosen = [f"tests/{path.name}" for path in files] if package_only else []
+    chosen = package_tests() if package_only else []
     code = make("test", f"PYTHON={python}", f"REPORT={report}", f"ARGS={' '.join(chosen)}")
     if not report.exists():
         raise SystemExit(f"{name}: the tests ended with exit code {code} and without a report")
@@ -169,7 +173,11 @@ def main() -> int:
     parser.add_argument("--package", action="store_true", help="the tests of the package alone, without harness and examples")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table into a file, under a title")
     parser.add_argument("--home", type=Path, default=Path.home() / ".cache" / "taildropout-matrix", help="default: %(default)s")
+    parser.add_argument("--list", action="store_true", help="only list the files of the package's tests")
     asked = parser.parse_args()
+    if asked.list:
+        print("\n".join(package_tests()))
+        return 0
     programs = pythons()
     chosen = list(versions(programs))
     unknown = set(asked.only or ()) - {name for name, _, _ in chosen}

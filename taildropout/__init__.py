@@ -17,7 +17,7 @@ from .widths import scree
 if TYPE_CHECKING:
     from . import baselines
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "CensoredGeometric",

@@ -26,7 +26,7 @@ try:
     from . import _rows
 except ImportError as error:  # built without a compiler: the same results from plain torch, slower
     _rows = None  # type: ignore[assignment]
-    why_no_rows = str(error)
+    why_no_rows = f"not in use: {error} (reinstall with a C compiler)"
 else:
     why_no_rows = ""
 
@@ -112,14 +112,35 @@ def _kernels_on(device: torch.device) -> ModuleType | None:
     return _kernels[device]
 
 
-def _fused(input: Tensor, k: Tensor, feature: int, inplace: bool = False) -> Tensor | None:
-    """keep_first by the Triton kernel, without autograd; None where it cannot be used, and nothing is done."""
+def _rows_for_triton(input: Tensor, k: Tensor, feature: int) -> Layout | None:
+    """The rows by which the Triton kernel goes, or None where it cannot be used."""
     if input.numel() < FUSED_FROM or k.device != input.device:
         return None
     rows = _rows_of(input, k, feature)
-    kernels = None if rows is None else _kernels_on(input.device)
-    if kernels is None:
+    return None if rows is None or _kernels_on(input.device) is None else rows
+
+
+def _rows_for_c(input: Tensor, k: Tensor, feature: int) -> Layout | None:
+    """The rows by which the C code goes, or None where it cannot be used."""
+    return _rows_of(input, k, feature) if _rows and input.is_cpu and k.is_cpu else None
+
+
+def way(input: Tensor, k: Tensor, feature: int) -> str:
+    """Name the code that eager mode selects the tail of `input` with; see `select` for the arguments."""
+    if input.numel() < SAVE_ONLY_K_FROM:
+        return "masked_fill"
+    if _on_gpu(input):
+        return "torch" if _rows_for_triton(input, k, feature) is None else "Triton kernel"
+    return "torch" if _rows_for_c(input, k, feature) is None else "rows in C"
+
+
+def _fused(input: Tensor, k: Tensor, feature: int, inplace: bool = False) -> Tensor | None:
+    """keep_first by the Triton kernel, without autograd; None where it cannot be used, and nothing is done."""
+    rows = _rows_for_triton(input, k, feature)
+    if rows is None:
         return None
+    kernels = _kernels_on(input.device)
+    assert kernels is not None
     output = input if inplace else torch.empty_like(input)
     kernels.launch(input, output, k, feature, rows)
     return output
@@ -138,7 +159,7 @@ def _select(input: Tensor, k: Tensor, feature: int) -> Tensor:
     if _on_gpu(input):
         if (fused := _fused(input, k, feature)) is not None:
             return fused
-    elif _rows and input.is_cpu and k.is_cpu and (rows := _rows_of(input, k, feature)):
+    elif rows := _rows_for_c(input, k, feature):
         fractional = k.dtype == torch.float32
         k = (k.permute(rows.order) if k.dim() else k).expand(rows.per_row)
         k = (k if fractional else k.clamp(0, n).to(torch.int64)).contiguous()

@@ -30,7 +30,8 @@ GROUPS = [
     ["pruning", "resume"],
     ["widths"],
     ["baselines"],
-    ["__init__"],
+    ["__init__", "__version__"],
+    ["__main__"],
 ]
 # What a module imports of an extra, inside the function that needs it; `kernels` as a whole is imported so.
 EXTRAS = {"dependencies": {"torch_pruning"}, "curve": {"matplotlib"}, "kernels": {"triton"}}

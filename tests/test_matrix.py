@@ -99,7 +99,7 @@ def test_a_name_that_is_not_there_is_an_error_that_lists_those_that_are(
 
 
 def test_the_tests_of_the_package_are_those_of_no_other_part(matrix: ModuleType) -> None:
-    names = {path.name for path in (ROOT / "tests").glob("test_*.py") if not matrix.NOT_OF_THE_PACKAGE.match(path.name)}
+    names = {Path(name).name for name in matrix.package_tests()}
     assert {"test_layer.py", "test_law.py", "test_mlp.py", "test_widths.py", "test_pruning.py", "test_compile.py"} <= names
     assert not {name for name in names if "import benchmarks" in (ROOT / "tests" / name).read_text("utf-8")}
 

@@ -1,0 +1,48 @@
+"""`python -m taildropout`: what is installed and which code is used, for a report of something wrong."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from . import __version__, selection
+
+SHAPE = (1024, 512)
+
+
+def _version_of(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _devices() -> list[str]:
+    found = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return [*found, "mps"] if torch.backends.mps.is_available() else found
+
+
+def report() -> str:
+    """Return the lines that are printed."""
+    lines = {
+        "taildropout": __version__,
+        "torch": torch.__version__,
+        "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "Triton": _version_of("triton"),
+        "torch-pruning": _version_of("torch-pruning"),
+        "rows in C": selection.why_no_rows or "in use on CPUs",
+        "Triton kernel": "in use on GPUs" if torch.cuda.is_available() else "not in use: torch finds no CUDA device",
+        "threads": f"{torch.get_num_threads()}, vectors {torch.backends.cpu.get_cpu_capability()}",
+        "devices": ", ".join(["cpu", *_devices()]),
+    }
+    for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+        k = torch.zeros(SHAPE[0], 1, device=device)
+        lines[f"{SHAPE} on {device}"] = selection.way(torch.empty(SHAPE, device=device), k, 1)
+    width = max(map(len, lines))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
+
+
+if __name__ == "__main__":
+    print(report())
