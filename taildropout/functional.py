@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function
+from torch.overrides import handle_torch_function
 
 from . import selection
 from ._torch import constant_in_graphs
@@ -22,6 +22,7 @@ from .distribution import check_p, exponential, exponential_from_uniforms, rate
 from .jagged import Spread, is_jagged, on_components
 from .selection import select
 from .shards import is_sharded, on_shard
+from .tracing import overridden
 
 
 def keep_first(input: Tensor, k: int | float | Tensor, dim: int = -1) -> Tensor:
@@ -50,7 +51,7 @@ def keep_first(input: Tensor, k: int | float | Tensor, dim: int = -1) -> Tensor:
         tensor([[1., 0., 0., 0.],
                 [1., 1., 1., 0.]])
     """
-    if type(input) is not Tensor and has_torch_function((input,)):
+    if type(input) is not Tensor and overridden(input):
         return handle_torch_function(keep_first, (input,), input, k, dim)
     check_tensor(input)
     feature = from_0("dim", check_dim(dim, "dim"), input.dim())
@@ -111,7 +112,7 @@ def drop_tail(
     if type(count) is not int:  # `torch.jit.trace` records
         return drop_in_graph(input, p, batch_dims, dropout_dim, inplace)
     if type(input) is not Tensor and is_jagged(input):
-        return _drop_jagged(input, p, batch_dims, dropout_dim, inplace, generator)
+        return drop_jagged(input, p, batch_dims, dropout_dim, inplace, generator)
     shape, feature = sample_shape(input.shape, batch_dims, dropout_dim)
     if p == 0 or count == 0:
         return input
@@ -143,21 +144,27 @@ def drop_in_graph(input: Tensor, p: float, batch_dims: Dims, dropout_dim: int, i
     return select(input, exponential_from_uniforms(input, shape, scale), feature, inplace)
 
 
-def _drop_jagged(
-    input: Tensor, p: float, batch_dims: Dims, dropout_dim: int, inplace: bool, generator: torch.Generator | None
+def drop_jagged(
+    input: Tensor, p: float, batch_dims: Dims, dropout_dim: int, inplace: bool, generator: torch.Generator | None = None
 ) -> Tensor:
-    """`drop_tail` of a jagged tensor, with one K per component where dim 0 is that of samples and dim 1 is not."""
+    """`tail_dropout` of a jagged tensor in training: one K per component where dim 0 is that of samples and dim 1 is not."""
     if inplace:
         raise ValueError("inplace=True, but input is a jagged tensor, which is not written into; leave inplace out")
     batch, feature = sample_dims(input.dim(), batch_dims, dropout_dim)
     inner = tuple(sorted({max(0, dim - 1) for dim in batch}))
 
     def keep(values: Tensor, spread: Spread) -> Tensor:
+        compiling = torch.compiler.is_compiling()
         if not (0 in batch and 1 not in batch and 0 < p < 1):
+            if compiling:
+                return drop_in_graph(values, p, inner, feature - 1, False)
             return drop_tail(values, p, inner, feature - 1, generator=generator)
         check_float(values)
         shape, _ = sample_shape((input.shape[0], *values.shape[1:]), inner, feature - 1)
-        drawn = exponential(values, shape, rate(p, values.shape[feature - 1]), generator)
+        if compiling:
+            drawn = exponential_from_uniforms(values, shape, _scale(float(f"{p}"), features_of(values, feature - 1)))
+        else:
+            drawn = exponential(values, shape, rate(p, values.shape[feature - 1]), generator)
         return select(values, spread(drawn), feature - 1)
 
     return on_components(input, batch, feature, keep)
@@ -244,7 +251,7 @@ def tail_dropout(
         ValueError: if p is outside [0, 1], dims repeat or overlap, the input is 0-d, or the generator is of another device.
         IndexError: if a dim is out of range.
     """
-    if type(input) is not Tensor and has_torch_function((input,)):
+    if type(input) is not Tensor and overridden(input):
         named: Any = {"batch_dim": batch_dim, "dropout_dim": dropout_dim, "generator": generator}
         return handle_torch_function(tail_dropout, (input,), input, p, training, inplace, **named)
     p = check_p(p)
@@ -262,4 +269,6 @@ def tail_dropout(
     if not training or input.numel() == 0:
         sample_dims(input.dim(), *dims)  # dims that don't fit are an error here too
         return input
+    if type(input) is not Tensor and is_jagged(input):
+        return drop_jagged(input, p, *dims, inplace, generator)
     return drop_in_graph(input, p, *dims, inplace)

@@ -15,15 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import has_torch_function
 
 from ._torch import constant_in_graphs
 from .dims import check_dims, check_tensor, positions, sample_dims, sample_shape
 from .distribution import check_p, exponential_from_uniforms, rate
-from .functional import check_float, drop_tail, keep_first, look_for_columns, tail_dropout
+from .functional import check_float, drop_jagged, drop_tail, keep_first, look_for_columns, tail_dropout
 from .jagged import Spread, is_jagged, on_components
 from .selection import select
-from .tracing import in_model, node
+from .tracing import in_model, node, overridden
 
 _MOST = 2**63 - 1  # what an int64 holds
 
@@ -185,12 +184,14 @@ class TailDropout(nn.Module):
         is_tensor = isinstance(input, Tensor)
         if self._k is not None and is_tensor and is_jagged(input):
             return self._jagged_at_k(input, self._k)
-        if not (self._k is not None and is_tensor) and has_torch_function((input,)):
+        if not (self._k is not None and is_tensor) and overridden(input):
             if self._k is not None:
                 return keep_first(input, self._k, self.dropout_dim)
             options: Any = {"batch_dim": self._batch_dims, "dropout_dim": self.dropout_dim}
             return tail_dropout(input, self._p, self.training, self.inplace, **options)
         check_tensor(input)
+        if self._k is None and self.training and is_jagged(input):
+            return drop_jagged(input, self._p, self._batch_dims, self.dropout_dim, self.inplace)
         return None
 
     def _jagged_at_k(self, input: Tensor, k: Tensor) -> Tensor:

@@ -1,11 +1,18 @@
-"""Layers as nodes of the graphs that torch.fx traces."""
+"""Layers as nodes of the graphs that torch.fx traces, and functions that the class of their input may override."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 from torch.fx import Proxy, Tracer
+from torch.overrides import has_torch_function
+
+
+def overridden(input: object) -> bool:
+    """Return True if the class of `input` takes over functions that it is given to; a compiler looks into them instead."""
+    return not torch.compiler.is_compiling() and has_torch_function((input,))
 
 
 def in_model(module: nn.Module, input: object) -> bool:

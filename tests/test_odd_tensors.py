@@ -49,6 +49,16 @@ def test_gradients_of_a_jagged_tensor_are_those_of_what_stays() -> None:
     assert torch.equal(input.grad.values(), output.values().detach())
 
 
+@pytest.mark.usefixtures("compiler")
+def test_compiled_code_draws_for_every_component() -> None:
+    for layer in (TailDropout(0.5), TailDropout(0.5, batch_dim=[0, 1]), lambda each: tail_dropout(each, 0.5)):
+        compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+        found = [kept(compiled(jagged(*lengths))) for lengths in ((30, 50, 70, 90, 2), (30, 50, 70, 90))]
+        per_component = [len(each.unique()) for each in found[1]]
+        assert max(per_component) == 1 if getattr(layer, "batch_dim", 0) == 0 else min(per_component) > 1
+        assert len(torch.cat(found[0]).unique()) > 1, "fails once in 9⁴ seeds or so"
+
+
 def test_k_of_a_jagged_tensor() -> None:
     layer, input = TailDropout().eval(), jagged(3, 5)
     assert torch.equal(layer(input).values(), input.values())
@@ -132,6 +142,10 @@ class Logged(Tensor):
         return super().__torch_function__(function, types, args, kwargs or {})
 
 
+class Named(Tensor):
+    """A class of its own."""
+
+
 class Metres:
     """Numbers with a unit: no tensor."""
 
@@ -167,3 +181,10 @@ def test_what_is_no_tensor_overrides_our_functions_as_those_of_torch() -> None:
     layer.set_k(3)
     assert torch.equal(layer(Metres(numbers)).numbers, keep_first(numbers, 3))
     assert torch.equal(keep_first(Metres(numbers), 3).numbers, keep_first(numbers, 3))
+
+
+@pytest.mark.usefixtures("compiler")
+def test_compiled_code_takes_a_class_of_tensors() -> None:
+    compiled = torch.compile(TailDropout(0.5), backend="eager", fullgraph=True)
+    output = compiled(torch.ones(50, 8).as_subclass(Named)).as_subclass(Tensor)
+    assert torch.equal(output, keep_first(torch.ones(50, 8), output.sum(1, keepdim=True)))
