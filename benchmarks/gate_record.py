@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from . import machine
+from . import ROOT, machine
 from .atomic import write
-from .table import RECORDS
 
-FOLDER = RECORDS / "gate"
+FOLDER = ROOT / "benchmarks" / "records" / "gate"
 
 
 def path() -> Path:

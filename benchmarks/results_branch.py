@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .compare import write
+from .atomic import write
 from .results_merge import combined, put_aside, whole
 
 BRANCH, REMOTE = "asv-results", "origin"

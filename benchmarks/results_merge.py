@@ -8,7 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from .compare import write
+from .atomic import write
 
 RESULT = re.compile(r"[0-9a-f]{8}-.+\.json")  # a commit's figures; what else there is describes machines and benchmarks
 
