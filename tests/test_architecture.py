@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -88,12 +89,29 @@ def test_baselines_import_the_law_and_keep_first_and_no_layer(path: Path) -> Non
             assert name.partition(".")[0] in {"torch", *sys.stdlib_module_names}, f"{path.name} imports {name}"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "suite").glob("*.py")), ids=lambda path: path.stem)
+SUITE = ROOT / "benchmarks" / "suite"
+
+
+@pytest.mark.parametrize("path", sorted(SUITE.rglob("*.py")), ids=lambda path: path.stem)
 def test_the_suite_imports_torch_the_standard_library_and_itself(path: Path) -> None:
+    depth = len(path.relative_to(SUITE).parts)
     for level, name in imports(path):
         allowed = {"torch", "taildropout", *sys.stdlib_module_names}
-        assert level == 1 or (level == 0 and name.partition(".")[0] in allowed), f"{path.name} imports {'.' * level}{name}"
-        assert path.stem != "cases" or name != "taildropout", "cases.py is handed the package, so that two versions fit"
+        inside = 0 < level <= depth
+        assert inside or (level == 0 and name.partition(".")[0] in allowed), f"{path.name} imports {'.' * level}{name}"
+        assert depth == 1 or name != "taildropout", "cases are handed the package, so that two versions fit"
+
+
+@pytest.mark.parametrize("folder", [PACKAGE, ROOT / "benchmarks"], ids=["package", "harness"])
+def test_no_imports_go_in_a_circle(folder: Path) -> None:
+    """Not even those inside functions."""
+    modules = {(*path.relative_to(folder).parts[:-1], path.stem): path for path in folder.rglob("*.py")}
+    graph: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
+    for module, path in modules.items():
+        for level, name in imports(path):
+            target = (*module[: len(module) - level], *name.split(".")) if level else ()
+            graph.setdefault(module, set()).update({target, (*target, "__init__")} & modules.keys() if level else set())
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").rglob("*.py")), ids=lambda path: path.stem)

@@ -9,7 +9,7 @@ from checks import check
 
 from benchmarks.suite import cases, measure
 from benchmarks.suite.cases import CASES, ORIGINAL, Case, NotAvailable, WrongResult, make
-from benchmarks.suite.original import ThresholdDropout, rate
+from benchmarks.suite.cases.original import ThresholdDropout, rate
 
 
 @pytest.mark.parametrize(("p", "n"), [*itertools.product([1e-5, 0.001, 0.5, 0.999], [1, 2, 64, 4096])])

@@ -13,8 +13,8 @@ from torch._dynamo.utils import counters
 
 import taildropout
 from benchmarks import ROOT, record, table
-from benchmarks.suite import compilation, layers, measure
-from benchmarks.suite.cases import CASES, Case, make
+from benchmarks.suite import compilation, measure
+from benchmarks.suite.cases import CASES, Case, layer, make
 
 # Stands for an environment with torch, Triton, numpy and rich alone.
 BARE = """
@@ -88,7 +88,7 @@ def test_compiling_is_part_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
         compiled.append(graph)
         return graph.forward
 
-    monkeypatch.setattr(layers, "compiled", lambda case, module: torch.compile(module, backend=backend))
+    monkeypatch.setattr(layer, "compiled", lambda case, module: torch.compile(module, backend=backend))
     for calls in (1, 2):
         assert compilation.seconds(Case("case", (64, 32), mode="default"), taildropout) > 0
         assert len(compiled) == calls

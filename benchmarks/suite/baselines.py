@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .cases import Case, build_layer, feature, use_threads
-from .layers import CALLS_BEFORE_TIMING, check_prefix, inputs, require
+from .cases.layer import CALLS_BEFORE_TIMING, check_prefix, inputs, require
 from .measure import interleave, ratios
 from .subject import package
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from . import layers, models
-from .cases import Case, WrongResult, build_layer, feature, synchronise
+from .cases import Case, WrongResult, build_layer, feature, layer, model, synchronise
 
 
 def graphs(package: ModuleType) -> int:
@@ -62,7 +61,7 @@ def seconds(case: Case, package: ModuleType | None) -> float:
 
     fresh = getattr(utils, "fresh_cache", None) or utils.fresh_inductor_cache  # its name until 2.7
     torch._dynamo.reset()
-    run = (layers if case.model == "layer" else models).prepare(case, package)[0]
+    run = (layer if case.model == "layer" else model).prepare(case, package)[0]
     with fresh():
         start = perf_counter()
         run()

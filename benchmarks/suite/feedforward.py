@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from .cases import CASES, DTYPES, Case, NotAvailable, use_threads
+from .cases.model import build
 from .measure import interleave, ratios, saved_bytes
-from .models import build
 from .subject import package
 
 FEEDFORWARD = tuple(name for name, case in CASES.items() if case.model == "feedforward")

@@ -10,14 +10,15 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from .cases import DTYPES, Case, WrongResult, build_layer, compiled, feature
-from .layers import CALLS_BEFORE_TIMING, check_draws, check_prefix, require
+from .building import build_layer, compiled, feature
+from .case import DTYPES, Case, WrongResult
+from .layer import CALLS_BEFORE_TIMING, check_draws, check_prefix, require
 
 Step = Callable[[], torch.Tensor]
 
 
 def make(case: Case, package: ModuleType | None) -> Step:
-    """See `cases.make`."""
+    """See `prepare.make`."""
     run, model, call, x = prepare(case, package)
     for _ in range(CALLS_BEFORE_TIMING):
         loss = run()

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
-from .cases import DTYPES, ORIGINAL, Case, WrongResult, build_layer, compiled, feature
+from .building import build_layer, compiled, feature
+from .case import DTYPES, ORIGINAL, Case, WrongResult
 
 CALLS_BEFORE_TIMING = 3  # compiles, and lets CUDA graphs record and replay
 
 
 def make(case: Case, package: ModuleType | None) -> Callable[[], Any]:
-    """See `cases.make`."""
+    """See `prepare.make`."""
     run, x, gradient = prepare(case, package)
     for _ in range(CALLS_BEFORE_TIMING):
         result = run()

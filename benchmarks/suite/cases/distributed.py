@@ -1,7 +1,7 @@
 """Prepares and checks the cases that train on several devices or in several processes.
 
 Run as a script this file is one of the processes of the DistributedDataParallel case, and then imports torch alone:
-`python parallel.py RANK STORE LAYER P PACKAGE ROWS WIDTH`. It trains a step for every line that it reads.
+`python distributed.py RANK STORE NAME P PACKAGE ROWS WIDTH`. It trains a step for every line that it reads.
 """
 
 import importlib.util
@@ -18,35 +18,33 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING or __package__:
-    from .cases import Case
+    from . import layer, model
+    from .building import build_layer
+    from .case import Case, NotAvailable
 
 PROCESSES = 2
 
 
 def make_data_parallel(case: "Case", package: ModuleType | None) -> Callable[[], torch.Tensor]:
-    """A step under `nn.DataParallel` over every GPU; see `cases.make`."""
-    from . import cases, layers, models
-
+    """A step under `nn.DataParallel` over every GPU; see `prepare.make`."""
     if torch.cuda.device_count() < 2:
-        raise cases.NotAvailable("DataParallel needs two GPUs")
-    model = models.build(case, package).to(case.device)
+        raise NotAvailable("DataParallel needs two GPUs")
+    network = model.build(case, package).to(case.device)
     x = torch.randn(case.shape, device=case.device)
-    run = models.training_step(model, nn.DataParallel(model), x)
+    run = model.training_step(network, nn.DataParallel(network), x)
     for _ in range(3):
         loss = run()
-    layers.require(bool(torch.isfinite(loss)), case, f"the loss is {loss.item()}")
-    models.check_inside(case, model, x)
+    layer.require(bool(torch.isfinite(loss)), case, f"the loss is {loss.item()}")
+    model.check_inside(case, network, x)
     return run
 
 
 def make_ddp(case: "Case", package: ModuleType | None) -> Callable[[], list[float]]:
-    """A step of two gloo processes, which live as long as the callable does; see `cases.make`."""
-    from . import cases, layers
-
+    """A step of two gloo processes, which live as long as the callable does; see `prepare.make`."""
     if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
-        raise cases.NotAvailable("this torch has no gloo")
+        raise NotAvailable("this torch has no gloo")
     if case.layer == "TailDropout":
-        cases.build_layer(case, package)  # so that a version without the layer is n/a here, not a broken pipe
+        build_layer(case, package)  # so that a version without the layer is n/a here, not a broken pipe
     folder = tempfile.TemporaryDirectory()
     where = str(Path(package.__file__).parent) if package is not None and package.__file__ else ""
     words = [f"{folder.name}/store", case.layer, str(case.p), where, *map(str, case.shape)]
@@ -69,7 +67,7 @@ def make_ddp(case: "Case", package: ModuleType | None) -> Callable[[], list[floa
     weakref.finalize(run, stop, workers, folder)
     for _ in range(3):
         weights = run()
-    layers.require(len(set(weights)) == 1, case, f"the weights of the processes differ after three steps: {weights}")
+    layer.require(len(set(weights)) == 1, case, f"the weights of the processes differ after three steps: {weights}")
     return run
 
 
@@ -105,21 +103,21 @@ def load(folder: str) -> ModuleType:
     return module
 
 
-def work(rank: str, store: str, layer: str, p: str, folder: str, rows: str, width: str) -> None:
+def work(rank: str, store: str, name: str, p: str, folder: str, rows: str, width: str) -> None:
     """One process: train a step for each line of input and answer with a sum of the weights."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{store}", rank=int(rank), world_size=PROCESSES)
-    make_layer = {"nn.Dropout": nn.Dropout, "copy": nn.Identity}.get(layer) or load(folder).TailDropout
+    make_layer = {"nn.Dropout": nn.Dropout, "copy": nn.Identity}.get(name) or load(folder).TailDropout
     torch.manual_seed(0)
     size = int(width)
     net = nn.Sequential(nn.Linear(size, size), nn.ReLU(), make_layer(float(p)), nn.Linear(size, 10))
-    model = nn.parallel.DistributedDataParallel(net)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    parallel = nn.parallel.DistributedDataParallel(net)
+    optimizer = torch.optim.SGD(parallel.parameters(), lr=1e-3)
     torch.manual_seed(int(rank) + 1)
     x = torch.randn(int(rows), size)
     for _ in sys.stdin:
         optimizer.zero_grad()
-        model(x).square().mean().backward()
+        parallel(x).square().mean().backward()
         optimizer.step()
         print(sum(weight.detach().double().sum().item() for weight in net.parameters()), flush=True)
     torch.distributed.destroy_process_group()

@@ -1,0 +1,86 @@
+"""What cases are built of: the layer, its compiled form, threads, and the wait for a device."""
+
+import os
+import shlex
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from .case import DTYPES, ORIGINAL, Case, NotAvailable
+from .catalogue import CASES
+from .original import ThresholdDropout
+
+
+def feature(owner: object, name: str) -> Any:
+    """A public name of the package or of its layer, or NotAvailable on a version that lacks it."""
+    try:
+        return getattr(owner, name)
+    except AttributeError:
+        raise NotAvailable(f"{getattr(owner, '__name__', type(owner).__name__)} has no {name}") from None
+
+
+def build_layer(case: Case, package: ModuleType | None) -> torch.nn.Module:
+    """The case's layer alone; `package` may be None where the layer is one of torch's."""
+    if case.layer == "nn.Dropout":
+        return torch.nn.Dropout(case.p)
+    if case.layer == "copy":
+        return Copy() if case.model == "layer" else torch.nn.Identity()
+    if case.layer == ORIGINAL:
+        return ThresholdDropout(case.p, case.batch_dim, case.dropout_dim, case.shape, DTYPES[case.dtype])
+    if package is None:
+        raise NotAvailable("taildropout is not installed")
+    batch_dim = case.batch_dim if isinstance(case.batch_dim, int) else list(case.batch_dim)
+    layer: torch.nn.Module = feature(package, "TailDropout")(case.p, batch_dim, case.dropout_dim)
+    return layer
+
+
+class Copy(torch.nn.Module):
+    """`x.clone()`: the unit, since no dropout can write less than its output."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+
+def use_threads(case: Case) -> None:
+    """Set torch's threads to those of the case (None: all cores). Call it before timing if another case came between."""
+    wanted = case.threads or os.cpu_count() or 1
+    if torch.get_num_threads() != wanted:
+        torch.set_num_threads(wanted)
+
+
+def compiled(case: Case, module: torch.nn.Module) -> Callable[..., torch.Tensor]:
+    """The module as the case's mode wants it.
+
+    Shapes are static: otherwise the second shape that a process sees would be compiled for any shape, and the figure
+    would depend on what was measured before. One process may then hold many versions of the same code.
+    """
+    if case.mode == "eager":
+        return module
+    quote_library_path()
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * len(CASES))
+    call: Callable[..., torch.Tensor] = torch.compile(module, mode=case.mode, fullgraph=True, dynamic=False)
+    return call
+
+
+def quote_library_path() -> None:
+    """Let inductor link where the path of torch has a space in it: it quotes what it includes, not where it links."""
+    from torch.utils import cpp_extension
+
+    if " " in cpp_extension.TORCH_LIB_PATH and "'" not in cpp_extension.TORCH_LIB_PATH:
+        cpp_extension.TORCH_LIB_PATH = shlex.quote(cpp_extension.TORCH_LIB_PATH)
+
+
+def synchronise(case: Case) -> Callable[[], None] | None:
+    """What waits for the case's device to finish; None on the CPU, which is never ahead."""
+    return torch.cuda.synchronize if case.device == "cuda" else None
+
+
+def no_compiler(error: BaseException | None) -> bool:
+    """Whether inductor failed for want of a C++ compiler; it wraps that error in others."""
+    while error is not None:
+        if "InvalidCxxCompiler" in f"{type(error).__name__} {error}":
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,57 @@
+"""What a case is, and how one ends that cannot be measured or is wrong."""
+
+import sys
+from dataclasses import dataclass, replace
+
+import torch
+
+LAYERS = ("TailDropout", "nn.Dropout", "copy")
+ORIGINAL = "original"
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+
+# asv takes its own exception for "n/a, and no failure"; it is looked up, not imported, since asv need not be there.
+_asv_mark = sys.modules.get("asv_runner.benchmarks.mark")
+
+
+class NotAvailable(_asv_mark.SkipNotImplemented if _asv_mark else NotImplementedError):  # type: ignore[misc]
+    """This machine, or this version of the package, lacks what the case needs: its result is n/a."""
+
+
+class WrongResult(AssertionError):
+    """What the case computes is wrong, so that its time says nothing."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One benchmarked situation. `goal` holds the ratios to nn.Dropout and to copy that the design asks for."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "f32"
+    direction: str = "fwd"
+    layer: str = "TailDropout"
+    device: str = "cpu"
+    mode: str = "eager"
+    model: str = "layer"
+    p: float = 0.5
+    batch_dim: int | tuple[int, ...] = 0
+    dropout_dim: int = -1
+    threads: int | None = 1
+    quick: bool = False
+    goal: tuple[float | None, float | None] = (None, None)
+
+    def of(self, layer: str) -> "Case":
+        """The same situation with another of `LAYERS`, or with `ORIGINAL`."""
+        if layer not in (*LAYERS, ORIGINAL):
+            raise ValueError(f"layer={layer!r} is none of {(*LAYERS, ORIGINAL)}")
+        return replace(self, layer=layer)
+
+    @property
+    def n(self) -> int:
+        """Number of features."""
+        return self.shape[self.dropout_dim]
+
+    @property
+    def numel(self) -> int:
+        """Number of elements of the input."""
+        return torch.Size(self.shape).numel()

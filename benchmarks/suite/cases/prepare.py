@@ -1,0 +1,34 @@
+"""From a case to what is timed."""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from . import distributed, layer, model
+from .building import no_compiler, use_threads
+from .case import ORIGINAL, Case, NotAvailable
+
+
+def make(case: Case, package: ModuleType | None = None) -> Callable[[], Any]:
+    """Prepare `case` with the layer of `package`, warm it up (compiled cases compile here) and check what it computes.
+
+    Returns a callable without arguments that does the work once: it gives the output, for a layer's `train` the pair
+    of output and gradient, for a model the loss. On CUDA it does not wait for the device (`synchronise`).
+
+    Raises NotAvailable where machine or package lack what it needs, WrongResult where the result is wrong.
+    """
+    if case.device == "cuda" and not torch.cuda.is_available():
+        raise NotAvailable("this machine has no CUDA device")
+    if case.layer == ORIGINAL and (case.model != "layer" or case.direction == "set_k"):
+        raise NotAvailable("the original formulation is measured as a random layer alone")
+    use_threads(case)
+    torch.manual_seed(0)
+    maker = {"layer": layer.make, "ddp": distributed.make_ddp, "data_parallel": distributed.make_data_parallel}
+    try:
+        return maker.get(case.model, model.make)(case, package)
+    except Exception as error:
+        if no_compiler(error):
+            raise NotAvailable("this machine has no C++ compiler") from error
+        raise
