@@ -96,9 +96,12 @@ class TailMLP(nn.Sequential):
         return nn.Sequential(*self)[idx] if isinstance(idx, slice) else super().__getitem__(idx)
 
     def _worth_a_look(self, input: Tensor) -> bool:
-        """Whether the block is so large that a look at it, at some 10 µs, would not show."""
+        """Whether the block is so large that a look at it, at some 10 µs, would not show, and no trace is recorded."""
         first = self._modules.get("0")
-        return isinstance(first, nn.Linear) and isinstance(input, Tensor) and input.numel() * first.out_features >= _SMALL
+        if not (isinstance(first, nn.Linear) and isinstance(input, Tensor)):
+            return False
+        count = input.numel()
+        return type(count) is int and count * first.out_features >= _SMALL
 
     def _as_made(self) -> bool:
         """Whether the modules are those of the constructor, and nobody looks at what goes in and out of them."""

@@ -146,6 +146,23 @@ def test_a_trace_in_training_draws_for_every_batch(rows: int) -> None:
         assert abs(kept.mean() - 8) < 6 * 8 / 5000**0.5
 
 
+@pytest.mark.parametrize("k", [None, 100])
+def test_a_trace_of_a_block_holds_for_other_inputs(k: int | None) -> None:
+    """Eager code sorts samples by k, which a trace would keep for ever: it records the four modules."""
+    model = TailMLP(64, 256, 32, activation=nn.GELU(), p=0.5)
+    model[2].set_k(k)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        traced = torch.jit.trace(model, torch.randn(4096, 64), check_trace=False)
+    input = torch.randn(3000, 64)
+    if k is None:
+        differ = (traced(input) != traced(input)).any(1)
+        assert differ.double().mean() > 0.9  # two rows draw the same k once in 50 times or so
+    else:
+        torch.testing.assert_close(traced(input), model(input))
+
+
 @pytest.mark.parametrize("k", [None, 3])
 @pytest.mark.parametrize("rows", [3, 4096])
 def test_a_trace_in_evaluation_is_the_model(k: int | None, rows: int) -> None:

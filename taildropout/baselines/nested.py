@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from numbers import Integral, Real
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import constant_in_graphs
-from ..dims import check_dims, sample_shape
+from ..dims import check_dims, features_of, sample_shape
 from ..distribution import CensoredGeometric, check_p
 from ..functional import check_float, keep_first
 from ..tracing import node
@@ -155,10 +154,11 @@ class NestedDropout(nn.Module):
         if not isinstance(input, Tensor):
             return node(self, input)
         shape, feature = sample_shape(input.shape, self._batch_dims, self.dropout_dim)
-        if not self.training or input.numel() == 0:
+        count = input.numel()
+        if not self.training or (type(count) is int and count == 0):
             return input
         check_float(input)
-        n = operator.index(input.shape[feature])  # an int also where a compiler made it symbolic: the law belongs to one n
+        n = features_of(input, feature)
         thresholds = _thresholds(self.law, n, self.min_k, self.p, self.ratio, input.device)
         draw = torch.randint(_GRID, shape, device=input.device)
         return keep_first(input, torch.searchsorted(thresholds, draw, right=True), feature)
