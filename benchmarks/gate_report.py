@@ -1,4 +1,4 @@
-"""How the gate's findings are shown: a table, a line, Markdown, JUnit, and the JSON that keeps every round."""
+"""Show the gate's findings as a table, a line, Markdown and JUnit, and give its exit code."""
 
 import math
 from collections.abc import Iterable, Sequence

@@ -38,8 +38,8 @@ def scree(
 
     It gives what a loop over `layer.set_k(k)` gives with the model in evaluation mode, but runs what stands before the layer
     once for each batch, and what follows it for many widths at a time. Where a Linear takes the layer's output, its output at
-    every width is a running sum over features, in float32 at least and begun anew after 256 widths: so it is as exact as the
-    Linear itself, and much faster. All this is compared with the model as it is on the first batch, at three of
+    every width is a running sum over features, in float32 at least and begun anew after 32 widths: so it is as exact as the
+    Linear itself, and much faster. All this is compared with the model as it is on the first batch, at four of
     the widths; where samples depend on one another, or a connection goes around the layer, one width is computed at a time.
     `Scree.method` says what was done and why.
 
