@@ -85,9 +85,9 @@ def test_training_and_validation_share_no_module(model_of: ModuleType) -> None:
         assert not set(chosen["training"]) & set(chosen["validation"]), size
         assert len(set(chosen["training"])) == len(chosen["training"])
         lines = [set(model_of.source(chosen[part]).splitlines()) for part in ("training", "validation")]
-        # Five words or more: Pythons differ in their modules, and two modules may set the same attribute in the same words.
-        long = {line for line in lines[0] & lines[1] if len(line) >= 50 and len(line.split()) >= 5}
-        assert not long, "a sentence is in both"
+        long = {line for line in lines[0] & lines[1] if len(line) >= 50}
+        # An idiom, no sentence: Python 3.13 added it to modules on both sides.
+        assert not long - {"    __class_getitem__ = classmethod(types.GenericAlias)"}, "a sentence is in both"
 
 
 def test_a_module_that_is_not_there_is_named(model_of: ModuleType) -> None:
