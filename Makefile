@@ -24,7 +24,7 @@ setup:
 endif
 
 # The marker is written last, so that an interrupted installation is taken up again.
-$(VENV)/ready: constraints.txt pyproject.toml $(wildcard taildropout/_rows.c)
+$(VENV)/ready: constraints.txt pyproject.toml $(wildcard taildropout/selection/_rows.c)
 	@"$(BASE)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; name one: make $(MAKECMDGOALS) BASE=python3.12"; exit 2; }
 	@echo "==> making $(VENV) (about 2 GB with torch; a few minutes the first time)"

@@ -26,11 +26,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
-# Test files of the harness and the examples, which do not depend on the version of torch as the package does.
-NOT_OF_THE_PACKAGE = re.compile(
-    r"test_(alarm|baselines_suite|browser|calibrate|dashboard|events|examples|gate|history|language|matrix|nightly|overview|packaging"
-    r"|quality|readme|record|results|run|series|speed|suite|trace|trend|verdict|widths_suite)"
-)
+PACKAGE_TESTS = "tests/package"
 
 
 @dataclass
@@ -101,12 +97,6 @@ def source() -> str:
     return digest.hexdigest()[:16]
 
 
-def package_tests() -> list[str]:
-    """The test files of the package alone."""
-    files = sorted((ROOT / "tests").glob("test_*.py"))
-    return [f"tests/{path.name}" for path in files if not NOT_OF_THE_PACKAGE.match(path.name)]
-
-
 def make(*words: str) -> int:
     """Run `make`; return its exit code."""
     return subprocess.run(["make", "--no-print-directory", *words], cwd=ROOT, check=False).returncode
@@ -128,8 +118,8 @@ def run(name: str, program: str, torch: str, home: Path, package_only: bool) -> 
     ask = "import platform, torch; print(platform.python_version(), torch.__version__)"
     asked = subprocess.run([python, "-W", "ignore", "-c", ask], capture_output=True, text=True, check=True).stdout.split()
     report.unlink(missing_ok=True)
-    chosen = package_tests() if package_only else []
-    code = make("test", f"PYTHON={python}", f"REPORT={report}", f"ARGS={' '.join(chosen)}")
+    chosen = PACKAGE_TESTS if package_only else ""
+    code = make("test", f"PYTHON={python}", f"REPORT={report}", f"ARGS={chosen}")
     if not report.exists():
         raise SystemExit(f"{name}: the tests ended with exit code {code} and without a report")
     result = read(report, Result(name, asked[0], asked[1], package_only, here))
@@ -173,11 +163,7 @@ def main() -> int:
     parser.add_argument("--package", action="store_true", help="the tests of the package alone, without harness and examples")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table into a file, under a title")
     parser.add_argument("--home", type=Path, default=Path.home() / ".cache" / "taildropout-matrix", help="default: %(default)s")
-    parser.add_argument("--list", action="store_true", help="only list the files of the package's tests")
     asked = parser.parse_args()
-    if asked.list:
-        print("\n".join(package_tests()))
-        return 0
     programs = pythons()
     chosen = list(versions(programs))
     unknown = set(asked.only or ()) - {name for name, _, _ in chosen}

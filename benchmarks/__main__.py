@@ -25,7 +25,7 @@ def parser(chosen: str | None) -> argparse.ArgumentParser:
     for name, purpose in COMMANDS.items():
         command = commands.add_parser(name, help=purpose, formatter_class=argparse.RawDescriptionHelpFormatter)
         if name == chosen:
-            module = import_module(f"benchmarks.{name}")
+            module = import_module(f"benchmarks.commands.{name}")
             command.description = module.__doc__
             module.add_arguments(command)
             command.set_defaults(main=module.main)

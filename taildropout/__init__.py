@@ -4,15 +4,13 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from .curve import Scree
-from .dependencies import PruningError
 from .distribution import CensoredGeometric, get_scale_param, rate
 from .functional import keep_first, tail_dropout
 from .layer import TailDropout
 from .mlp import TailMLP
 from .models import at_k, replace_dropout
-from .pruning import prune
-from .widths import scree
+from .pruning import PruningError, prune
+from .widths import Scree, scree
 
 if TYPE_CHECKING:
     from . import baselines

@@ -7,7 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from . import __version__, selection
+from . import __version__
+from .selection import dispatch as selection
 
 SHAPE = (1024, 512)
 

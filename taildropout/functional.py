@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function
 
-from . import selection
 from ._torch import constant_in_graphs
 from .dims import Dims, check_dim, check_dims, check_tensor, features_of, from_0, sample_dims, sample_shape
 from .distribution import check_p, exponential, exponential_from_uniforms, rate
-from .jagged import Spread, is_jagged, on_components
-from .selection import select
-from .shards import is_sharded, on_shard
+from .selection import dispatch as selection
+from .selection.dispatch import select
+from .selection.dtensor import is_sharded, on_shard
+from .selection.jagged import Spread, is_jagged, on_components
 from .tracing import overridden
 
 

@@ -20,8 +20,8 @@ from ._torch import constant_in_graphs
 from .dims import check_dims, check_tensor, positions, sample_dims, sample_shape
 from .distribution import check_p, exponential_from_uniforms, rate
 from .functional import check_float, drop_jagged, drop_tail, keep_first, look_for_columns, tail_dropout
-from .jagged import Spread, is_jagged, on_components
-from .selection import select
+from .selection.dispatch import select
+from .selection.jagged import Spread, is_jagged, on_components
 from .tracing import in_model, node, overridden
 
 _MOST = 2**63 - 1  # what an int64 holds

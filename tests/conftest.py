@@ -71,7 +71,7 @@ def interpreted() -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
         package = load(Path(taildropout.__file__).parents[1], "taildropout_interpreted")
-        __import__("taildropout_interpreted.kernels")
+        __import__("taildropout_interpreted.selection.triton_kernel")
     yield package
     for name in [each for each in sys.modules if each.partition(".")[0] == "taildropout_interpreted"]:
         del sys.modules[name]
@@ -81,11 +81,11 @@ def interpreted() -> Iterator[ModuleType]:
 def place(request: pytest.FixtureRequest) -> SimpleNamespace:
     """A package whose kernel runs, its kernels, and the device on which they do."""
     if request.param == "cuda":
-        from taildropout import kernels
+        from taildropout.selection import triton_kernel as kernels
 
         return SimpleNamespace(package=taildropout, kernels=kernels, device="cuda")
     package = request.getfixturevalue("interpreted")
-    return SimpleNamespace(package=package, kernels=package.kernels, device="cpu")
+    return SimpleNamespace(package=package, kernels=package.selection.triton_kernel, device="cpu")
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def launches(place: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> list[st
         made.append("in place" if input is output else "new")
         launch(input, output, *rest)
 
-    selection = place.package.selection
+    selection = place.package.selection.dispatch
     assert selection._kernels_on(torch.empty(0, device=place.device).device) is place.kernels
     monkeypatch.setattr(selection, "_on_gpu", lambda tensor: True)
     monkeypatch.setattr(selection, "FUSED_FROM", 1)

@@ -15,11 +15,13 @@ from packaging.version import Version
 
 import taildropout
 from taildropout import __main__ as about
-from taildropout import selection
+from taildropout.selection import dispatch as selection
 
 ROOT = Path(__file__).parents[1]
 # The wheel's tests run in a copy without the package's source.
-WHOLE = pytest.mark.skipif(not (ROOT / "taildropout" / "_rows.c").exists(), reason="the package's source is not here")
+WHOLE = pytest.mark.skipif(
+    not (ROOT / "taildropout" / "selection" / "_rows.c").exists(), reason="the package's source is not here"
+)
 GIT = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="there is no git history here")
 COMPILER = pytest.mark.skipif(not shutil.which("cc") and not shutil.which("gcc"), reason="needs a C compiler")
 
@@ -72,7 +74,7 @@ def test_the_sdist_holds_all_that_git_holds(tmp_path: Path) -> None:
 def test_a_wheel_with_the_c_part_is_for_one_platform(source: Path) -> None:
     made = wheel(source)
     assert re.search(r"-cp311-abi3-(?!any)\w+\.whl$", str(made.filename))
-    assert "taildropout/_rows.abi3.so" in made.namelist()
+    assert "taildropout/selection/_rows.abi3.so" in made.namelist()
 
 
 @WHOLE

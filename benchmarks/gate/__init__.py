@@ -1,0 +1,1 @@
+"""The regression gate: is one version slower than another?"""

@@ -1,0 +1,138 @@
+"""Show the gate's findings as a table, a line, Markdown and JUnit, and give its exit code."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+from xml.etree import ElementTree
+
+from rich.table import Table
+from rich.text import Text
+
+from ..results.tables import duration
+from .rule import FAILED, IMPROVED, INCOMPARABLE, PASS, REGRESSED, UNSTABLE, Estimate
+
+HEADINGS = ("case", "signal", "base", "head", "change", "interval", "verdict", "note")
+WORST_FIRST = (REGRESSED, FAILED, UNSTABLE, INCOMPARABLE, IMPROVED, PASS)
+COLOURS = {REGRESSED: "red", FAILED: "red", UNSTABLE: "yellow", INCOMPARABLE: "yellow", IMPROVED: "green", PASS: ""}
+EXIT = {PASS: 0, IMPROVED: 0, REGRESSED: 1, FAILED: 2, UNSTABLE: 3}
+MEANING = {
+    PASS: "no slowdown beyond the threshold",
+    IMPROVED: "nothing is slower, something is faster",
+    REGRESSED: "head is slower",
+    FAILED: "not everything could be measured",
+    UNSTABLE: "too much noise, or too little time, for a verdict: not a pass",
+    INCOMPARABLE: "nothing could be compared",
+}
+NOTE = (
+    "change: head over base, minus 1, worst first; the interval is that of 95 % over processes. ~: no difference is shown. "
+    "base and head: medians of the processes' medians."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One signal of one case."""
+
+    case: str
+    signal: str
+    verdict: str
+    base: float | None = None
+    head: float | None = None
+    change: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    processes: int | None = None
+    note: str = ""
+
+    @classmethod
+    def of(cls, case: str, signal: str, verdict: str, found: Estimate | None, **more: Any) -> "Row":
+        """A row with an estimate's figures."""
+        figures = {} if found is None else asdict(found)
+        return cls(case, signal, verdict, **figures, **more)
+
+    def cells(self) -> tuple[str, ...]:
+        """What stands under `HEADINGS`."""
+        written = duration if self.signal == "time" else "{:,.0f}".format
+        sides = ["" if value is None else written(value) for value in (self.base, self.head)]
+        shown = self.low is None or self.high is None or not self.low <= 0 <= self.high
+        change = "" if self.change is None else f"{self.change:+.2%}{'' if shown else ' ~'}"
+        interval = "" if self.low is None or self.high is None else f"{self.low:+.2%} … {self.high:+.2%}"
+        return (self.case, self.signal, *sides, change, interval, self.verdict, self.note)
+
+
+def ordered(rows: Iterable[Row]) -> list[Row]:
+    """Worst first: by verdict, then by change."""
+    return sorted(rows, key=lambda row: (WORST_FIRST.index(row.verdict), -(row.change or 0.0), row.case))
+
+
+def overall(rows: Sequence[Row]) -> str:
+    """The verdict on all: the worst there is. What base lacks cannot be compared and does no harm beside what can."""
+    verdicts = {row.verdict for row in rows}
+    for verdict in (REGRESSED, FAILED, UNSTABLE, IMPROVED, PASS):
+        if verdict in verdicts:
+            return verdict
+    return INCOMPARABLE
+
+
+def exit_code(rows: Sequence[Row]) -> int:
+    """0 pass, 1 regressed, 2 could not measure, 3 unstable."""
+    return EXIT.get(overall(rows), 2)
+
+
+def geometric_mean(rows: Iterable[Row], signal: str) -> float | None:
+    """The mean change of a signal over cases, minus 1."""
+    logs = [math.log1p(row.change) for row in rows if row.signal == signal and row.change is not None and row.change > -1]
+    return math.expm1(sum(logs) / len(logs)) if logs else None
+
+
+def line(rows: Sequence[Row], base: str, head: str) -> str:
+    """The verdict in one line."""
+    verdict = overall(rows)
+    worst = [f"{row.case} {row.signal} {row.change:+.1%}" for row in ordered(rows) if row.verdict == verdict and row.change]
+    named = f": {', '.join(worst[:3])}" if verdict in (REGRESSED, UNSTABLE, IMPROVED) and worst else ""
+    compared = sum(row.change is not None for row in rows)
+    return f"{verdict}: {MEANING[verdict]}{named}. {head} against {base}, {compared} figures compared."
+
+
+def lines_of(rows: Sequence[Row]) -> list[tuple[Row | None, tuple[str, ...]]]:
+    """The table's lines, the mean of each signal below."""
+    lines: list[tuple[Row | None, tuple[str, ...]]] = [(row, row.cells()) for row in ordered(rows)]
+    for signal in ("time", "instructions"):
+        mean = geometric_mean(rows, signal)
+        if mean is not None:
+            lines.append((None, ("geometric mean", signal, "", "", f"{mean:+.2%}", "", "", "")))
+    return lines
+
+
+def render(rows: Sequence[Row], title: str) -> Table:
+    """The table for a terminal."""
+    table = Table(title=title, caption=Text(NOTE), caption_justify="left")
+    for number, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="right" if 2 <= number <= 5 else "left", no_wrap=number < 7)
+    for row, cells in lines_of(rows):
+        table.add_row(*map(Text, cells), style=COLOURS[row.verdict] if row else "bold")
+    return table
+
+
+def markdown(rows: Sequence[Row], title: str, verdict: str) -> str:
+    """The same in Markdown."""
+    lines = [f"### {title}", "", f"**{verdict}**", "", "| " + " | ".join(HEADINGS) + " |"]
+    lines.append("| --- | --- |" + " ---: |" * 4 + " --- | --- |")
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for _, cells in lines_of(rows)]
+    return "\n".join([*lines, "", NOTE, ""])
+
+
+def junit(rows: Sequence[Row], title: str) -> str:
+    """A test per case and signal: what regressed is a failure, what could not be judged an error."""
+    failures = sum(row.verdict == REGRESSED for row in rows)
+    errors = sum(row.verdict in (FAILED, UNSTABLE) for row in rows)
+    attributes = {"name": title, "tests": str(len(rows)), "failures": str(failures), "errors": str(errors)}
+    suite = ElementTree.Element("testsuite", attributes)
+    for row in ordered(rows):
+        case = ElementTree.SubElement(suite, "testcase", {"classname": f"gate.{row.signal}", "name": row.case})
+        kind = {REGRESSED: "failure", FAILED: "error", UNSTABLE: "error", INCOMPARABLE: "skipped"}.get(row.verdict)
+        if kind:
+            ElementTree.SubElement(case, kind, {"message": " ".join((row.verdict, *row.cells()[4:6], row.note)).strip()})
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"

@@ -1,0 +1,1 @@
+"""The unattended night: measure, judge, test the law, publish, report."""

@@ -1,0 +1,1 @@
+"""Profiler traces, and what their events add up to."""

@@ -1,0 +1,1 @@
+"""What was measured: asv's stored files, series, records, tables, change points."""

@@ -1,0 +1,1 @@
+"""Git, files, the machine and process groups: the only place for each."""

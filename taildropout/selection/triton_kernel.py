@@ -1,0 +1,185 @@
+"""keep_first on a GPU in one launch: a Triton kernel that reads what stays and writes the result.
+
+A row is a run of memory that holds the features of one place, each of `unit` elements; of row r the first k[r] · unit elements
+stay. The tail is not read, but for the rest of the 16 bytes in which k lies, and not multiplied. Bits are moved, not numbers.
+Operators bear the package's import name, so that two versions can be loaded in one process.
+
+Importing this module needs Triton; `selection` imports it when the first large tensor on a GPU asks for it.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.library import triton_op, wrap_triton
+from triton.runtime.jit import JITFunction
+
+from .._torch import dispatch_modes
+from ..dims import Layout, positions, row_layout
+
+# What one program moves, and what one of its 128 threads loads at a time.
+TILE_BYTES, VECTOR_BYTES = 8192, 16
+
+_NAMESPACE = __name__.rpartition(".")[0].replace(".", "_")
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _keep_rows(
+    input: tl.tensor,
+    output: tl.tensor,
+    k: tl.tensor,
+    rows: tl.tensor,
+    width: tl.tensor,
+    n: tl.tensor,
+    unit: tl.tensor,
+    share: tl.tensor,
+    count: tl.tensor,
+    INPLACE: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+    VECTOR: tl.constexpr,
+) -> None:
+    """A tile of ROWS rows and COLS columns. Row r has the k at (r // share) % count; `width` is n · unit elements.
+
+    Places in memory are 64-bit, columns only where rows are that long.
+    """
+    tile = tl.program_id(0)
+    across = (width - 1) // COLS + 1  # width may be all that an int32 holds
+    row = (tile // across).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    start = tile % across * COLS
+    col = tl.arange(0, COLS)
+    inside = row < rows
+    drawn = tl.load(k + (row // share) % count, mask=inside, other=0).to(tl.float64)
+    features = tl.where(drawn >= n, n, tl.where(drawn > 0, drawn, 0.0)).to(tl.int64)  # none for NaN
+    kept = tl.minimum(tl.maximum(features * unit - start, 0), COLS).to(tl.int32)[:, None]
+    # Whole vectors are loaded and stored, which takes masks that the compiler knows to change between vectors only.
+    whole = kept // VECTOR * VECTOR
+    begun = (kept + VECTOR - 1) // VECTOR * VECTOR
+    col = col[None, :]
+    written = inside[:, None] & (col < width - start)
+    read = written & (col < begun)
+    if INPLACE:  # what stays is there already
+        read = read & (col >= whole)
+        written = written & (col >= whole)
+    place = (row * width + start)[:, None] + col
+    value = tl.load(input + place, mask=read, other=0)
+    tl.store(output + place, tl.where(col < kept, value, 0), mask=written)
+
+
+def layout(input: Tensor, k: Tensor, feature: int) -> Layout | None:
+    """Rows in which the kernel can go through `input`, or None where it is plain torch's.
+
+    The input has to be dense, in any order of dims (contiguous, channels last, transposed …), and k must not vary along a dim
+    that lies within a row.
+    """
+    return row_layout(input.shape, input.stride(), k.shape, feature)
+
+
+def launch(input: Tensor, output: Tensor, k: Tensor, feature: int, rows: Layout, kernel: Any = None) -> None:
+    """Write keep_first of `input` into `output`, which has its shape and strides and may be it."""
+    n, unit = operator.index(input.size(feature)), operator.index(rows.unit)
+    k, share, count = _per_row(k, rows)
+    inplace = input is output
+    if input.element_size() == 16:  # complex128: two numbers, each with bits of its own
+        input, output, unit = torch.view_as_real(input), torch.view_as_real(output), 2 * unit
+    size = input.element_size()
+    input, output = input.view(_BITS[size]), output.view(_BITS[size])
+    width = n * unit
+    across = min(1 << max(0, width - 1).bit_length(), TILE_BYTES // size)
+    if input.device.type == "cpu" and isinstance(_keep_rows, JITFunction) and type(input) is Tensor and not dispatch_modes():
+        raise ValueError("input is on the CPU, and this is a kernel for GPUs; call taildropout.keep_first, which takes either")
+    down = TILE_BYTES // size // across
+    total = math.prod(rows.per_row)
+    grid = (triton.cdiv(total, down) * triton.cdiv(width, across),)
+    with torch.cuda.device_of(input):  # type: ignore[no-untyped-call]  # Triton launches on the current device
+        (kernel or _keep_rows)[grid](
+            input, output, k, total, width, n, unit, share, count, inplace, down, across, VECTOR_BYTES // size
+        )
+
+
+def _per_row(k: Tensor, rows: Layout) -> tuple[Tensor, int, int]:
+    """k in the order of memory, how many neighbouring rows share a value, and after how many values it starts again."""
+    if k.dim() == 0:
+        return k, 1, 1
+    k = k.permute(rows.order)
+    varying = [at for at, size in enumerate(k.shape) if size != 1]
+    if not varying:
+        return k, 1, 1
+    first, last = varying[0], varying[-1] + 1
+    if k.shape[first:last] == tuple(rows.per_row[first:last]):
+        return k.contiguous(), math.prod(rows.per_row[last:]), k.numel()
+    # Two dims with a k of their own and one without between them: a value for every row.
+    return k.expand(rows.per_row).contiguous(), 1, math.prod(rows.per_row)
+
+
+def _plain(input: Tensor, k: Tensor, feature: int) -> Tensor:
+    kept = positions(input.size(feature), feature, input.dim(), input.device) <= k
+    return torch.where(kept, input, input.new_zeros(()))
+
+
+def _traceable() -> Any:
+    """The kernel as compilers see it; Triton's interpreter is for running alone."""
+    return wrap_triton(_keep_rows) if isinstance(_keep_rows, JITFunction) else _keep_rows
+
+
+@triton_op(f"{_NAMESPACE}::keep_first", mutates_args=())
+def keep_first(input: Tensor, k: Tensor, dim: int = -1) -> Tensor:
+    """Keep the first `k` features and set the others to 0, in one launch forward and one backward.
+
+    Args:
+        input: any tensor with at least one dim; where `layout` finds no rows, plain torch does it.
+        k: 0-d, or with the input's dims, size 1 at `dim` and elsewhere 1 or the input's size. NaN keeps none.
+        dim: the dim of features.
+
+    Returns:
+        A new tensor of the input's shape, dtype and strides. Only k is saved for backward.
+    """
+    feature = dim % input.dim()
+    rows = layout(input, k, feature)
+    if rows is None or input.numel() == 0:
+        return _plain(input, k, feature)
+    output = torch.empty_like(input)
+    launch(input, output, k, feature, rows, _traceable())
+    return output
+
+
+@keep_first.register_fake  # type: ignore[untyped-decorator]
+def _fake(input: Tensor, k: Tensor, dim: int = -1) -> Tensor:
+    feature = dim % input.dim()
+    return _plain(input, k, feature) if layout(input, k, feature) is None else torch.empty_like(input)
+
+
+@triton_op(f"{_NAMESPACE}::keep_first_", mutates_args={"input"})
+def keep_first_(input: Tensor, k: Tensor, dim: int = -1) -> None:
+    """`keep_first` in place, which reads and writes the tail alone. Without autograd."""
+    feature = dim % input.dim()
+    rows = layout(input, k, feature)
+    if rows is None or input.numel() == 0:
+        input.copy_(_plain(input, k, feature))
+    else:
+        launch(input, input, k, feature, rows, _traceable())
+
+
+@keep_first_.register_fake  # type: ignore[untyped-decorator]
+def _fake_in_place(input: Tensor, k: Tensor, dim: int = -1) -> None:
+    pass
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+    _, k, ctx.dim = inputs
+    ctx.save_for_backward(k)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    (k,) = ctx.saved_tensors
+    return keep_first(grad, k, ctx.dim), None, None
+
+
+keep_first.register_autograd(_backward, setup_context=_save)

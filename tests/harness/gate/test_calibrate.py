@@ -1,0 +1,171 @@
+"""The gate's record: trials add up, rates carry intervals, replays show what was planted, a broken record is kept."""
+
+import json
+import math
+import random
+
+import pytest
+
+from benchmarks import ROOT
+from benchmarks.__main__ import main
+from benchmarks.commands import calibrate
+from benchmarks.gate import error_rates
+from benchmarks.gate import injection as planted
+from benchmarks.gate import other_rules as rivals
+from benchmarks.gate import stored as gate_record
+from benchmarks.gate.rule import IMPROVED, LOOKS, PASS, REGRESSED, UNSTABLE
+from benchmarks.results import tables as table
+
+CASES = list(calibrate.TIME)
+
+
+def trial(kind, chance, change=0.0, verdict=PASS):
+    """A trial as it is recorded, its processes normal around a change."""
+    logs = [[round(math.log1p(change) + chance.gauss(0, 0.006), 5) for _ in range(LOOKS[0])] for _ in CASES]
+    cases = {
+        case: {"verdict": verdict, "logs": each, "flags": {"asv": verdict == REGRESSED, "t-test": True}}
+        for case, each in zip(CASES, logs, strict=True)
+    }
+    return {
+        "kind": kind,
+        "asked": kind,
+        "commit": "0" * 40,
+        "date": "2026-01-01",
+        "seconds": 8.0,
+        "foreign": 0.01,
+        "cases": cases,
+    }
+
+
+@pytest.fixture
+def record():
+    chance = random.Random(1)
+    trials = [trial("same", chance) for _ in range(18)] + [trial("same", chance, verdict=UNSTABLE)]
+    trials += [trial("slower", chance, 0.05, REGRESSED) for _ in range(5)] + [trial("busy same", chance)]
+    instructions = {case: {"verdict": REGRESSED, "change": 0.01, "twin": 0.0002} for case in calibrate.INSTRUCTIONS}
+    trials.append({**trial("instructions slower", chance), "cases": instructions})
+    plan = {"time": calibrate.TIME, "instructions": calibrate.INSTRUCTIONS, "digest": "0"}
+    return {"version": 1, "trials": trials, "instructions": {"128x256-f32-train": [0.0002]}, "planted": plan}
+
+
+def found(rows, **wanted):
+    """The only row that holds all that is wanted."""
+    (row,) = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+    return row
+
+
+def test_rates_count_trials_and_replay_their_processes(record, monkeypatch):
+    monkeypatch.setattr(error_rates, "EFFECTS", (0.0, 0.01, 0.05, -0.05))
+    rows = [row for row in error_rates.evaluate(record | {"trials": record["trials"]}) if row["source"] == "live"]
+    same = found(rows, rule="gate", signal="time", machine="quiet", effect=0.0)
+    assert (same["trials"], same["regressed"], same["unstable"]) == (19, 0, 1)
+    slower = found(rows, rule="gate", machine="quiet", effect=0.05, case=f"{CASES[0]} (python)")
+    assert (slower["trials"], slower["regressed"]) == (5, 5)
+    assert slower["seen"] == pytest.approx(0.05, abs=0.01)
+    assert found(rows, rule="t-test", machine="quiet", effect=0.0)["regressed"] == 19 * len(CASES)
+    assert found(rows, rule="asv", machine="quiet", effect=0.0)["regressed"] == 0
+    assert found(rows, machine="busy", rule="gate")["trials"] == 1
+    assert found(rows, signal="instructions", case="1024x512-f32-train (python)")["seen"] == 0.01
+    processes = error_rates.pool(record)
+    assert len(processes) == 19 * LOOKS[0]
+    replayed = [error_rates.replayed(processes, effect, times=40) for effect in (0.0, 0.05, -0.05)]
+    assert [(row["regressed"], row["improved"]) for row in replayed] == [(0, 0), (40, 0), (0, 40)]
+
+
+def test_the_first_number_is_the_smallest_slowdown_that_is_surely_caught():
+    def row(effect, regressed):
+        return {"source": "replayed", "effect": effect, "regressed": regressed, "trials": 1000}
+
+    rows = [row(0.0, 1000), row(-0.05, 1000), row(0.03, 955), row(0.04, 985), row(0.05, 1000)]
+    assert error_rates.smallest_caught(rows) == 0.04  # 955 of 1000 may be less than 95 %
+    assert error_rates.smallest_caught([]) is None
+    assert error_rates.rate(0, 299) == "0.0% [0.0%, 1.0%]"
+
+
+def test_the_table_of_rates_leads_with_that_number(record, monkeypatch, tmp_path):
+    monkeypatch.setattr(gate_record, "FOLDER", tmp_path)
+    with pytest.raises(ValueError, match="never calibrated"):
+        table.gate()
+    monkeypatch.setattr(error_rates, "REPLAYS", 300)
+    monkeypatch.setattr(error_rates, "EFFECTS", (0.0, 0.05))
+    record["rates"] = error_rates.evaluate(record)
+    gate_record.store(record, tmp_path / "some-cpu.json")
+    text = table.gate()
+    assert text.startswith("**some-cpu**\n\nThe smallest slowdown caught at least 95 % of the time: **5%** (replayed).")
+    assert "| gate | time | +5% | one of them | quiet, replayed | 300 | 100.0% [99.0%, 100.0%] |" in text
+
+
+def test_a_record_is_read_back_as_it_was_stored(record, tmp_path):
+    file = tmp_path / "gate" / "some-cpu.json"
+    assert gate_record.load(file) == {"version": 1, "trials": [], "instructions": {}}
+    gate_record.store(record, file)
+    assert gate_record.load(file) == json.loads(json.dumps(record))
+    assert len(file.read_text().splitlines()) > len(record["trials"])  # a trial a line: readable differences
+    file.write_text("{")
+    with pytest.raises(ValueError, match=r"some-cpu\.json is no JSON .*take it back from git"):
+        gate_record.load(file)
+    file.write_text('{"version": 9}')
+    with pytest.raises(ValueError, match="version 9"):
+        gate_record.load(file)
+
+
+def test_trials_are_neither_replaced_nor_lost(record, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "machine.json"
+    monkeypatch.setattr(gate_record, "path", lambda: file)
+    gate_record.store(record, file)
+    assert main(["calibrate"]) == 2
+    assert "add to them with --resume" in capsys.readouterr().err
+    monkeypatch.setattr(error_rates, "EFFECTS", ())
+    assert main(["calibrate", "--resume", "--hours", "0"]) == 0
+    assert "Not known yet" in capsys.readouterr().out
+    assert gate_record.load(file)["trials"] == json.loads(json.dumps(record["trials"]))
+    file.write_text("{")
+    assert main(["calibrate", "--resume"]) == 2
+    assert file.read_text() == "{"
+
+
+def test_the_kind_that_lags_most_is_next(record, monkeypatch):
+    monkeypatch.setattr(calibrate, "counter", lambda: None)
+    assert calibrate.next_kind({"trials": []}) == "same"
+    assert calibrate.next_kind(record) == "busy slower"
+    record["trials"] += [{"asked": "busy slower"}] * 15
+    assert calibrate.next_kind(record) == "busy same"
+    monkeypatch.setattr(calibrate, "counter", lambda: "callgrind")
+    assert calibrate.next_kind(record) == "instructions same"
+
+
+def test_other_processes_are_seen():
+    with calibrate.competitors(True), calibrate.watched() as seen:
+        sum(range(20_000_000))
+    assert seen["foreign"] > 0.2
+
+
+@pytest.mark.parametrize(("slower", "expected"), [(1.0, (False, False)), (1.1, (True, True)), (1.01, (False, False))])
+def test_other_rules_judge_the_same_rounds(slower, expected):
+    chance = random.Random(2)
+
+    def process(drift):
+        base = [drift * chance.gauss(1, 0.02) for _ in range(100)]
+        return {"base": base, "head": [slower * drift * chance.gauss(1, 0.02) for _ in range(100)]}
+
+    flags = rivals.flags([process(1.0), process(1.0)])
+    assert (flags["asv"], flags["t-test"]) == expected
+    assert rivals.flags([process(1.0), process(1.2)])["asv"]  # a process that is slower as a whole: a false alarm
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="versions come from git, and this is a copy without it")
+def test_real_trials_are_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(calibrate, "TIME", {"8x16-f32-fwd": ("python", 0.5)})
+    monkeypatch.setattr(calibrate, "WANTED", {"same": 1, "slower": 1})
+    monkeypatch.setattr(calibrate, "counter", lambda: None)
+    monkeypatch.setattr(planted, "TUNING_STEPS", 2)
+    monkeypatch.setattr(gate_record, "path", lambda: tmp_path / "machine.json")
+    ticks = iter([0.0] * 3 + [1e9] * 9)
+    monkeypatch.setattr(calibrate, "QUIET", 9.0)
+    monkeypatch.setattr(calibrate, "out_of_time", lambda end: next(ticks) > 0)
+    assert main(["calibrate", "--hours", "1"]) == 0
+    trials = gate_record.load(tmp_path / "machine.json")["trials"]
+    assert [each["kind"] for each in trials] == ["same", "slower", "same"]
+    assert trials[1]["cases"]["8x16-f32-fwd"]["verdict"] == REGRESSED
+    assert trials[0]["cases"]["8x16-f32-fwd"]["verdict"] not in (REGRESSED, IMPROVED)

@@ -1,0 +1,194 @@
+"""The gate's rule: its intervals hold the truth as often as they say, and it errs no more often than declared."""
+
+import json
+import math
+import random
+import statistics
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from benchmarks.gate import error_rates
+from benchmarks.gate import rule as verdict
+from benchmarks.gate.rule import ALPHA, FAILED, IMPROVED, LOOKS, PASS, REGRESSED, THRESHOLD, UNSTABLE, decide, estimate, holm
+
+CASES = "8x16-f32-train", "1024x512-f32-train"  # whose rounds are recorded
+
+
+def processes(effects, deviation=0.007, seed=0, heavy=False):
+    """A source of processes: normal, or with one in ten spread five times as wide, around the logarithm of each effect."""
+    chance = random.Random(seed)
+
+    def one(effect):
+        wide = 5 if heavy and chance.random() < 0.1 else 1
+        return math.log1p(effect) + chance.gauss(0, deviation * wide)
+
+    return lambda names, count: {name: [one(effects[name]) for _ in range(count)] for name in names}
+
+
+def test_an_interval_is_that_of_scipy():
+    chance = random.Random(1)
+    sample = [chance.gauss(0.02, 0.01) for _ in range(7)]
+    found, test = estimate(sample), stats.ttest_1samp(sample, 0)
+    low, high = test.confidence_interval(0.95)
+    assert found.p == pytest.approx(float(test.pvalue), rel=1e-12)
+    assert math.log1p(found.low) == pytest.approx(low)
+    assert math.log1p(found.high) == pytest.approx(high)
+    assert found.change == pytest.approx(math.expm1(statistics.fmean(sample)))
+
+
+@pytest.mark.parametrize("size", LOOKS)
+def test_an_interval_holds_the_truth_as_often_as_it_says(size):
+    """4000 samples: beyond 4 standard errors of a binomial, 6e-5."""
+    trials, chance = 4000, random.Random(size)
+    held = 0
+    for _ in range(trials):
+        found = estimate([0.03 + chance.gauss(0, 0.01) for _ in range(size)])
+        held += found.low <= math.expm1(0.03) <= found.high
+    assert abs(held / trials - verdict.CONFIDENCE) < 4 * math.sqrt(0.05 * 0.95 / trials)
+
+
+def test_processes_that_agree_exactly_leave_no_doubt():
+    assert estimate([0.1] * 6).p == 0
+    assert estimate([0.0] * 6).p == 1
+    with pytest.raises(ValueError, match="1 process"):
+        estimate([0.1])
+
+
+def test_holm_multiplies_the_smallest_by_all_and_never_falls():
+    assert holm({"a": 0.01, "b": 0.02, "c": 0.5}) == pytest.approx({"a": 0.03, "b": 0.04, "c": 0.5})
+    assert holm({"a": 0.4, "b": 0.4, "c": 0.01}) == pytest.approx({"a": 0.8, "b": 0.8, "c": 0.03})
+    assert holm({}) == {}
+
+
+def test_equal_versions_are_suspected_no_more_often_than_declared(monkeypatch):
+    """The first batch alone, any of 5 cases: at most the 1 % that is spent; 2000 trials, 5 standard errors (3e-7)."""
+    suspected = []
+    monkeypatch.setattr(verdict, "confirm", lambda first, draw, threshold: suspected.append(bool(first)) or {})
+    effects, trials = dict.fromkeys("abcde", 0.0), 2000
+    for seed in range(trials):
+        decide(list(effects), processes(effects, 0.03, seed), threshold=1e-9)  # so that the threshold hides no alarm
+    assert 0 < sum(suspected) / trials < sum(ALPHA) + 5 * math.sqrt(sum(ALPHA) / trials)
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+def test_of_equal_versions_none_is_called_slower_and_twice_the_threshold_is_found(heavy):
+    """False alarms need two batches to err; misses of +5 % at .7 % noise are rarer than 1 in 100 (200 trials)."""
+    effects = {"same": 0.0, "slower": 2 * THRESHOLD, "faster": -2 * THRESHOLD}
+    found = [decide(list(effects), processes(effects, seed=seed, heavy=heavy)) for seed in range(200)]
+    assert not any(each["same"].verdict in (REGRESSED, IMPROVED) for each in found)
+    assert sum(each["slower"].verdict == REGRESSED for each in found) >= 195
+    assert sum(each["faster"].verdict == IMPROVED for each in found) >= 195
+
+
+def test_noise_beyond_the_threshold_is_never_a_pass():
+    effects = dict.fromkeys("abc", 0.0)
+    for seed in range(50):
+        found = decide(list(effects), processes(effects, deviation=0.3, seed=seed))
+        assert {each.verdict for each in found.values()} == {UNSTABLE}
+
+
+def test_a_clear_case_ends_at_the_first_look_and_others_go_on():
+    asked = []
+    sources = {"quiet": processes({"quiet": 0.0}, 0.002), "noisy": processes({"noisy": 0.0}, 0.3)}
+
+    def draw(names, count):
+        asked.append((tuple(names), count))
+        return {name: sources[name]([name], count)[name] for name in names}
+
+    found = decide(["quiet", "noisy"], draw)
+    assert asked == [(("quiet", "noisy"), 6), (("noisy",), 6), (("noisy",), 12)]
+    assert found["quiet"].estimate.processes == 6
+    assert (found["quiet"].verdict, found["noisy"].verdict) == (PASS, UNSTABLE)
+
+
+def batches(*values):
+    """Batches whose processes see almost the given changes."""
+    left = list(values)
+
+    def draw(names, count):
+        change = left.pop(0)
+        return {name: [math.log1p(change) + 1e-4 * (i % 3) for i in range(count)] for name in names}
+
+    return draw
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (0.06, 0.06, REGRESSED),
+        (-0.06, -0.06, IMPROVED),
+        (0.06, 0.001, PASS),  # the second batch is independent, and shows nothing
+        (0.06, -0.06, UNSTABLE),
+        (0.02, None, PASS),  # below the threshold, however sure
+    ],
+)
+def test_a_suspicion_needs_a_second_batch_that_agrees(first, second, expected):
+    assert decide(["a"], batches(first, second))["a"].verdict == expected
+
+
+def test_time_that_runs_out_is_no_pass():
+    assert decide(["a"], lambda names, count: None)["a"] == verdict.Decision(UNSTABLE, note="no time for more processes")
+    first, times = batches(0.06), iter((True, False))
+    found = decide(["a"], lambda names, count: first(names, count) if next(times) else None)["a"]
+    assert (found.verdict, found.note) == (UNSTABLE, "no time for the second batch")
+
+
+def test_a_case_that_breaks_off_fails_and_the_others_are_judged():
+    def draw(names, count):
+        return {"good": [0.001 * (-1) ** i for i in range(count)], "bad": [0.0] * (count - 1)}
+
+    found = decide(["good", "bad"], draw)
+    assert found["bad"].verdict == FAILED
+    assert "5 of 6" in found["bad"].note
+    assert found["good"].verdict == PASS
+
+
+def test_what_one_process_saw_is_the_median_of_its_pairs():
+    base, head = [1.0, 2.0, 4.0], [1.1, 2.0, 8.0]
+    assert verdict.log_ratio(base, head) == pytest.approx(math.log(1.1))
+    with pytest.raises(ValueError, match="longer"):
+        verdict.log_ratio(base, head[:2])
+
+
+@pytest.mark.parametrize(
+    ("events", "trials", "low", "high"), [(0, 299, 0, 0.00997), (1, 473, 0.0001, 0.00999), (59, 59, 0.9505, 1)]
+)
+def test_rates_have_the_bounds_of_clopper_and_pearson(events, trials, low, high):
+    found = error_rates.interval(events, trials)
+    assert found == pytest.approx((low, high), abs=2e-5)
+    exact = stats.binomtest(events, trials).proportion_ci(0.9, "exact")
+    assert found == pytest.approx((exact.low, exact.high))
+
+
+def test_replayed_processes_show_what_was_planted():
+    chance = random.Random(3)
+    pool = [{name: chance.gauss(0, 0.006) for name in "abc"} for _ in range(120)]
+    found = [error_rates.replayed(pool, effect, times=60) for effect in (0.0, 0.05, -0.05, 0.2)]
+    assert [(row["regressed"], row["improved"]) for row in found] == [(0, 0), (60, 0), (0, 60), (60, 0)]
+
+
+def rounds(factor, seed):
+    """Processes and rounds drawn with replacement from recorded ones of two equal versions, head's times by a factor."""
+    chance = random.Random(seed)
+    recorded = json.loads((Path(__file__).parent / "rounds.json").read_text())
+
+    def one(case):
+        process = chance.choice(recorded)[case]
+        drawn = chance.choices(list(zip(process["base"], process["head"], strict=True)), k=len(process["base"]))
+        return verdict.log_ratio([base for base, _ in drawn], [factor * head for _, head in drawn])
+
+    return lambda names, count: {case: [one(case) for _ in range(count)] for case in names}
+
+
+@pytest.mark.parametrize(
+    ("factor", "expected", "least"),
+    [(1.0, PASS, 60), (1.01, PASS, 57), (1.05, REGRESSED, 57), (1.2, REGRESSED, 60), (0.95, IMPROVED, 57)],
+)
+def test_recorded_rounds_are_judged_by_what_was_done_to_them(factor, expected, least):
+    """Two cases of 30 trials each: at most 3 of 60 may be undecided, and none is called the opposite."""
+    found = [each.verdict for seed in range(30) for each in decide(list(CASES), rounds(factor, seed)).values()]
+    assert found.count(expected) >= least
+    opposite = {PASS: {REGRESSED, IMPROVED}, REGRESSED: {IMPROVED, PASS}, IMPROVED: {REGRESSED, PASS}}[expected]
+    assert not opposite & set(found)

@@ -1,0 +1,216 @@
+"""The fused kernel: bitwise the oracle, by Triton's interpreter on the CPU and on a GPU where there is one."""
+
+import math
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+
+import oracles
+import pytest
+import torch
+from hypothesis import given, settings
+from oracles import keep_first_at_once as plain
+from test_selection import DTYPES, assert_bitwise, problems
+from torch import Tensor
+
+ALL_DTYPES = [*DTYPES, torch.bool, torch.uint8, torch.int16, torch.int32, torch.int64]
+
+
+def packed(input: Tensor) -> Tensor:
+    """The same in new memory, without the odd strides that a dim of size 1 may have."""
+    return torch.empty(input.shape, dtype=input.dtype).copy_(input)
+
+
+@pytest.mark.parametrize("tile_bytes", [32, 8192])
+def test_any_problem_is_bitwise_the_oracle(place: SimpleNamespace, tile_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(place.kernels, "TILE_BYTES", tile_bytes)
+
+    @settings(max_examples=50 if place.device == "cpu" else 1000)
+    @given(problems())
+    def check(problem: tuple[Tensor, Tensor, int]) -> None:
+        input, k, dim = problem
+        wanted = oracles.keep_first(input, k, dim)
+        input, k = input.to(place.device), k.to(place.device)
+        output = place.kernels.keep_first(input, k, dim)
+        place.kernels.keep_first_(input, k, dim)
+        for each in (output, input):
+            assert_bitwise(packed(each), packed(wanted))
+
+    check()
+
+
+@pytest.mark.parametrize("dtype", ALL_DTYPES)
+@pytest.mark.parametrize(("width", "offset"), [(1, 0), (16, 0), (16, 1), (255, 1), (3001, 0)])
+def test_every_dtype_misaligned_and_at_odd_sizes_with_nothing_written_beside(
+    place: SimpleNamespace, dtype: torch.dtype, width: int, offset: int
+) -> None:
+    rows = 5
+    memory = torch.randn(rows * width + 2, device=place.device).mul(50).to(dtype)
+    input = memory[offset : offset + rows * width].view(rows, width)
+    k = torch.tensor([0, width, width // 2, 1, width + 7], device=place.device)[:, None]
+    tail = plain(torch.ones_like(input, dtype=torch.bool), k).logical_not()
+    if dtype.is_floating_point or dtype.is_complex:
+        input[tail] = math.nan
+    wanted = plain(input, k)
+    for each in (k, k.float() + 0.25, k.double() + 0.75, k.int()):
+        assert_bitwise(place.kernels.keep_first(input, each), wanted)
+    assert_bitwise(place.kernels.keep_first(input, k[2, 0]), plain(input, k[2, 0]))
+    before = memory.clone()
+    place.kernels.keep_first_(input, k)
+    assert_bitwise(input, wanted)
+    assert_bitwise(memory[:offset], before[:offset])
+    assert_bitwise(memory[offset + rows * width :], before[offset + rows * width :])
+
+
+def channels_last(*shape: int) -> Tensor:
+    return torch.randn(shape).contiguous(memory_format=torch.channels_last)
+
+
+# Input, shape of k, dim of features: rows of memory, so fused.
+FUSED: dict[str, Callable[[], tuple[Tensor, tuple[int, ...], int]]] = {
+    "1-D": lambda: (torch.randn(40), (), 0),
+    "matrix, a k": lambda: (torch.randn(9, 40), (), 1),
+    "matrix, k per row": lambda: (torch.randn(9, 40), (9, 1), 1),
+    "tokens, k per sequence": lambda: (torch.randn(4, 5, 40), (4, 1, 1), 2),
+    "tokens, k per time step": lambda: (torch.randn(4, 5, 40), (1, 5, 1), 2),
+    "tokens, k per token": lambda: (torch.randn(4, 5, 40), (4, 5, 1), 2),
+    "k for the first and third of four dims": lambda: (torch.randn(2, 3, 4, 40), (2, 1, 4, 1), 3),
+    "images": lambda: (torch.randn(3, 6, 5, 7), (3, 1, 1, 1), 1),
+    "images, channels last": lambda: (channels_last(3, 6, 5, 7), (3, 1, 1, 1), 1),
+    "images, channels last, k per pixel": lambda: (channels_last(3, 6, 5, 7), (3, 1, 5, 7), 1),
+    "features first": lambda: (torch.randn(40, 9), (), 0),
+    "transposed": lambda: (torch.randn(9, 40).t(), (1, 9), 0),
+    "permuted": lambda: (torch.randn(4, 5, 40).permute(1, 2, 0), (5, 1, 4), 1),
+}
+# These are plain torch's.
+NOT_FUSED: dict[str, Callable[[], tuple[Tensor, tuple[int, ...], int]]] = {
+    "features first, k per column": lambda: (torch.randn(40, 9), (1, 9), 0),
+    "images, k per pixel": lambda: (torch.randn(3, 6, 5, 7), (3, 1, 5, 7), 1),
+    "every second column": lambda: (torch.randn(9, 80)[:, ::2], (9, 1), 1),
+    "a block of columns": lambda: (torch.randn(9, 80)[:, :40], (9, 1), 1),
+    "expanded": lambda: (torch.randn(1, 40).expand(9, 40), (9, 1), 1),
+}
+
+
+@pytest.mark.parametrize("name", [*FUSED, *NOT_FUSED])
+def test_which_cases_are_fused(place: SimpleNamespace, launches: list[str], name: str) -> None:
+    input, sizes, dim = {**FUSED, **NOT_FUSED}[name]()
+    input = input.to(place.device)
+    k = torch.randint(0, input.shape[dim] + 1, sizes, device=place.device)
+    wanted = plain(input, k, dim)
+    output = place.kernels.keep_first(input, k, dim)
+    assert_bitwise(output, wanted)
+    assert (place.kernels.layout(input, k, dim) is not None) == (name in FUSED)
+    assert launches == ["new"] * (name in FUSED)
+    if name in FUSED:
+        assert output.stride() == input.stride()
+    assert_bitwise(place.package.keep_first(input, k, dim), wanted)
+    assert launches == ["new"] * 2 * (name in FUSED)
+
+
+@pytest.mark.parametrize("k", [math.nan, math.inf, -math.inf, 1e30, 2**62, -1, -(2**62), 0.999, 1.0])
+def test_k_far_outside_keeps_all_or_none(place: SimpleNamespace, k: float) -> None:
+    input = torch.randn(3, 33, device=place.device)
+    wanted = plain(input, torch.tensor(k, device=place.device))
+    assert_bitwise(place.kernels.keep_first(input, torch.tensor(k, device=place.device)), wanted)
+
+
+def test_the_tail_is_not_read(interpreted: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the rest of the 16 bytes in which k lies is; in place nothing else is read, and only the tail is written."""
+    from triton.runtime.interpreter import interpreter_builder as builder
+
+    read, written = [], []
+    load, store = builder.create_masked_load, builder.create_masked_store
+
+    def load_seen(pointers, mask, *rest):
+        read.append(int(mask.data.sum()) if mask.data.ndim == 2 else 0)
+        return load(pointers, mask, *rest)
+
+    def store_seen(pointers, value, mask, *rest):
+        written.append(int(mask.data.sum()))
+        return store(pointers, value, mask, *rest)
+
+    monkeypatch.setattr(builder, "create_masked_load", load_seen)
+    monkeypatch.setattr(builder, "create_masked_store", store_seen)
+    k = torch.tensor([0, 1, 4, 5, 2999, 3000])
+    input = torch.randn(6, 3000)
+    interpreted.selection.triton_kernel.keep_first(input, k[:, None])
+    assert (sum(read), sum(written)) == (0 + 4 + 4 + 8 + 3000 + 3000, input.numel())
+    read.clear(), written.clear()
+    interpreted.selection.triton_kernel.keep_first_(input, k[:, None])
+    assert (sum(read), sum(written)) == (0 + 4 + 0 + 4 + 4 + 0, 3000 + 3000 + 2996 + 2996 + 4 + 0)
+
+
+@pytest.mark.parametrize("shape", [(2, 2**30 + 4096), (1, 2**31 - 100), (1, 2**31 + 4096), (2**25 + 64, 64)])
+def test_places_up_to_and_above_2_to_the_31(
+    interpreted: ModuleType, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a tensor of 2 GiB, most of it never touched, the last tile alone is computed."""
+    from triton.runtime.interpreter import GridExecutor, interpreter_builder
+
+    class Last:
+        def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
+            monkeypatch.setattr(interpreter_builder, "set_grid_idx", lambda *_: None)
+            monkeypatch.setattr(interpreter_builder, "grid_idx", (grid[0] - 1, 0, 0), raising=False)
+            return interpreted.selection.triton_kernel._keep_rows[(1,)]
+
+    monkeypatch.setattr(GridExecutor, "_restore_args_dev", lambda *_: None)  # it would copy all memory onto itself
+    input = torch.empty(shape, dtype=torch.int8)
+    last = input.view(-1)[-2048:]
+    last.fill_(1)
+    k = torch.tensor(shape[1] - 10)
+    triton_kernel = interpreted.selection.triton_kernel
+    triton_kernel.launch(input, input, k, 1, triton_kernel.layout(input, k, 1), Last())
+    assert not last.view(-1, min(shape[1], 2048))[:, -10:].any()
+    assert last.view(-1, min(shape[1], 2048))[:, :-10].all()
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0,)])
+def test_nothing_is_launched_for_nothing(place: SimpleNamespace, launches: list[str], shape: tuple[int, ...]) -> None:
+    input, k = torch.empty(shape, device=place.device), torch.tensor(2, device=place.device)
+    assert place.kernels.keep_first(input, k).shape == shape
+    place.kernels.keep_first_(input, k)
+    assert place.package.keep_first(input, 2).shape == shape
+    assert launches == []
+
+
+def test_opcheck(place: SimpleNamespace) -> None:
+    """Whole on a GPU. The interpreter's kernel cannot be traced, the real one is below."""
+    whole = torch.library.opcheck.__kwdefaults__["test_utils"] if place.device == "cuda" else ()
+    tests = whole or ("test_schema", "test_autograd_registration", "test_faketensor")
+    for input, k, dim in (
+        (torch.randn(6, 40, requires_grad=True), torch.randint(0, 41, (6, 1)), -1),
+        (torch.randn(6, 40), torch.tensor(3.5), 0),
+        (channels_last(2, 6, 3, 3), torch.tensor(2), 1),
+        (torch.randn(6, 80)[:, ::2], torch.tensor(2), 1),
+    ):
+        given = (input.detach().to(place.device).requires_grad_(input.requires_grad), k.to(place.device), dim)
+        torch.library.opcheck(place.kernels.keep_first, given, test_utils=tests)
+    inplace = (torch.randn(6, 40, device=place.device), torch.tensor(3, device=place.device))
+    torch.library.opcheck(place.kernels.keep_first_, inplace, test_utils=tests)
+
+
+def test_gradcheck_of_the_operator_and_only_k_is_saved(place: SimpleNamespace) -> None:
+    k = torch.tensor([[0], [2], [5]], device=place.device)
+    input = torch.randn(3, 5, dtype=torch.float64, device=place.device, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: place.kernels.keep_first(x, k), input)
+    assert torch.autograd.gradgradcheck(lambda x: place.kernels.keep_first(x, k), input)
+    saved: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda each: saved.append(each) or each, lambda each: each):
+        output = place.kernels.keep_first(input, k)
+    assert [each.data_ptr() for each in saved] == [k.data_ptr()]
+    (received,) = torch.autograd.grad(output, input, torch.full_like(output, math.nan))
+    assert torch.equal(received.isnan(), plain(torch.ones_like(received), k).bool())
+
+
+def test_two_versions_keep_their_operators(interpreted: ModuleType) -> None:
+    from taildropout.selection import triton_kernel as kernels
+
+    assert kernels.keep_first._opoverload.namespace == "taildropout"
+    assert interpreted.selection.triton_kernel.keep_first._opoverload.namespace == "taildropout_interpreted"
+    assert type(kernels._keep_rows) is not type(interpreted.selection.triton_kernel._keep_rows)
+
+
+def test_the_kernel_on_a_cpu_says_what_to_call_instead() -> None:
+    kernels = pytest.importorskip("taildropout.selection.triton_kernel", reason="needs Triton: pip install triton, on Linux")
+    with pytest.raises(ValueError, match=r"input is on the CPU, and this is a kernel for GPUs; call taildropout\.keep_first"):
+        kernels.keep_first(torch.randn(4, 8), torch.tensor(3))

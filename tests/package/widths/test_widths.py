@@ -1,0 +1,356 @@
+"""scree gives what a loop over set_k gives, however it is computed."""
+
+import functools
+import math
+
+import pytest
+import torch
+from networks import NETWORKS, Custom, Recurrent, changed_before, classes, loop, per_element, regression, residual, wide_linear
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+import taildropout.widths.replay
+from taildropout import Scree, TailDropout, at_k, scree
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("max_rows", [None, 20, 1])
+def test_it_equals_the_loop_over_set_k(name, max_rows) -> None:
+    build, layer, batches, method = NETWORKS[name]
+    model = build()
+    result = scree(model, layer, batches, per_element, max_rows=max_rows, per_sample=True)
+    assert result.method.startswith(method), result.method
+    assert (":" in result.method) == result.method.startswith("one width"), "a reason, and only where there is one"
+    assert result.loss.unique().numel() > 2
+    torch.testing.assert_close(result.loss, loop(model, layer, batches, per_element, result.widths), rtol=1e-10, atol=1e-12)
+    assert result.per_sample is not None
+    torch.testing.assert_close(result.per_sample.mean(1), result.loss, rtol=1e-12, atol=0)
+
+
+LOSSES = {
+    "module": nn.CrossEntropyLoss(),
+    "function": functional.cross_entropy,
+    "per sample": functools.partial(functional.cross_entropy, reduction="none"),
+    "smoothed, weighted": nn.CrossEntropyLoss(torch.tensor([1.0, 2, 0.5]).double(), label_smoothing=0.1),
+    "one ignored": nn.CrossEntropyLoss(ignore_index=1, reduction="none"),
+    "probabilities": lambda o, y: functional.cross_entropy(o, functional.one_hot(y, 3).double() * 0.9, reduction="none"),
+    "by keyword": lambda o, y: functional.cross_entropy(target=y, input=o),
+    "own": lambda o, y: o.logsumexp(1) - o.gather(1, y[:, None])[:, 0],
+    "accuracy per sample": lambda o, y: o.argmax(1) == y,
+    "accuracy": lambda o, y: (o.argmax(1) == y).double().mean().item(),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_and_metrics_of_classes(name) -> None:
+    model, batches, loss = wide_linear(), classes(5, 3, (30, 30, 11)), LOSSES[name]
+    result = scree(model, "2", batches, loss)
+    torch.testing.assert_close(result.loss, loop(model, "2", batches, loss, range(13)), rtol=1e-10, atol=1e-12)
+
+
+def test_what_stands_before_the_layer_runs_once_and_rows_are_bounded() -> None:
+    calls, rows = [], []
+
+    class Before(nn.Sequential):
+        def forward(self, input):
+            calls.append(len(input))
+            return super().forward(input)
+
+    class Behind(nn.Tanh):
+        def forward(self, input):
+            rows.append(len(input))
+            return super().forward(input)
+
+    for behind in (Behind(), nn.Sequential(nn.Linear(12, 12), Behind())):
+        calls.clear()
+        rows.clear()
+        model = nn.Sequential(Before(nn.Linear(5, 6), nn.ReLU()), nn.ReLU(), nn.Linear(6, 12), TailDropout(), behind)
+        batches = regression(5, out=(12,), sizes=(2, 9, 9, 4))
+        scree(model, "3", batches, per_element, max_rows=30)
+        assert calls[-3:] == [9, 9, 4]
+        assert calls[:-3] == [2] * len(calls[:-3])
+        later = rows[-(5 + 5 + 2) :]
+        assert later == [27] * 4 + [9] + [27] * 4 + [9] + [28, 24]
+
+
+def test_one_width_at_a_time_runs_what_stands_before_the_layer_once() -> None:
+    calls = []
+
+    class Before(nn.Linear):
+        def forward(self, input):
+            calls.append(1)
+            return super().forward(input)
+
+    model = Custom(residual)
+    model.encode = Before(5, 12)
+    batches = regression(5)
+    scree(model, "drop", batches[:1], per_element)
+    first = len(calls)
+    scree(model, "drop", batches, per_element)
+    assert len(calls) - first == first + 2
+
+
+def test_without_a_limit_all_copies_together_stay_small(monkeypatch) -> None:
+    rows = []
+    monkeypatch.setattr(taildropout.widths.replay, "_ELEMENTS_CPU", 12 * 7 * 5)
+    model = nn.Sequential(TailDropout(), nn.Tanh())
+    model[1].register_forward_hook(lambda module, args, output: rows.append(len(output)))
+    scree(model, "0", regression(12, out=(12,), sizes=(7, 7)), per_element)
+    assert rows[-3:] == [35, 35, 21]
+
+
+def test_other_layers_keep_what_is_set_there() -> None:
+    model = nn.Sequential(nn.Linear(5, 12), TailDropout(), nn.ReLU(), nn.Linear(12, 6), TailDropout(), nn.Linear(6, 3))
+    batches = regression(5)
+    free = scree(model, "1", batches, per_element).loss
+    model[4].set_k(2)
+    result = scree(model, "1", batches, per_element).loss
+    assert (result != free).any()
+    rows = []
+    with torch.no_grad(), at_k(model, 2, "4"):
+        model.eval()
+        for k in range(13):
+            with at_k(model, k, "1"):
+                rows.append(torch.cat([per_element(model(x), y).mean(1) for x, y in batches]).mean())
+    torch.testing.assert_close(result, torch.stack(rows), rtol=1e-12, atol=0)
+
+
+def test_a_data_loader_a_generator_and_inference_mode() -> None:
+    model, batches = wide_linear(), regression(5)
+    expected = scree(model, "2", batches, per_element).loss
+    data = TensorDataset(torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches]))
+    before = torch.get_rng_state()
+    loader = DataLoader(data, batch_size=5, shuffle=True)
+    torch.testing.assert_close(scree(model, "2", loader, per_element).loss, expected, rtol=1e-12, atol=0)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(scree(model, "2", iter(batches), per_element).loss, expected)
+    with torch.inference_mode():
+        assert torch.equal(scree(model, "2", batches, per_element).loss, expected)
+        made = [(x.clone(), y) for x, y in batches]
+        assert torch.equal(scree(model, "2", made, per_element).loss, expected)
+        written = Custom(changed_before)
+        in_place = scree(written, "drop", batches, per_element)
+    torch.testing.assert_close(in_place.loss, loop(written, "drop", batches, per_element, range(13)), rtol=1e-10, atol=0)
+    assert in_place.method.startswith("copies along dim 0, all of the model")
+    model(torch.randn(3, 5)).sum().backward()  # no inference tensor was left behind
+
+
+def test_inputs_and_outputs_of_many_tensors() -> None:
+    class Many(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encode, self.drop, self.decode = nn.Linear(5, 8), TailDropout(), nn.Linear(8, 3)
+
+        def forward(self, batch):
+            z = self.drop(self.encode(batch["x"]) + batch["shift"][0])
+            return {"out": self.decode(z), "code": (z, "latent"), "weight": self.decode.weight}
+
+    def loss(output, target):
+        assert output["code"][1] == "latent"
+        assert output["weight"].shape == (3, 8)
+        return per_element(output["out"], target["y"]) + output["code"][0].square().mean(1, keepdim=True)
+
+    model = Many()
+    batches = [({"x": x, "shift": (torch.tensor(0.5),)}, {"y": y}) for x, y in regression(5)]
+    result = scree(model, "drop", batches, loss)
+    assert result.method == "copies along dim 0"
+    rows = []
+    with torch.no_grad():
+        for k in range(9):
+            with at_k(model.eval(), k):
+                rows.append(torch.cat([loss(model(x), y).mean(1) for x, y in batches]).mean())
+    torch.testing.assert_close(result.loss, torch.stack(rows), rtol=1e-12, atol=0)
+
+
+def test_means_count_by_the_size_of_their_target() -> None:
+    model, batches = wide_linear(), regression(5, sizes=(9, 9, 2))
+    by_sample = scree(model, "2", batches, per_element)
+    by_batch = scree(model, "2", batches, nn.MSELoss())
+    torch.testing.assert_close(by_batch.loss, by_sample.loss, rtol=1e-12, atol=0)
+    uneven = [(batches[0][0], batches[0][1][:, :1]), batches[1]]
+    result = scree(model, "2", uneven, lambda output, target: (output[:, : target.shape[1]] - target).mean())
+    every = [
+        loop(model, "2", [each], lambda output, target: (output[:, : target.shape[1]] - target).mean(), [4]) for each in uneven
+    ]
+    torch.testing.assert_close(result.loss[4:5], (every[0] + 3 * every[1]) / 4, rtol=1e-12, atol=0)
+    floats = scree(model, "2", batches, lambda output, target: nn.MSELoss()(output, target).item())
+    assert torch.equal(floats.loss, by_batch.loss)
+
+
+def test_standard_errors() -> None:
+    model, batches = wide_linear(), regression(5, sizes=(9, 9, 2))
+    by_sample = scree(model, "2", batches, per_element, per_sample=True)
+    assert by_sample.per_sample is not None
+    assert by_sample.per_sample.shape == (13, 20)
+    torch.testing.assert_close(by_sample.stderr, by_sample.per_sample.std(1) / math.sqrt(20), rtol=1e-10, atol=0)
+    by_batch = scree(model, "2", batches, nn.MSELoss())
+    means = torch.stack([part.mean(1) for part in by_sample.per_sample.split([9, 9, 2], 1)], 1)
+    sizes = torch.tensor([9.0, 9, 2])
+    variance = (sizes * (means - by_batch.loss[:, None]).square()).sum(1) / 2  # of one sample, from 3 batches
+    torch.testing.assert_close(by_batch.stderr, (variance / 20).sqrt(), rtol=1e-10, atol=0)
+    assert scree(model, "2", batches[:1], nn.MSELoss()).stderr.isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("widths", "expected"),
+    [(None, list(range(13))), ("log", [0, 1, 2, 4, 8, 12]), ([7, 0, 3], [0, 3, 7]), (range(12, 13), [12])],
+)
+def test_widths(widths, expected) -> None:
+    model, batches = wide_linear(), regression(5)
+    result = scree(model, "2", batches, per_element, widths=widths)
+    assert list(result.widths) == expected
+    torch.testing.assert_close(result.loss, scree(model, "2", batches, per_element).loss[expected], rtol=1e-12, atol=0)
+
+
+def test_widths_on_a_log_scale_end_in_n_once() -> None:
+    model = nn.Sequential(nn.Linear(5, 8), TailDropout(), nn.Linear(8, 3))
+    assert scree(model, "1", regression(5), per_element, widths="log").widths == (0, 1, 2, 4, 8)
+
+
+def test_an_infinite_loss_at_one_width_is_no_error() -> None:
+    model = nn.Sequential(nn.Linear(5, 4), TailDropout())
+    result = scree(model, "1", regression(5), lambda output, target: -output.square().sum(1).log())
+    assert result.loss[0] == math.inf
+    assert result.loss[1:].isfinite().all()
+    assert result.stderr[1:].isfinite().all()
+    assert Scree.from_json(result.to_json()).loss[0] == math.inf
+    assert result.choose() >= 1
+    with pytest.raises(ValueError, match="finite"):
+        result.choose(method="elbow")
+
+
+def test_a_network_that_depends_on_the_batch_later_is_computed_at_one_width() -> None:
+    def compose(net, x):
+        z = net.drop(net.encode(x))
+        return net.decode(z.sin() if len(x) == 7 else z + x.sum(1, keepdim=True))
+
+    model, batches = Custom(compose), regression(5)
+    result = scree(model, "drop", batches, per_element)
+    assert "in a later batch copies along dim 0 do not work (RuntimeError" in result.method
+    torch.testing.assert_close(result.loss, loop(model, "drop", batches, per_element, range(13)), rtol=1e-12, atol=0)
+
+
+def test_a_random_network_is_not_given_again() -> None:
+    model = nn.Sequential(nn.Linear(5, 12), TailDropout(), nn.Linear(12, 3))
+    model[0].register_forward_hook(lambda module, args, output: output + torch.rand_like(output))
+    result = scree(model, "1", regression(5), per_element)
+    assert "one width at a time, all of the model each time" in result.method
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_running_sums_are_as_exact_as_the_linear(dtype) -> None:
+    n = 4000
+    model = nn.Sequential(TailDropout(), nn.Linear(n, 4)).to(dtype)
+    x = torch.randn(50, n).to(dtype)
+    outputs: dict[int, Tensor] = {}
+
+    def keep(output, target):
+        outputs[len(outputs)] = output.double()
+        return output.square().mean(1)
+
+    result = scree(model, "0", [(x, x)], keep)
+    assert result.method == "running sums along dim 0"
+    for k in (1, 300, 3999, 4000):
+        exact = nn.functional.linear(x.double()[:, :k], model[1].weight.double()[:, :k], model[1].bias.double())
+        with at_k(model.eval(), k), torch.no_grad():
+            theirs = (model(x).double() - exact).abs().max()
+        ours = (outputs[k] - exact).abs().max()
+        assert ours <= theirs + torch.finfo(torch.float32).eps, k
+
+
+def test_autocast_takes_no_running_sum_of_other_numbers() -> None:
+    model = nn.Sequential(nn.Linear(5, 12), nn.ReLU(), TailDropout(), nn.Linear(12, 3)).float()
+    batches = [(x.float(), y.float()) for x, y in regression(5)]
+    with torch.autocast("cpu", torch.bfloat16):
+        result = scree(model, "2", batches, per_element)
+        expected = loop(model, "2", batches, per_element, range(13))
+    assert result.method == "copies along dim 0"
+    torch.testing.assert_close(result.loss, expected, rtol=2e-2, atol=0)
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_compiled_model_is_evaluated_as_it_was_written(inner, compiler) -> None:
+    torch.set_default_dtype(torch.float32)
+    net = nn.Sequential(nn.Linear(5, 12), nn.ReLU(), TailDropout(), nn.Linear(12, 3))
+    batches = [(x.float(), y.float()) for x, y in regression(5)]
+    expected = scree(net, "2", batches, per_element)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    if inner:
+        net.compile(backend=backend)
+        compiled, name = net, "2"
+    else:
+        compiled, name = torch.compile(net, backend=backend), "_orig_mod.2"
+    x = batches[0][0]
+    with torch.no_grad():
+        compiled.eval()(x)
+    before = len(graphs)
+    result = scree(compiled, name, batches, per_element)
+    assert result.method == expected.method == "running sums along dim 0"
+    assert torch.equal(result.loss, expected.loss)
+    with torch.no_grad():
+        compiled(x)
+    assert len(graphs) == before == 1  # neither here nor afterwards was anything compiled
+
+
+def test_the_device_is_where_batches_go(monkeypatch) -> None:
+    moved = []
+    to = Tensor.to
+
+    def watched(self, *args, **kwargs):
+        if args and isinstance(args[0], str | torch.device):
+            moved.append(str(args[0]))
+        return to(self, *args, **kwargs)
+
+    monkeypatch.setattr(Tensor, "to", watched)
+    scree(wide_linear(), "2", regression(5), per_element, device="cpu:0")
+    assert moved.count("cpu:0") == 6
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+@pytest.mark.parametrize("name", ["mlp", "conv", "time first", "around the layer"])
+def test_on_a_gpu(name) -> None:
+    build, layer, batches, method = NETWORKS[name]
+    model = build()
+    expected = scree(model, layer, batches, per_element)
+    state = torch.cuda.get_rng_state()
+    result = scree(model.cuda(), layer, batches, per_element)
+    assert torch.equal(state, torch.cuda.get_rng_state())
+    assert result.method.startswith(method)
+    torch.testing.assert_close(result.loss, expected.loss, rtol=1e-10, atol=1e-12)
+
+
+def test_rows_are_counted_along_the_dim_of_the_copies() -> None:
+    model = Recurrent(1)
+    rows = []
+    model.second.register_forward_pre_hook(lambda module, args: rows.append(args[0].shape[1]))
+    scree(model, "drop", regression(6, 3, out=(6, 3), dim=1, sizes=(7, 7)), per_element, max_rows=30)
+    assert rows[-3:] == [28, 28, 7]
+
+
+def test_running_sums_count_what_the_linear_gives(monkeypatch) -> None:
+    rows = []
+    monkeypatch.setattr(taildropout.widths.replay, "_ELEMENTS_CPU", 3 * 7 * 5)
+    model = nn.Sequential(TailDropout(), nn.Linear(12, 3), nn.Tanh())
+    model[2].register_forward_hook(lambda module, args, output: rows.append(len(output)))
+    scree(model, "0", regression(12, sizes=(7, 7)), per_element)
+    assert rows[-3:] == [35, 35, 21]
+
+
+def test_a_layer_that_a_later_batch_does_not_call_makes_no_difference_there() -> None:
+    model = Custom(lambda net, x: net.decode((net.drop(net.encode(x)) if len(x) == 7 else net.encode(x)).sin()))
+    batches = regression(5, sizes=(7, 26))  # 26 rows can be taken for two of each of 13 widths
+    result = scree(model, "drop", batches, per_element)
+    torch.testing.assert_close(result.loss, loop(model, "drop", batches, per_element, range(13)), rtol=1e-12, atol=0)
