@@ -26,7 +26,7 @@ from ..dims import Layout, positions, row_layout
 # What one program moves, and what one of its 128 threads loads at a time.
 TILE_BYTES, VECTOR_BYTES = 8192, 16
 
-_NAMESPACE = __name__.rpartition(".")[0].replace(".", "_")
+_NAMESPACE = __name__.rsplit(".", 2)[0].replace(".", "_")
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 

@@ -149,7 +149,7 @@ def test_what_one_side_lacks_cannot_be_compared(tmp_path, base):
 
 
 def test_more_bytes_saved_and_more_graphs_are_regressions(tmp_path, base):
-    head = edited(base, tmp_path / "head", "selection.py", "SAVE_ONLY_K_FROM = 2**14", "SAVE_ONLY_K_FROM = 2**30")
+    head = edited(base, tmp_path / "head", "selection/dispatch.py", "SAVE_ONLY_K_FROM = 2**14", "SAVE_ONLY_K_FROM = 2**30")
     rows = signals.count_rows(Gate(base, head, tmp_path), ["1024x512-f32-train"])
     found = {(row.case, row.signal): row for row in rows}
     bytes_saved = found["1024x512-f32-train", "bytes saved"]

@@ -15,8 +15,6 @@ from typing import Any
 
 import synthetic
 
-sys.path.insert(0, str(Path(__file__).parents[3]))
-
 from benchmarks.commands import nightly
 from benchmarks.gate.rule import PASS
 from benchmarks.nightly.state import Outcome, State, parse

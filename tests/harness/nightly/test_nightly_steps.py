@@ -58,7 +58,8 @@ def test_what_has_no_time_left_ends_with_all_it_started(tmp_path):
 
 
 def test_a_command_does_not_outlive_who_started_it(tmp_path):
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom pathlib import Path\nfrom benchmarks import leash\n"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom pathlib import Path\n"
+    code += "from benchmarks.system import process_group as leash\n"
     code += f"leash.run([sys.executable, '-c', {SPAWN!r}], 600, Path('.'))"
     with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) as process:
         pid = tmp_path / "pid"

@@ -1,5 +1,6 @@
 """A night that is killed, has no disk, meets another one or a rewritten history: a clear message, and nothing is lost."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from nights import CASE, World, git
 from benchmarks.commands import nightly
 from benchmarks.gate.rule import PASS, REGRESSED
 from benchmarks.nightly.state import Outcome, State, parse
+
+SEARCHED = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # so that a script finds what its folder's tests find
 
 
 @pytest.fixture
@@ -31,7 +34,7 @@ def killed(world: World, step: str) -> None:
     """A night in a process of its own, killed while it is at a step."""
     waiting = world.root / ".asv" / "waiting"
     waiting.unlink(missing_ok=True)
-    with subprocess.Popen([sys.executable, nights.__file__, str(world.root), step]) as process:
+    with subprocess.Popen([sys.executable, nights.__file__, str(world.root), step], env=SEARCHED) as process:
         for _ in range(300):
             if waiting.exists() or process.poll() is not None:
                 break
@@ -70,9 +73,8 @@ def test_a_full_disk_ends_in_a_message_and_leaves_the_state_whole(world):
     world.night()
     world.commit()
     before = world.state()
-    done = subprocess.run(
-        [sys.executable, nights.__file__, str(world.root), "disk"], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, nights.__file__, str(world.root), "disk"]
+    done = subprocess.run(command, env=SEARCHED, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "the night broke off: [Errno 27] File too large" in done.stdout
     state = parse((world.branch / "cpu" / "state.json").read_text())
