@@ -1,41 +1,26 @@
-"""Whole models: `at_k`, a model at a chosen width; `replace_dropout`, from nn.Dropout to TailDropout."""
+"""`at_k`: a model at chosen widths."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .layer import TailDropout, check_k
-
-Model = TypeVar("Model", bound=nn.Module)
-
-
-def _named(model: nn.Module, kind: type[nn.Module], names: str | Iterable[str] | None) -> dict[str, nn.Module]:
-    """The modules of this type by name; `names` chooses among them. KeyError lists those there are."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model={model!r} is a {type(model).__name__}; give an nn.Module")
-    if names is not None and not isinstance(names, Iterable):
-        raise TypeError(f"names={names!r} is a {type(names).__name__}; give a name or several")
-    found = {name: module for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, kind)}
-    there = f"those of {type(model).__name__} are: {', '.join(map(repr, found)) or 'none'}"
-    if names is None:
-        if not found:
-            raise ValueError(f"{type(model).__name__} has no {kind.__name__}")
-        return found
-    chosen = [names] if isinstance(names, str) else list(names)
-    if not chosen:
-        raise ValueError(f"names is empty; name a {kind.__name__}: {there}")
-    if missing := [name for name in chosen if name not in found]:
-        raise KeyError(f"no {kind.__name__} is named {', '.join(map(repr, missing))}; {there}")
-    return {name: found[name] for name in chosen}
+from .names import Model, named
 
 
 @contextmanager
-def at_k(model: Model, k: int | Tensor | None, names: str | Iterable[str] | None = None) -> Iterator[Model]:
+def at_k(
+    model: Model,
+    k: int | Tensor | Mapping[str, int | Tensor] | None,
+    names: str | Iterable[str] | None = None,
+    *,
+    at_most: bool = False,
+) -> Iterator[Model]:
     """Set k on every TailDropout of a model, or on those named, and restore what was there.
 
     Inside, `train()` and `eval()` keep k, since trainers call them; and the fast path of `nn.TransformerEncoderLayer`, which
@@ -43,64 +28,56 @@ def at_k(model: Model, k: int | Tensor | None, names: str | Iterable[str] | None
 
     Args:
         model: any module; it may be a TailDropout itself.
-        k: as in `TailDropout.set_k`; None draws at random.
-        names: names as in `model.named_modules()`; all TailDropouts if None.
+        k: as in `TailDropout.set_k`; None draws at random. Or a dict from names or patterns to the k of these layers:
+            `{"*.0.*": 8, "*.1.*": 4}`; layers that no pattern matches stay as they are.
+        names: names as in `model.named_modules()`, or patterns as in `fnmatch`; all TailDropouts if None.
+        at_most: let a layer with fewer than k features keep all of them, instead of raising an error. Default: False
 
     Raises:
         TypeError, ValueError: as in `TailDropout.set_k`; nothing is changed then.
-        KeyError: if a name is not that of a TailDropout.
-        ValueError: if there is no TailDropout in the model.
+        KeyError: if a name or pattern matches no TailDropout.
+        ValueError: if there is no TailDropout in the model, `names` is given beside a dict, or two patterns give one layer
+            different k.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), TailDropout(), nn.Linear(8, 1))
         >>> with at_k(model, 2):
         ...     output = model.eval()(torch.randn(5, 4))
     """
-    layers = {layer: name for name, layer in _named(model, TailDropout, names).items() if isinstance(layer, TailDropout)}
-    if k is not None:
-        check_k(k)
-    before = [(layer, layer._k, layer._largest_k, layer._held_as) for layer in layers]
+    chosen = _k_of_layers(model, k, names)
+    for value in chosen.values():
+        if value is not None:
+            check_k(value)
+    layers = dict(named(model, TailDropout, None).items())
+    before = {layer: (layer._k, layer._largest_k, layer._held_as) for layer in layers.values()}
     fastpath = torch.backends.mha.get_fastpath_enabled()
     try:
         torch.backends.mha.set_fastpath_enabled(False)
-        for layer, name in layers.items():
-            layer.set_k(k)
-            layer._held_as = name
+        for name, value in chosen.items():
+            layers[name].set_k(value)
+            layers[name]._held_as = name
+            if at_most:
+                layers[name]._largest_k = 0
         yield model
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
-        for layer, layer._k, layer._largest_k, layer._held_as in before:  # noqa: B007
-            pass
+        for each, state in before.items():
+            each._k, each._largest_k, each._held_as = state
 
 
-def replace_dropout(model: Model, names: str | Iterable[str], **options: Any) -> Model:
-    """Swap the named `nn.Dropout`s of a model for TailDropouts of the same p, in place, wherever each of them stands.
-
-    Args:
-        model: a module with `nn.Dropout`s among its submodules.
-        names: names as in `model.named_modules()`. Choose hidden features (of an MLP, a feed-forward block, a bottleneck);
-            attention weights and a residual stream have no order to learn.
-        options: further arguments of `TailDropout`, such as `batch_dim`.
-
-    Returns:
-        The model.
-
-    Raises:
-        KeyError: if a name is not that of an `nn.Dropout`; the message lists those there are. Nothing is changed then.
-        TypeError, ValueError: as in `TailDropout`; likewise.
-    """
-    if names is None:
-        raise TypeError(
-            "names is None; choose which nn.Dropouts are swapped: not all of them have features in an order to learn"
-        )
-    replacements = {}  # a dropout may stand in several places, which are all its own
-    for name, dropout in _named(model, nn.Dropout, names).items():
-        if name == "":
-            raise ValueError("the model is itself an nn.Dropout, which cannot be swapped in place; construct a TailDropout")
-        kept = {"p": dropout.p, "inplace": dropout.inplace}
-        replacements[dropout] = TailDropout(**{**kept, **options}).train(dropout.training)
-    for name, module in list(model.named_modules(remove_duplicate=False)):
-        if module in replacements:
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, replacements[module])
-    return model
+def _k_of_layers(model: nn.Module, k: Any, names: str | Iterable[str] | None) -> dict[str, int | Tensor | None]:
+    """Return the k of each layer by name."""
+    if not isinstance(k, Mapping):
+        return dict.fromkeys(named(model, TailDropout, names), k)
+    if names is not None:
+        raise ValueError("k is a dict, whose keys name the layers, and names is given too; leave names out")
+    if not k:
+        raise ValueError("k is an empty dict; give a k for at least one name or pattern")
+    chosen: dict[str, int | Tensor | None] = {}
+    by: dict[str, str] = {}
+    for pattern, value in k.items():
+        for name in named(model, TailDropout, pattern, "k"):
+            if name in chosen and chosen[name] is not value and chosen[name] != value:
+                raise ValueError(f"{by[name]!r} and {pattern!r} both match {name!r} and give it k={chosen[name]} and k={value}")
+            chosen[name], by[name] = value, pattern
+    return chosen

@@ -18,11 +18,11 @@ PACKAGE = Path(taildropout.__file__).parent
 GROUPS = [
     ["_trees"],
     ["_torch"],
-    ["distribution", "dims", "tracing"],
+    ["distribution", "dims", "names", "tracing"],
     ["selection"],
     ["functional"],
     ["layer"],
-    ["models"],
+    ["models", "insert"],
     ["mlp", "pruning", "baselines"],
     ["widths"],
     ["__init__"],

@@ -17,7 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from .._torch import tree_leaves, tree_map_only, without_compiler
 from ..layer import TailDropout
-from ..models import _named, at_k
+from ..models import at_k
+from ..names import named
 from .replay import Resumable
 from .result import Scree
 
@@ -119,7 +120,7 @@ def scree(
 
 def _find(model: nn.Module, layer: TailDropout | str) -> TailDropout:
     if isinstance(layer, str):
-        found = _named(model, TailDropout, layer)[layer]
+        found = named(model, TailDropout, layer)[layer]
         assert isinstance(found, TailDropout)
         return found
     if not isinstance(model, nn.Module):
