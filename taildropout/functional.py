@@ -17,9 +17,9 @@ from torch.overrides import handle_torch_function
 
 from . import selection
 from ._torch import constant_in_graphs
-from .dims import Dims, check_dim, check_dims, check_tensor, features_of, from_0, sample_dims, sample_shape
+from .dims import Dims, check_dim, check_dims, check_tensor, constant_sizes, features_of, from_0, sample_dims, sample_shape
 from .distribution import check_p, exponential, exponential_from_uniforms, rate
-from .jagged import Spread, is_jagged, on_components
+from .jagged import Spread, is_jagged, on_components, refuse_strided
 from .selection import select
 from .shards import is_sharded, on_shard
 from .tracing import overridden
@@ -51,9 +51,10 @@ def keep_first(input: Tensor, k: int | float | Tensor, dim: int = -1) -> Tensor:
         tensor([[1., 0., 0., 0.],
                 [1., 1., 1., 0.]])
     """
-    if type(input) is not Tensor and overridden(input):
-        return handle_torch_function(keep_first, (input,), input, k, dim)
+    if not (type(input) is Tensor and type(k) in (int, Tensor)) and overridden(input, k):
+        return handle_torch_function(keep_first, (input, k), input, k, dim)
     check_tensor(input)
+    refuse_strided(input)
     feature = from_0("dim", check_dim(dim, "dim"), input.dim())
     if isinstance(k, Tensor):
         if k.dtype == torch.bool or k.is_complex():
@@ -62,9 +63,8 @@ def keep_first(input: Tensor, k: int | float | Tensor, dim: int = -1) -> Tensor:
         if isinstance(k, bool) or not isinstance(k, int | float | Integral):
             raise TypeError(f"k={k!r} is a {type(k).__name__}; give an int or a tensor")
         k = k if isinstance(k, float) else min(int(k), 2**62)  # more than any n
-        k = torch.tensor(k, device=input.device)
-    fits = k.dim() == input.dim() and k.shape[feature] == 1
-    if k.dim() and not (fits and all(a in (1, b) for a, b in zip(k.shape, input.shape, strict=True))):
+        k = torch.full((), k, device=input.device)
+    if k.dim() and not _fits(constant_sizes(k.shape), constant_sizes(input.shape), feature):
         raise ValueError(
             f"k has shape {tuple(k.shape)}, which does not fit input of shape {tuple(input.shape)} with dim={dim}: "
             "give a 0-d tensor, or one with the input's dims, of size 1 at dim"
@@ -76,6 +76,12 @@ def keep_first(input: Tensor, k: int | float | Tensor, dim: int = -1) -> Tensor:
     if type(input) is not Tensor and is_jagged(input) and not k.dim():
         return on_components(input, (), feature, lambda values, _: select(values, k, feature - 1))
     return select(input, k, feature)
+
+
+def _fits(k_shape: Sequence[int], shape: Sequence[int], feature: int) -> bool:
+    """Return True if a k of this shape broadcasts to an input of that shape, and is the same for all its features."""
+    same_dims = len(k_shape) == len(shape) and k_shape[feature] == 1
+    return same_dims and all(a in (1, b) for a, b in zip(k_shape, shape, strict=True))
 
 
 def check_float(input: Tensor) -> None:
@@ -105,7 +111,11 @@ def drop_tail(
         and not selection.transformed()
     ):
         # Every call into torch counts at this size, so that what depends on shapes alone is prepared once, memory for E too.
-        key = (input.shape, input.dtype, p, batch_dims, dropout_dim, get_ident())
+        try:
+            key = (input.shape, input.dtype, p, batch_dims, dropout_dim, get_ident())
+        except RuntimeError:
+            refuse_strided(input)
+            raise
         noise, its_rate, positions = _prepared.get(key) or _prepare(key, input)
         dropped = noise.exponential_(its_rate) < positions
         return input.masked_fill_(dropped, 0) if inplace else input.masked_fill(dropped, 0)
@@ -113,6 +123,7 @@ def drop_tail(
         return drop_in_graph(input, p, batch_dims, dropout_dim, inplace)
     if type(input) is not Tensor and is_jagged(input):
         return drop_jagged(input, p, batch_dims, dropout_dim, inplace, generator)
+    refuse_strided(input)
     shape, feature = sample_shape(input.shape, batch_dims, dropout_dim)
     if p == 0 or count == 0:
         return input

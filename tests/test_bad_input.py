@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -199,6 +200,12 @@ def test_what_is_no_tensor(input: object) -> None:
     for call in (TailDropout(), TailDropout().eval(), tail_dropout, lambda x: keep_first(x, 1)):
         with pytest.raises(TypeError, match="give a tensor"):
             call(input)
+
+
+def test_an_array_of_numpy_is_to_be_converted() -> None:
+    for call in (TailDropout(), TailDropout().eval(), tail_dropout, lambda x: keep_first(x, 1)):
+        with pytest.raises(TypeError, match=r"input is a NumPy array; give a tensor: torch\.from_numpy\(input\)"):
+            call(np.ones((3, 4)))
 
 
 @pytest.mark.parametrize("flag", ["training", "inplace"])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..dims import check_tensor
-from ..tracing import node
+from ..tracing import node, refuse_script
 
 
 class LearnedDropout(nn.Module):
@@ -72,6 +72,10 @@ class LearnedDropout(nn.Module):
     def probability(self, input: Tensor) -> Tensor:
         """M, the probability to keep: of the input's shape, in float32 (float64 for float64)."""
         check_tensor(input)
+        if input.is_nested:
+            raise ValueError(
+                "input is a nested tensor, of unlike numbers of positions; pad it: torch.nested.to_padded_tensor(input, 0.0)"
+            )
         if input.dim() < 2 or input.shape[-1] != self.embed_dim:
             raise ValueError(f"input has shape {tuple(input.shape)}; give (…, positions, embed_dim={self.embed_dim})")
         query, key, value = self.qkv(input).unflatten(-1, (3, self.n_head, -1)).transpose(-2, -4).unbind(-3)
@@ -115,6 +119,8 @@ class LearnedDropout(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": None}  # a graph can be neither pickled nor copied
+
+    __prepare_scriptable__ = refuse_script
 
     def extra_repr(self) -> str:
         """The arguments that construct this layer."""
