@@ -21,6 +21,15 @@ def check_tensor(input: object) -> None:
         raise TypeError(f"input is a {type(input).__name__}; give a tensor")
 
 
+def refuse_strided(input: Tensor) -> None:
+    """Raise ValueError for a nested tensor of the older layout, which has no sizes."""
+    if input.is_nested and input.layout != torch.jagged:
+        raise ValueError(
+            "input is a nested tensor with the layout torch.strided; pad it: torch.nested.to_padded_tensor(input, 0.0), or "
+            "make it jagged: torch.nested.as_nested_tensor(input.unbind(), layout=torch.jagged)"
+        )
+
+
 Dims = tuple[int, ...] | None  # dims of samples; None: all but that of features
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from threading import get_ident
 from typing import Any
 
@@ -17,9 +17,20 @@ from torch.overrides import handle_torch_function
 
 from . import selection
 from ._torch import constant_in_graphs
-from .dims import Dims, check_dim, check_dims, check_tensor, constant_sizes, features_of, from_0, sample_dims, sample_shape
+from .dims import (
+    Dims,
+    check_dim,
+    check_dims,
+    check_tensor,
+    constant_sizes,
+    features_of,
+    from_0,
+    refuse_strided,
+    sample_dims,
+    sample_shape,
+)
 from .distribution import check_p, exponential, exponential_from_uniforms, rate
-from .jagged import Spread, is_jagged, on_components, refuse_strided
+from .jagged import Spread, is_jagged, on_components
 from .selection import select
 from .shards import is_sharded, on_shard
 from .tracing import overridden
@@ -35,7 +46,7 @@ def keep_first(input: Tensor, k: int | float | Tensor, dim: int = -1) -> Tensor:
         input: any tensor with at least one dim.
         k: how many features stay; n or more keeps all, less than 1 none. A tensor is 0-d, or has as many dims as the input
             with size 1 at `dim`, and elsewhere 1 or the input's size: then every sample has its own k. In compiled code give a
-            tensor; every new int compiles anew.
+            tensor; every new int compiles anew. `torch.jit.trace` records this function, `torch.jit.script` cannot read it.
         dim: the dim of features.
 
     Returns:
@@ -60,9 +71,9 @@ def keep_first(input: Tensor, k: int | float | Tensor, dim: int = -1) -> Tensor:
         if k.dtype == torch.bool or k.is_complex():
             raise TypeError(f"k is a tensor of dtype {k.dtype}; give integers, or real numbers")
     else:
-        if isinstance(k, bool) or not isinstance(k, int | float | Integral):
+        if isinstance(k, bool) or not isinstance(k, int | float | Real):
             raise TypeError(f"k={k!r} is a {type(k).__name__}; give an int or a tensor")
-        k = k if isinstance(k, float) else min(int(k), 2**62)  # more than any n
+        k = max(-1, min(int(k), 2**62)) if isinstance(k, int | Integral) else float(k)  # 2**62: more than any n
         k = torch.full((), k, device=input.device)
     if k.dim() and not _fits(constant_sizes(k.shape), constant_sizes(input.shape), feature):
         raise ValueError(

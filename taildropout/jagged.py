@@ -16,15 +16,6 @@ def is_jagged(input: Tensor) -> bool:
     return input.is_nested and input.layout == torch.jagged
 
 
-def refuse_strided(input: Tensor) -> None:
-    """Raise ValueError for a nested tensor of the older layout, which has no sizes."""
-    if input.is_nested and input.layout != torch.jagged:
-        raise ValueError(
-            "input is a nested tensor with the layout torch.strided; pad it: torch.nested.to_padded_tensor(input, 0.0), or "
-            "make it jagged: torch.nested.as_nested_tensor(input.unbind(), layout=torch.jagged)"
-        )
-
-
 def on_components(input: Tensor, batch: Sequence[int], feature: int, keep: Callable[[Tensor, Spread], Tensor]) -> Tensor:
     """Return a jagged tensor of what `keep` gives for all components at once.
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from ._torch import constant_in_graphs
-from .dims import as_given, check_dims, check_tensor, constant_sizes, positions, sample_dims, sample_shape
+from .dims import as_given, check_dims, check_tensor, constant_sizes, positions, refuse_strided, sample_dims, sample_shape
 from .distribution import check_p, exponential_from_uniforms, rate
 from .functional import check_float, drop_jagged, drop_tail, keep_first, look_for_columns, tail_dropout
-from .jagged import Spread, is_jagged, on_components, refuse_strided
+from .jagged import Spread, is_jagged, on_components
 from .selection import select
 from .tracing import in_model, node, overridden, refuse_script
 

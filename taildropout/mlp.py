@@ -132,10 +132,11 @@ class TailMLP(nn.Sequential):
         if _blocks(w1.shape[0], rows, ends, share, 1.0, device) == 0:  # at best: to look closer takes longer than a small block
             return None
         if not (
-            not (transformed() or input.is_meta or input.is_nested)
+            not (transformed() or input.is_meta)
             and not (input.is_cuda and torch.cuda.is_current_stream_capturing())
             and not forward_mode_active()
             and input.numel() > 0
+            and not input.is_nested
             and w1.numel() > 0
             and input.shape[-1] == w1.shape[1]
             and w1.shape[0] == w2.shape[1]

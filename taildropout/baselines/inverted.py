@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..dims import refuse_strided
 from ..distribution import check_p
 from ..functional import check_float
-from ..jagged import refuse_strided
 from ..tracing import node
 
 

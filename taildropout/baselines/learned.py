@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ class LearnedDropout(nn.Module):
     ) -> None:
         super().__init__()
         for name, size in (("embed_dim", embed_dim), ("n_head", n_head)):
-            if isinstance(size, bool) or not isinstance(size, int):
+            if isinstance(size, bool) or not isinstance(size, Integral):
                 raise TypeError(f"{name}={size!r} is a {type(size).__name__}; give an int")
             if size < 1:
                 raise ValueError(f"{name}={size}; give 1 or more")
@@ -64,7 +65,7 @@ class LearnedDropout(nn.Module):
         for name, flag in (("bias", bias), ("causal", causal)):
             if not isinstance(flag, bool):
                 raise TypeError(f"{name}={flag!r} is a {type(flag).__name__}; give True or False")
-        self.embed_dim, self.n_head, self.shift_init, self.causal = embed_dim, n_head, shift_init, causal
+        self.embed_dim, self.n_head, self.shift_init, self.causal = int(embed_dim), int(n_head), shift_init, causal
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=bias)
         self.shift = nn.Parameter(torch.full((embed_dim,), float(shift_init)))
         self._last: tuple[Tensor, Tensor] | None = None  # M, with its graph, and the share of ones

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import constant_in_graphs
-from ..dims import as_given, check_dims, features_of, sample_shape
+from ..dims import as_given, check_dims, features_of, refuse_strided, sample_shape
 from ..distribution import CensoredGeometric, check_p
 from ..functional import check_float, keep_first
-from ..jagged import refuse_strided
 from ..tracing import node, refuse_script
 
 _LAWS = ("uniform", "geometric", "power_of_two", "censored_geometric")

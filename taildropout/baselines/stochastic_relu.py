@@ -7,8 +7,8 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
+from ..dims import refuse_strided
 from ..functional import check_float
-from ..jagged import refuse_strided
 from ..tracing import node
 
 
