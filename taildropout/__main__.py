@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 
 import torch
 
@@ -25,6 +26,16 @@ def _devices() -> list[str]:
     return [*found, "mps"] if torch.backends.mps.is_available() else found
 
 
+def _triton_kernel() -> str:
+    if not torch.cuda.is_available():
+        return "not in use: torch finds no CUDA device"
+    if find_spec("triton") is None:
+        return "not in use: Triton is not installed"
+    if not selection.kernel_works(torch.device("cuda", torch.cuda.current_device())):
+        return "not in use: Triton does not work here, for the reason in the warning above"
+    return f"in use on GPUs from {selection.FUSED_FROM} elements on"
+
+
 def report() -> str:
     """Return the lines that are printed."""
     lines = {
@@ -34,7 +45,7 @@ def report() -> str:
         "Triton": _version_of("triton"),
         "torch-pruning": _version_of("torch-pruning"),
         "rows in C": selection.why_no_rows or "in use on CPUs",
-        "Triton kernel": "in use on GPUs" if torch.cuda.is_available() else "not in use: torch finds no CUDA device",
+        "Triton kernel": _triton_kernel(),
         "threads": f"{torch.get_num_threads()}, vectors {torch.backends.cpu.get_cpu_capability()}",
         "devices": ", ".join(["cpu", *_devices()]),
     }

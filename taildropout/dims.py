@@ -6,6 +6,7 @@ import math
 import operator
 import warnings
 from collections.abc import Sequence
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -15,17 +16,30 @@ from torch import Tensor
 def check_tensor(input: object) -> None:
     """Raise TypeError for what is no tensor."""
     if not isinstance(input, Tensor):
+        if type(input).__module__ == "numpy":
+            raise TypeError("input is a NumPy array; give a tensor: torch.from_numpy(input)")
         raise TypeError(f"input is a {type(input).__name__}; give a tensor")
+
+
+def refuse_strided(input: Tensor) -> None:
+    """Raise ValueError for a nested tensor of the older layout, which has no sizes."""
+    if input.is_nested and input.layout != torch.jagged:
+        raise ValueError(
+            "input is a nested tensor with the layout torch.strided; pad it: torch.nested.to_padded_tensor(input, 0.0), or "
+            "make it jagged: torch.nested.as_nested_tensor(input.unbind(), layout=torch.jagged)"
+        )
 
 
 Dims = tuple[int, ...] | None  # dims of samples; None: all but that of features
 
 
 def check_dim(dim: object, name: str) -> int:
-    """Return a dim; TypeError if it is not an int (bool is none)."""
-    if isinstance(dim, bool) or not isinstance(dim, int):
+    """Return a dim as an int; TypeError if it is not one, of NumPy's at most (bool is none)."""
+    if type(dim) is int:
+        return dim
+    if isinstance(dim, bool) or not isinstance(dim, Integral):
         raise TypeError(f"{name} has {dim!r}, a {type(dim).__name__}; a dim is an int")
-    return dim
+    return int(dim)
 
 
 def check_dims(batch_dim: object, dropout_dim: object) -> tuple[Dims, int]:
@@ -45,6 +59,13 @@ def check_dims(batch_dim: object, dropout_dim: object) -> tuple[Dims, int]:
     feature = check_dim(dropout_dim, "dropout_dim")
     checked = tuple(check_dim(each, "batch_dim") for each in dims)
     return None if batch_dim is None else checked, feature
+
+
+def as_given(batch_dim: object, dims: Dims) -> int | list[int] | None:
+    """Return checked dims in the form in which `batch_dim` gave them: an int, a list or None."""
+    if dims is None:
+        return None
+    return list(dims) if isinstance(batch_dim, Sequence) else dims[0]
 
 
 def from_0(name: str, dim: int, ndim: int) -> int:
@@ -88,12 +109,16 @@ def sample_shape(shape: Sequence[int], batch_dims: Dims, dropout_dim: int) -> tu
 
 def features_of(input: Tensor, feature: int) -> int:
     """Return the number of features as an int, also where a compiler made it symbolic or `torch.jit.trace` a tensor."""
-    n = input.shape[feature]
-    if isinstance(n, Tensor):
-        with warnings.catch_warnings():  # that it becomes a constant of the trace is meant: the law belongs to one n
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)
-            return operator.index(n)
-    return operator.index(n)
+    return operator.index(*constant_sizes([input.shape[feature]]))
+
+
+def constant_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
+    """Return sizes as they are, or as ints where `torch.jit.trace` made tensors of them: constants of the trace."""
+    if not any(isinstance(size, Tensor) for size in sizes):
+        return tuple(sizes)
+    with warnings.catch_warnings():  # what is a constant here is meant to be one: the law belongs to one n, each k to a sample
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        return tuple(operator.index(size) for size in sizes)
 
 
 def positions(n: int, feature: int, ndim: int, device: torch.device) -> Tensor:

@@ -210,6 +210,10 @@ class CensoredGeometric(Distribution):
         self.rate = torch.tensor(rates, dtype=torch.float64, device=self.p.device).reshape(self.p.shape)
         super().__init__(self.p.shape, validate_args=validate_args)
 
+    def __repr__(self) -> str:
+        """The name and arguments; p of several laws by its shape, as torch's distributions show theirs."""
+        return f"{super().__repr__()[:-1]}, n: {self.n})"
+
     def expand(self, batch_shape: Any, _instance: Any = None) -> CensoredGeometric:
         """The same law with its batch shape expanded to `batch_shape`."""
         new: CensoredGeometric = self._get_checked_instance(CensoredGeometric, _instance)  # type: ignore[no-untyped-call]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from threading import get_ident
 from typing import Any
 
@@ -16,7 +16,18 @@ from torch import Tensor
 from torch.overrides import handle_torch_function
 
 from ._torch import constant_in_graphs
-from .dims import Dims, check_dim, check_dims, check_tensor, features_of, from_0, sample_dims, sample_shape
+from .dims import (
+    Dims,
+    check_dim,
+    check_dims,
+    check_tensor,
+    constant_sizes,
+    features_of,
+    from_0,
+    refuse_strided,
+    sample_dims,
+    sample_shape,
+)
 from .distribution import check_p, exponential, exponential_from_uniforms, rate
 from .selection import dispatch as selection
 from .selection.dispatch import select
@@ -35,7 +46,7 @@ def keep_first(input: Tensor, k: int | float | Tensor, dim: int = -1) -> Tensor:
         input: any tensor with at least one dim.
         k: how many features stay; n or more keeps all, less than 1 none. A tensor is 0-d, or has as many dims as the input
             with size 1 at `dim`, and elsewhere 1 or the input's size: then every sample has its own k. In compiled code give a
-            tensor; every new int compiles anew.
+            tensor; every new int compiles anew. `torch.jit.trace` records this function, `torch.jit.script` cannot read it.
         dim: the dim of features.
 
     Returns:
@@ -51,20 +62,20 @@ def keep_first(input: Tensor, k: int | float | Tensor, dim: int = -1) -> Tensor:
         tensor([[1., 0., 0., 0.],
                 [1., 1., 1., 0.]])
     """
-    if type(input) is not Tensor and overridden(input):
-        return handle_torch_function(keep_first, (input,), input, k, dim)
+    if not (type(input) is Tensor and type(k) in (int, Tensor)) and overridden(input, k):
+        return handle_torch_function(keep_first, (input, k), input, k, dim)
     check_tensor(input)
+    refuse_strided(input)
     feature = from_0("dim", check_dim(dim, "dim"), input.dim())
     if isinstance(k, Tensor):
         if k.dtype == torch.bool or k.is_complex():
             raise TypeError(f"k is a tensor of dtype {k.dtype}; give integers, or real numbers")
     else:
-        if isinstance(k, bool) or not isinstance(k, int | float | Integral):
+        if isinstance(k, bool) or not isinstance(k, int | float | Real):
             raise TypeError(f"k={k!r} is a {type(k).__name__}; give an int or a tensor")
-        k = k if isinstance(k, float) else min(int(k), 2**62)  # more than any n
-        k = torch.tensor(k, device=input.device)
-    fits = k.dim() == input.dim() and k.shape[feature] == 1
-    if k.dim() and not (fits and all(a in (1, b) for a, b in zip(k.shape, input.shape, strict=True))):
+        k = max(-1, min(int(k), 2**62)) if isinstance(k, int | Integral) else float(k)  # 2**62: more than any n
+        k = torch.full((), k, device=input.device)
+    if k.dim() and not _fits(constant_sizes(k.shape), constant_sizes(input.shape), feature):
         raise ValueError(
             f"k has shape {tuple(k.shape)}, which does not fit input of shape {tuple(input.shape)} with dim={dim}: "
             "give a 0-d tensor, or one with the input's dims, of size 1 at dim"
@@ -76,6 +87,12 @@ def keep_first(input: Tensor, k: int | float | Tensor, dim: int = -1) -> Tensor:
     if type(input) is not Tensor and is_jagged(input) and not k.dim():
         return on_components(input, (), feature, lambda values, _: select(values, k, feature - 1))
     return select(input, k, feature)
+
+
+def _fits(k_shape: Sequence[int], shape: Sequence[int], feature: int) -> bool:
+    """Return True if a k of this shape broadcasts to an input of that shape, and is the same for all its features."""
+    same_dims = len(k_shape) == len(shape) and k_shape[feature] == 1
+    return same_dims and all(a in (1, b) for a, b in zip(k_shape, shape, strict=True))
 
 
 def check_float(input: Tensor) -> None:
@@ -105,7 +122,11 @@ def drop_tail(
         and not selection.transformed()
     ):
         # Every call into torch counts at this size, so that what depends on shapes alone is prepared once, memory for E too.
-        key = (input.shape, input.dtype, p, batch_dims, dropout_dim, get_ident())
+        try:
+            key = (input.shape, input.dtype, p, batch_dims, dropout_dim, get_ident())
+        except RuntimeError:
+            refuse_strided(input)
+            raise
         noise, its_rate, positions = _prepared.get(key) or _prepare(key, input)
         dropped = noise.exponential_(its_rate) < positions
         return input.masked_fill_(dropped, 0) if inplace else input.masked_fill(dropped, 0)
@@ -113,6 +134,7 @@ def drop_tail(
         return drop_in_graph(input, p, batch_dims, dropout_dim, inplace)
     if type(input) is not Tensor and is_jagged(input):
         return drop_jagged(input, p, batch_dims, dropout_dim, inplace, generator)
+    refuse_strided(input)
     shape, feature = sample_shape(input.shape, batch_dims, dropout_dim)
     if p == 0 or count == 0:
         return input

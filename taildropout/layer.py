@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from ._torch import constant_in_graphs
-from .dims import check_dims, check_tensor, positions, sample_dims, sample_shape
+from .dims import as_given, check_dims, check_tensor, constant_sizes, positions, refuse_strided, sample_dims, sample_shape
 from .distribution import check_p, exponential_from_uniforms, rate
 from .functional import check_float, drop_jagged, drop_tail, keep_first, look_for_columns, tail_dropout
 from .selection.dispatch import select
 from .selection.jagged import Spread, is_jagged, on_components
-from .tracing import in_model, node, overridden
+from .tracing import in_model, node, overridden, refuse_script
 
 _MOST = 2**63 - 1  # what an int64 holds
 
@@ -85,7 +85,7 @@ class TailDropout(nn.Module):
         self._batch_dims, self.dropout_dim = check_dims(batch_dim, dropout_dim)
         if self._batch_dims is not None and len({*self._batch_dims, dropout_dim}) <= len(self._batch_dims):
             raise ValueError(f"batch_dim={batch_dim} and dropout_dim={dropout_dim} repeat a dim; name each once")
-        self._batch_dim = batch_dim if batch_dim is None or isinstance(batch_dim, int) else list(batch_dim)
+        self._batch_dim = as_given(batch_dim, self._batch_dims)
         if not isinstance(inplace, bool):
             raise TypeError(f"inplace={inplace!r} is a {type(inplace).__name__}; give True or False")
         self.inplace = inplace
@@ -186,6 +186,11 @@ class TailDropout(nn.Module):
             return self._jagged_at_k(input, self._k)
         if not (self._k is not None and is_tensor) and overridden(input):
             if self._k is not None:
+                if self._k.dim():
+                    raise TypeError(
+                        f"k is {self._shown_k()}, one for each sample, but input is a {type(input).__name__} of unknown shape; "
+                        "call set_k with an int, or trace a model that holds the layer"
+                    )
                 return keep_first(input, self._k, self.dropout_dim)
             options: Any = {"batch_dim": self._batch_dims, "dropout_dim": self.dropout_dim}
             return tail_dropout(input, self._p, self.training, self.inplace, **options)
@@ -203,6 +208,7 @@ class TailDropout(nn.Module):
         return on_components(input, (0,) if k.dim() else (), feature, keep)
 
     def _at_k(self, input: Tensor, k: Tensor) -> Tensor:
+        refuse_strided(input)
         return select(input, *self._k_for(input.shape, input.device, k), self.inplace)
 
     def _k_for(self, shape: torch.Size, device: torch.device, k: Tensor) -> tuple[Tensor, int]:
@@ -213,8 +219,8 @@ class TailDropout(nn.Module):
             if type(k) is Tensor and not k.is_meta and not torch.compiler.is_compiling():  # real, and so worth keeping
                 self._home, self._k = k.device, k
         if k.dim():
-            wanted = tuple(shape[dim] for dim in batch)
-            if tuple(k.shape) != wanted:
+            wanted = constant_sizes([shape[dim] for dim in batch])
+            if constant_sizes(k.shape) != wanted:
                 raise ValueError(
                     f"k has shape {tuple(k.shape)}, but batch_dim={self.batch_dim} of an input of shape "
                     f"{tuple(shape)} has {wanted}; call set_k with an int or with one k per sample"
@@ -284,6 +290,4 @@ class TailDropout(nn.Module):
         assert self._k is not None
         return str(self._largest_k) if self._k.dim() == 0 else f"a tensor of shape {tuple(self._k.shape)}"
 
-    def __prepare_scriptable__(self) -> TailDropout:
-        # `torch.jit.script` calls this first.
-        raise TypeError("TailDropout cannot be scripted; use torch.jit.trace, torch.export or torch.compile instead")
+    __prepare_scriptable__ = refuse_script  # which `torch.jit.script` calls first

@@ -136,6 +136,7 @@ class TailMLP(nn.Sequential):
             and not (input.is_cuda and torch.cuda.is_current_stream_capturing())
             and not forward_mode_active()
             and input.numel() > 0
+            and not input.is_nested
             and w1.numel() > 0
             and input.shape[-1] == w1.shape[1]
             and w1.shape[0] == w2.shape[1]

@@ -49,6 +49,8 @@ def _check_arguments(model: nn.Module, layer: TailDropout | str, k: int, example
         return name, dict(example_inputs)
     if isinstance(example_inputs, tuple | list):
         return name, tuple(example_inputs)
+    if type(example_inputs).__module__ == "numpy":
+        raise TypeError("example_inputs is a NumPy array; give tensors: torch.from_numpy(array)")
     raise TypeError(
         f"example_inputs is a {type(example_inputs).__name__}; give a tensor, a tuple of arguments or a dict of them"
     )

@@ -112,6 +112,11 @@ def _kernels_on(device: torch.device) -> ModuleType | None:
     return _kernels[device]
 
 
+def kernel_works(device: torch.device) -> bool:
+    """Return True if the Triton kernel runs on this GPU, which the first call tries out."""
+    return _kernels_on(device) is not None
+
+
 def _rows_for_triton(input: Tensor, k: Tensor, feature: int) -> Layout | None:
     """The rows by which the Triton kernel goes, or None where it cannot be used."""
     if input.numel() < FUSED_FROM or k.device != input.device:
