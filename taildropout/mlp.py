@@ -27,15 +27,16 @@ class _Costs(NamedTuple):
     activation: float  # of an element; its derivative costs half as much
 
 
-# Fitted: of GPUs to 228 situations on an H100 in a virtual machine, whose host takes some .5 ms a step and .3 ms a block more
-# than the plain block. They have 512 to 32 768 rows, 512 to 4096 features, 2 or 4 times as many hidden ones, p from .1 to .9, 1
-# to 24 blocks, in training or not. By these costs none of them takes more than 1.02 times as long as the plain block; the
-# fastest takes .23. In bfloat16 only the largest are computed in blocks, from some 8192 rows of 4096 features on.
+# Fitted; on GPUs to 228 situations on one H100 in a virtual machine, whose host takes some .5 ms a step and .3 ms a block more
+# than the plain block: 512 to 32 768 rows, 512 to 4096 features, 2 or 4 times as many hidden ones, p from .1 to .9, in training
+# or not, each in 1 to 24 blocks. With these costs no situation takes more than 1.02 times as long as the plain block, and the
+# fastest .23. A second run on a slower host gave 1.27 for half precision at 8192 rows of 4096 features; its costs are therefore
+# half as high again as fitted, and only from some 16 384 such rows on is anything computed in blocks.
 _COSTS = {
     "cpu": _Costs(0, 5e7, 50, 500),
     "float32": _Costs(2.5e10, 1.8e10, 14, 440),
     "tf32": _Costs(3.8e11, 7.6e10, 150, 110),
-    "half": _Costs(2.1e12, 3.1e11, 140, 230),
+    "half": _Costs(3.2e12, 4.7e11, 140, 230),
 }
 _LEAST_GAIN = 0.12  # what a prediction must save before it is believed
 _SMALL = 2**21  # multiplications in the first Linear, at less than 1 ms a step, below which little could be saved
