@@ -134,14 +134,14 @@ class Layout(NamedTuple):
     A row holds n features of `unit` elements each, and there are as many as `per_row` has places.
     """
 
-    order: list[int]
-    per_row: list[int]
+    order: tuple[int, ...]
+    per_row: tuple[int, ...]
     unit: int
 
 
 def row_layout(shape: Sequence[int], strides: Sequence[int], k_shape: Sequence[int], feature: int) -> Layout | None:
     """The rows of a tensor; None where features lie in none: it is not dense, or k varies within what would be a row."""
-    order = sorted(range(len(shape)), key=lambda dim: -strides[dim])
+    order = tuple(sorted(range(len(shape)), key=lambda dim: -strides[dim]))
     expected = 1
     for dim in reversed(order):
         if shape[dim] != 1 and strides[dim] != expected:
@@ -151,5 +151,5 @@ def row_layout(shape: Sequence[int], strides: Sequence[int], k_shape: Sequence[i
     before, after = order[:place], order[place + 1 :]
     if k_shape and any(k_shape[dim] > 1 for dim in after):
         return None
-    per_row = [shape[dim] for dim in before] + [1] * (len(order) - place)
+    per_row = (*(shape[dim] for dim in before), *[1] * (len(order) - place))
     return Layout(order, per_row, math.prod(shape[dim] for dim in after))

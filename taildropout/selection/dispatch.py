@@ -30,13 +30,17 @@ except ImportError as error:  # built without a compiler: the same results from 
 else:
     why_no_rows = ""
 
-# From this many elements on, an autograd function that saves k alone is used. It costs some 50 µs a step more than a
-# `masked_fill`, which saves a byte per element and is slow; on a CPU the two are measured to meet at about 16 000.
+# From this many elements on, a CPU uses an autograd function that saves k alone. It costs some 50 µs a step more than a
+# `masked_fill`, which saves a byte per element and is slow; the two are measured to meet at about 16 000.
 SAVE_ONLY_K_FROM = 2**14
 
-# From this many elements on, a GPU uses the Triton kernel. It saves two launches and most of the traffic of plain torch, but
-# its own launch takes the host longer. Not measured yet: to be set where the two meet on a GPU.
-FUSED_FROM = 2**17
+# From this many elements on, a GPU uses the autograd function and in it the Triton kernel; below, a `masked_fill`. An H100 is
+# done with the kernel sooner at every size: after 1.8 µs, not 5, for 2¹⁴ elements of float32, and 19, not 68, for 2²³. But
+# launching it from an autograd function in Python takes the host longer: 60 µs forward, not 50, and 230 to 270 a training step,
+# not 170, in a virtual machine. There, calls one after the other meet between 2²³ and 2²⁴ elements of float32 forward, between
+# 2²⁴ and 2²⁵ with backward, and in bfloat16 at twice as many. The least of these stands here, since in a large model other work
+# keeps the GPU busy while the host launches.
+FUSED_FROM = 2**23
 
 # A thread is worth starting, at some 20 µs, for this many bytes.
 _BYTES_PER_THREAD = 2**20
@@ -117,6 +121,10 @@ def kernel_works(device: torch.device) -> bool:
     return _kernels_on(device) is not None
 
 
+def _save_only_k_from(input: Tensor) -> int:
+    return FUSED_FROM if _on_gpu(input) else SAVE_ONLY_K_FROM
+
+
 def _rows_for_triton(input: Tensor, k: Tensor, feature: int) -> Layout | None:
     """The rows by which the Triton kernel goes, or None where it cannot be used."""
     if input.numel() < FUSED_FROM or k.device != input.device:
@@ -132,7 +140,7 @@ def _rows_for_c(input: Tensor, k: Tensor, feature: int) -> Layout | None:
 
 def way(input: Tensor, k: Tensor, feature: int) -> str:
     """Name the code that eager mode selects the tail of `input` with; see `select` for the arguments."""
-    if input.numel() < SAVE_ONLY_K_FROM:
+    if input.numel() < _save_only_k_from(input):
         return "masked_fill"
     if _on_gpu(input):
         return "torch" if _rows_for_triton(input, k, feature) is None else "Triton kernel"
@@ -212,15 +220,28 @@ class _KeepFirst(torch.autograd.Function):
         return _keep_saving_k(input, k, feature + 1), 0
 
 
+class _KeepFirstInReverse(torch.autograd.Function):
+    """The same for reverse mode alone, which takes some 3 % less of a small tensor's training step."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, k: Tensor, feature: int) -> Tensor:
+        ctx.save_for_backward(k)
+        ctx.feature = feature
+        return _select(input, k, feature)
+
+    backward = _KeepFirst.backward
+
+
 # `Function.apply` inspects the signature of forward at every call, which takes longer than a kernel; its base does not. Only
 # functorch needs the whole of it.
 _apply: Callable[..., Tensor] = super(torch.autograd.Function, _KeepFirst).apply
+_apply_in_reverse: Callable[..., Tensor] = super(torch.autograd.Function, _KeepFirstInReverse).apply
 
 
 def _keep_saving_k(input: Tensor, k: Tensor, feature: int) -> Tensor:
     if transforms_active():
         return cast(Tensor, _KeepFirst.apply(input, k, feature))  # type: ignore[no-untyped-call]
-    return _apply(input, k, feature)
+    return (_apply if forward_mode_active() else _apply_in_reverse)(input, k, feature)
 
 
 def _write(input: Tensor, k: Tensor, feature: int) -> bool:
@@ -255,7 +276,7 @@ def select(input: Tensor, k: Tensor, feature: int, inplace: bool = False, one_to
         else:
             one_to_n = one_to_n.reshape(-1, *[1] * (input.dim() - feature - 1))
         kept = torch.where(one_to_n <= k, input, 0)
-    elif count >= SAVE_ONLY_K_FROM:
+    elif count >= _save_only_k_from(input):
         if inplace and _on_gpu(input) and _write(input, k, feature):
             return input
         kept = _keep_saving_k(input, k, feature)

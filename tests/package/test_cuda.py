@@ -22,6 +22,12 @@ SMALL, LARGE = (64, 300), (1024, 512)  # plain torch's, and the kernel's
 SIZES = pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])
 
 
+@pytest.fixture(autouse=True)
+def fuse_from_2_to_the_17(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have tensors of a size that is quick to test take the kernel."""
+    monkeypatch.setattr(selection, "FUSED_FROM", 2**17)
+
+
 @pytest.fixture(name="triton")
 def needs_triton() -> None:
     pytest.importorskip("triton", reason="needs Triton")

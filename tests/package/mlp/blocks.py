@@ -23,7 +23,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[staircase.Staircase]:
         return staircase.products(*arguments)
 
     monkeypatch.setattr(mlp, "_SMALL", 0)
-    monkeypatch.setattr(mlp, "_blocks", lambda n, rows, ends, share, whole, device: 1 if whole == 1 else min(n, 3))
+    monkeypatch.setattr(mlp, "_blocks", lambda n, rows, ends, share, whole, costs: 1 if whole == 1 else min(n, 3))
     monkeypatch.setattr(mlp, "products", products)
     return seen
 

@@ -1,6 +1,7 @@
 """TailMLP is the plain block of the same modules: the same randomness, outputs, gradients and errors, only cheaper."""
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -234,18 +235,42 @@ def test_errors_are_those_of_the_plain_block(computed: list[staircase.Staircase]
 def test_blocks_are_taken_where_they_pay() -> None:
     """Flagship sizes, and what is too small, or drops too little, to save anything."""
 
-    def blocks(rows: int, features: int, n: int, p: float) -> int:
-        return mlp._blocks(n, rows, 2 * features, 1 - p, math.exp(-rate(p, n) * n), "cpu")
+    def blocks(rows: int, features: int, n: int, p: float, kind: str = "cpu") -> int:
+        return mlp._blocks(n, rows, 2 * features, 1 - p, math.exp(-rate(p, n) * n), mlp._COSTS[kind])
 
     assert blocks(4096, 1024, 4096, 0.5) >= 8
     assert blocks(512, 1024, 4096, 0.5) >= 4
     for p in (0.001, 0.01):
         assert blocks(4096, 1024, 4096, p) == 0
-        assert mlp._blocks(4096, 4096, 2048, 1 - p, 1.0, "cpu") == 0
+        assert mlp._blocks(4096, 4096, 2048, 1 - p, 1.0, mlp._COSTS["cpu"]) == 0
     assert blocks(8, 16, 64, 0.5) == 0
-    assert mlp._blocks(4096, 4096, 2048, 0.25, 1.0, "cpu") == 1
+    assert mlp._blocks(4096, 4096, 2048, 0.25, 1.0, mlp._COSTS["cpu"]) == 1
     with torch.no_grad():
         assert blocks(4096, 1024, 4096, 0.5) >= 4
+    # On an H100 these pay or not, as measured.
+    assert blocks(8192, 2048, 8192, 0.5, "float32") >= 4
+    assert blocks(8192, 4096, 16384, 0.5, "tf32") >= 4
+    assert blocks(32768, 4096, 16384, 0.5, "half") >= 4
+    for kind in ("float32", "tf32", "half"):
+        assert blocks(2048, 1024, 4096, 0.5, kind) == 0
+        assert blocks(8192, 2048, 8192, 0.1, kind) == 0
+    assert blocks(16384, 2048, 8192, 0.5, "half") == 0
+
+
+def test_costs_are_those_of_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = mlp._COSTS
+    assert mlp._costs("cpu", torch.bfloat16) == costs["cpu"]
+    assert mlp._costs("cuda", torch.float32) == mlp._costs("cuda", torch.float64) == costs["float32"]
+    assert mlp._costs("cuda", torch.bfloat16) == mlp._costs("mps", torch.float32) == costs["half"]
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        assert mlp._costs("cuda", torch.float32) == costs["tf32"]
+        assert mlp._costs("cuda", torch.float64) == costs["float32"]
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+    monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(allow_tf32=True))  # torch before 2.9
+    assert mlp._costs("cuda", torch.float32) == costs["tf32"]
 
 
 def test_what_is_small_or_drops_little_is_hardly_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

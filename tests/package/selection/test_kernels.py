@@ -61,6 +61,50 @@ def test_every_dtype_misaligned_and_at_odd_sizes_with_nothing_written_beside(
     assert_bitwise(memory[offset + rows * width :], before[offset + rows * width :])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex128])
+def test_a_second_launch_of_one_kind_and_launches_of_other_kinds_in_between(place: SimpleNamespace, dtype: torch.dtype) -> None:
+    """What is compiled for aligned memory, or for another dtype of k, must not be launched for what is neither."""
+    memory = torch.randn(9 * 65, device=place.device).to(dtype)
+    for width, offset, of_k in [
+        (64, 0, torch.float32),
+        (64, 1, torch.float32),
+        (64, 0, torch.int64),
+        (65, 0, torch.float32),
+    ] * 2:
+        input = memory[offset : offset + 8 * width].view(8, width)
+        k = torch.randint(0, width + 1, (8, 1), device=place.device).to(of_k)
+        output = torch.full_like(input, math.nan)
+        place.kernels.launch(input, output, k, 1, place.kernels.layout(input, k, 1))
+        assert_bitwise(output, plain(input, k))
+
+
+def test_triton_looks_at_launches_of_one_kind_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = pytest.importorskip("taildropout.kernels", reason="needs Triton: pip install triton, on Linux")
+    looks, again = [], []
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int]) -> Callable[..., object]:
+            return lambda *arguments: looks.append((grid, arguments)) or Compiled()
+
+    class Compiled:
+        def __getitem__(self, grid: tuple[int, int, int]) -> Callable[..., object]:
+            return lambda *arguments: again.append((grid, arguments))
+
+    monkeypatch.setattr(kernels, "JITFunction", Kernel)
+    monkeypatch.setattr(kernels, "_keep_rows", Kernel())
+    monkeypatch.setattr(kernels, "_compiled", {})
+    monkeypatch.setattr(kernels, "dispatch_modes", lambda: 1)  # or it is refused on a CPU
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    input, k = torch.randn(9, 64), torch.full((8, 1), 3.0)
+    for start in (0, 64, 1):  # 256 bytes further are aligned, 4 are not
+        part = input.view(-1)[start : start + 8 * 64].view(8, 64)
+        kernels.launch(part, torch.empty(8, 64), k, 1, kernels.layout(part, k, 1))
+    assert (len(looks), len(again)) == (2, 1)
+    (grid, first), (whole_grid, second) = looks[0], again[0]
+    assert whole_grid == (*grid, 1, 1)
+    assert first[3:] == second[3:]
+
+
 def channels_last(*shape: int) -> Tensor:
     return torch.randn(shape).contiguous(memory_format=torch.channels_last)
 
@@ -93,8 +137,8 @@ NOT_FUSED: dict[str, Callable[[], tuple[Tensor, tuple[int, ...], int]]] = {
 
 @pytest.mark.parametrize("name", [*FUSED, *NOT_FUSED])
 def test_which_cases_are_fused(place: SimpleNamespace, launches: list[str], name: str) -> None:
-    input, sizes, dim = {**FUSED, **NOT_FUSED}[name]()
-    input = input.to(place.device)
+    with torch.device(place.device):  # moving a view there would make it dense
+        input, sizes, dim = {**FUSED, **NOT_FUSED}[name]()
     k = torch.randint(0, input.shape[dim] + 1, sizes, device=place.device)
     wanted = plain(input, k, dim)
     output = place.kernels.keep_first(input, k, dim)
