@@ -194,6 +194,20 @@ class TailDropout(nn.Module):
             return drop_jagged(input, self._p, self._batch_dims, self.dropout_dim, self.inplace)
         return None
 
+    @property
+    def largest_k(self) -> int:
+        """The largest value of k; 0 while K is random."""
+        return self._largest_k
+
+    def k_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape that k has for an input of this shape: 1 except in the dims of samples."""
+        return sample_shape(shape, self._batch_dims, self.dropout_dim)[0]
+
+    def k_for(self, shape: torch.Size, device: torch.device) -> Tensor:
+        """Return the k that `set_k` has set, on `device` and so that it broadcasts to an input of this shape."""
+        assert self._k is not None
+        return self._k_for(shape, device, self._k)[0]
+
     def _jagged_at_k(self, input: Tensor, k: Tensor) -> Tensor:
         k, feature = self._k_for(input.shape, input.device, k)
 
