@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -101,30 +99,3 @@ def positions(n: int, feature: int, ndim: int, device: torch.device) -> Tensor:
     dtype = torch.float32 if n <= 2**24 else torch.float64
     line = torch.arange(1, n + 1, dtype=dtype, device=device)
     return line.reshape(*[1] * feature, -1, *[1] * (ndim - feature - 1))
-
-
-class Layout(NamedTuple):
-    """Rows of features in memory: the dims in the order of memory, their sizes but 1 from the features on, and what these hold.
-
-    A row holds n features of `unit` elements each, and there are as many as `per_row` has places.
-    """
-
-    order: list[int]
-    per_row: list[int]
-    unit: int
-
-
-def row_layout(shape: Sequence[int], strides: Sequence[int], k_shape: Sequence[int], feature: int) -> Layout | None:
-    """The rows of a tensor; None where features lie in none: it is not dense, or k varies within what would be a row."""
-    order = sorted(range(len(shape)), key=lambda dim: -strides[dim])
-    expected = 1
-    for dim in reversed(order):
-        if shape[dim] != 1 and strides[dim] != expected:
-            return None
-        expected *= shape[dim]
-    place = order.index(feature)
-    before, after = order[:place], order[place + 1 :]
-    if k_shape and any(k_shape[dim] > 1 for dim in after):
-        return None
-    per_row = [shape[dim] for dim in before] + [1] * (len(order) - place)
-    return Layout(order, per_row, math.prod(shape[dim] for dim in after))

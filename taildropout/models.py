@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .layer import TailDropout, check_k
+from .fixed_k import check_k
+from .layer import TailDropout
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -59,18 +60,18 @@ def at_k(model: Model, k: int | Tensor | None, names: str | Iterable[str] | None
     layers = {layer: name for name, layer in _named(model, TailDropout, names).items() if isinstance(layer, TailDropout)}
     if k is not None:
         check_k(k)
-    before = [(layer, layer._k, layer._largest_k, layer._held_as) for layer in layers]
+    before = [(layer, layer.fixed_k) for layer in layers]
     fastpath = torch.backends.mha.get_fastpath_enabled()
     try:
         torch.backends.mha.set_fastpath_enabled(False)
         for layer, name in layers.items():
             layer.set_k(k)
-            layer._held_as = name
+            layer.fixed_k = layer.fixed_k.held(name)
         yield model
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
-        for layer, layer._k, layer._largest_k, layer._held_as in before:  # noqa: B007
-            pass
+        for layer, fixed_k in before:
+            layer.fixed_k = fixed_k.moved(layer.fixed_k.home)  # the model may have moved meanwhile
 
 
 def replace_dropout(model: Model, names: str | Iterable[str], **options: Any) -> Model:

@@ -21,6 +21,7 @@ GROUPS = [
     ["distribution", "dims", "tracing"],
     ["selection"],
     ["functional"],
+    ["compiled", "fixed_k"],
     ["layer"],
     ["models"],
     ["mlp", "pruning", "baselines"],

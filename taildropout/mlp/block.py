@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .._torch import forward_mode_active, has_global_hooks, has_hooks
 from ..distribution import check_n, exponential, rate
 from ..layer import TailDropout
-from ..selection.dispatch import transformed
+from ..selection import transformed
 from . import cost
 from .elementwise import is_elementwise
 from .operands import Operands
@@ -159,8 +159,8 @@ def _ragged(dropout: TailDropout, operands: Operands) -> Ragged | None:
     shape = torch.Size((*x.shape[:-1], n))
     rows = math.prod(shape[:-1])
     if dropout.k is not None:
-        k = dropout.k_for(shape, x.device)
-        share, whole = _shares(k, dropout.largest_k, n)
+        k, _ = dropout.k_for(shape, x.device)
+        share, whole = _shares(k, dropout.fixed_k.largest, n)
     elif dropout.training and 0 < dropout.p < 1:
         k = None
         share, whole = 1 - dropout.p, 1.0

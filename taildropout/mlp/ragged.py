@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..dims import positions
-from ..selection.dispatch import select
+from ..selection import select
 from .operands import Operands
 
 # Products are slow if the number of columns is no multiple of a cache line: on one thread of a CPU with AVX-512, 341 columns

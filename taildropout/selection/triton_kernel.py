@@ -21,7 +21,8 @@ from torch.library import triton_op, wrap_triton
 from triton.runtime.jit import JITFunction
 
 from .._torch import dispatch_modes
-from ..dims import Layout, positions, row_layout
+from ..dims import positions
+from .layout import Layout, row_layout
 
 # What one program moves, and what one of its 128 threads loads at a time.
 TILE_BYTES, VECTOR_BYTES = 8192, 16
