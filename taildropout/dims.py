@@ -1,4 +1,4 @@
-"""Which dims of an input are samples, which are features, and how they lie in memory."""
+"""Which dims of an input are samples and which is the dim of features."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from torch import Tensor
 
 
 def check_tensor(input: object) -> None:
-    """Raise TypeError for what is no tensor."""
+    """Raise TypeError if `input` is not a tensor."""
     if not isinstance(input, Tensor):
         raise TypeError(f"input is a {type(input).__name__}; give a tensor")
 
 
-Dims = tuple[int, ...] | None  # dims of samples; None: all but that of features
+Dims = tuple[int, ...] | None  # dims of samples; None means all dims but that of features
 
 
 def check_dim(dim: object, name: str) -> int:
-    """Return a dim; TypeError if it is not an int (bool is none)."""
+    """Return `dim`, or raise TypeError if it is not an int (a bool is not)."""
     if isinstance(dim, bool) or not isinstance(dim, int):
         raise TypeError(f"{name} has {dim!r}, a {type(dim).__name__}; a dim is an int")
     return dim
 
 
 def check_dims(batch_dim: object, dropout_dim: object) -> tuple[Dims, int]:
-    """Return `batch_dim` as a tuple, or None if it is that, and `dropout_dim`.
+    """Return `batch_dim` as a tuple or None, and `dropout_dim`.
 
     Raises:
-        TypeError: if a dim is not an int (bool is none).
+        TypeError: if a dim is not an int (a bool is not).
     """
     if isinstance(batch_dim, bool) or isinstance(dropout_dim, bool):
         raise TypeError(
@@ -46,20 +46,25 @@ def check_dims(batch_dim: object, dropout_dim: object) -> tuple[Dims, int]:
 
 
 def from_0(name: str, dim: int, ndim: int) -> int:
-    """Return `dim` counted from 0; IndexError if it is out of range, ValueError if there is no dim."""
+    """Return `dim` counted from 0; `name` names the argument in messages.
+
+    Raises:
+        IndexError: if `dim` is out of range.
+        ValueError: if the input is 0-d.
+    """
     if ndim == 0:
         raise ValueError("input is 0-d; tail dropout needs a dim of features: give a tensor with 1 dim or more")
     if not -ndim <= dim < ndim:
         raise IndexError(f"{name}={dim} is out of range for an input with {ndim} dims; give {-ndim} … {ndim - 1}")
-    return operator.index(dim % ndim)  # an int also where a compiler made dims symbolic: `in` is wrong on those
+    return operator.index(dim % ndim)  # an int even after a compiler made dims symbolic: `in` is wrong for symbolic ints
 
 
 def sample_dims(ndim: int, batch_dims: Dims, dropout_dim: int) -> tuple[list[int], int]:
-    """The batch dims in their order, and the feature dim, all counted from 0.
+    """Return the batch dims in their order, and the feature dim, all counted from 0.
 
     Raises:
         IndexError: if a dim is out of range.
-        ValueError: if dims repeat or overlap, or there is no dim.
+        ValueError: if dims repeat or overlap, or the input is 0-d.
     """
     feature = from_0("dropout_dim", dropout_dim, ndim)
     if batch_dims is None:
@@ -76,26 +81,26 @@ def sample_dims(ndim: int, batch_dims: Dims, dropout_dim: int) -> tuple[list[int
 
 
 def sample_shape(shape: Sequence[int], batch_dims: Dims, dropout_dim: int) -> tuple[tuple[int, ...], int]:
-    """The shape of k for an input of this shape (1 everywhere but in the batch dims), and the feature dim from 0.
+    """Return the shape of k for an input of this shape (1 except in the batch dims), and the feature dim counted from 0.
 
-    Raises as `sample_dims` does.
+    Raises the errors of `sample_dims`.
     """
     batch, feature = sample_dims(len(shape), batch_dims, dropout_dim)
     return tuple(size if dim in batch else 1 for dim, size in enumerate(shape)), feature
 
 
 def features_of(input: Tensor, feature: int) -> int:
-    """Return the number of features as an int, also where a compiler made it symbolic or `torch.jit.trace` a tensor."""
+    """Return the number of features as an int, even if a compiler made it symbolic or `torch.jit.trace` made it a tensor."""
     n = input.shape[feature]
     if isinstance(n, Tensor):
-        with warnings.catch_warnings():  # that it becomes a constant of the trace is meant: the law belongs to one n
+        with warnings.catch_warnings():  # n becomes a constant of the trace on purpose: the law belongs to one n
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
             return operator.index(n)
     return operator.index(n)
 
 
 def positions(n: int, feature: int, ndim: int, device: torch.device) -> Tensor:
-    """1 … n along dim `feature` of `ndim`, in the narrowest float that counts so far exactly."""
+    """Return 1 … n along dim `feature` of `ndim` dims, in float32, or in float64 if n is not exact in float32."""
     dtype = torch.float32 if n <= 2**24 else torch.float64
     line = torch.arange(1, n + 1, dtype=dtype, device=device)
     return line.reshape(*[1] * feature, -1, *[1] * (ndim - feature - 1))
