@@ -123,8 +123,8 @@ class TailMLP(nn.Sequential):
         ragged = None if cast is None else _ragged(dropout, cast)
         if cast is None or ragged is None:
             return None
-        rows = cast._replace(x=cast.x.reshape(-1, cast.x.shape[-1]))
-        return ragged_product(rows, ragged, Activation(module, device, autocast)).reshape(*input.shape[:-1], -1)
+        output = ragged_product(cast.in_rows(), ragged, Activation(module, device, autocast))
+        return output.reshape(*input.shape[:-1], -1)
 
 
 def _observed(module: nn.Module) -> bool:

@@ -23,6 +23,10 @@ class Operands(NamedTuple):
         """Return the operands that are not None."""
         return [tensor for tensor in self if tensor is not None]
 
+    def in_rows(self) -> Operands:
+        """Return the same with `x` of shape (rows, in)."""
+        return Operands(self.x.reshape(-1, self.x.shape[-1]), *self[1:])
+
     def plain(self) -> bool:
         """Return True if all operands are plain tensors on one device, so no DTensor or other subclass of Tensor."""
         return all(type(each) in (Tensor, nn.Parameter) and each.device == self.x.device for each in self.tensors())
