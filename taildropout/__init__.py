@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from .distribution import CensoredGeometric, get_scale_param, rate
 from .functional import keep_first, tail_dropout
+from .insert import insert_dropout, remove_dropout, replace_dropout
 from .layer import TailDropout
 from .mlp import TailMLP
-from .models import at_k, replace_dropout
+from .models import at_k
 from .pruning import PruningError, prune
 from .widths import Scree, scree
 
@@ -26,9 +27,11 @@ __all__ = [
     "at_k",
     "baselines",
     "get_scale_param",
+    "insert_dropout",
     "keep_first",
     "prune",
     "rate",
+    "remove_dropout",
     "replace_dropout",
     "scree",
     "tail_dropout",

@@ -94,6 +94,11 @@ def has_global_hooks() -> bool:
     return any(getattr(torch.nn.modules.module, name, True) for name in _GLOBAL_HOOKS)
 
 
+def is_compiled(module: nn.Module) -> bool:
+    """Return True if `module` is what `torch.compile` returned, or was compiled by its own `compile()`, as far as is known."""
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+
+
 def constant_in_graphs(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """Mark `function` for compilers to call while they trace, and to keep only its result.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -13,17 +14,30 @@ from torch import Tensor
 def check_tensor(input: object) -> None:
     """Raise TypeError if `input` is not a tensor."""
     if not isinstance(input, Tensor):
+        if type(input).__module__ == "numpy":
+            raise TypeError("input is a NumPy array; give a tensor: torch.from_numpy(input)")
         raise TypeError(f"input is a {type(input).__name__}; give a tensor")
+
+
+def refuse_strided(input: Tensor) -> None:
+    """Raise ValueError if `input` is a nested tensor of the older layout, torch.strided, which has no sizes."""
+    if input.is_nested and input.layout != torch.jagged:
+        raise ValueError(
+            "input is a nested tensor with the layout torch.strided; pad it: torch.nested.to_padded_tensor(input, 0.0), or "
+            "make it jagged: torch.nested.as_nested_tensor(input.unbind(), layout=torch.jagged)"
+        )
 
 
 Dims = tuple[int, ...] | None  # dims of samples; None means all dims but that of features
 
 
 def check_dim(dim: object, name: str) -> int:
-    """Return `dim`, or raise TypeError if it is not an int (a bool is not)."""
-    if isinstance(dim, bool) or not isinstance(dim, int):
+    """Return `dim` as an int, or raise TypeError if it is not an integer of Python or NumPy (a bool is not)."""
+    if type(dim) is int:
+        return dim
+    if isinstance(dim, bool) or not isinstance(dim, Integral):
         raise TypeError(f"{name} has {dim!r}, a {type(dim).__name__}; a dim is an int")
-    return dim
+    return int(dim)
 
 
 def check_dims(batch_dim: object, dropout_dim: object) -> tuple[Dims, int]:
@@ -43,6 +57,13 @@ def check_dims(batch_dim: object, dropout_dim: object) -> tuple[Dims, int]:
     feature = check_dim(dropout_dim, "dropout_dim")
     checked = tuple(check_dim(each, "batch_dim") for each in dims)
     return None if batch_dim is None else checked, feature
+
+
+def as_given(batch_dim: object, dims: Dims) -> int | list[int] | None:
+    """Return checked dims in the form of `batch_dim`: an int, a list or None."""
+    if dims is None:
+        return None
+    return list(dims) if isinstance(batch_dim, Sequence) else dims[0]
 
 
 def from_0(name: str, dim: int, ndim: int) -> int:
@@ -91,12 +112,16 @@ def sample_shape(shape: Sequence[int], batch_dims: Dims, dropout_dim: int) -> tu
 
 def features_of(input: Tensor, feature: int) -> int:
     """Return the number of features as an int, even if a compiler made it symbolic or `torch.jit.trace` made it a tensor."""
-    n = input.shape[feature]
-    if isinstance(n, Tensor):
-        with warnings.catch_warnings():  # n becomes a constant of the trace on purpose: the law belongs to one n
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)
-            return operator.index(n)
-    return operator.index(n)
+    return operator.index(*constant_sizes([input.shape[feature]]))
+
+
+def constant_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
+    """Return sizes, as ints where `torch.jit.trace` made tensors of them, so that they are constants of the trace."""
+    if not any(isinstance(size, Tensor) for size in sizes):
+        return tuple(sizes)
+    with warnings.catch_warnings():  # constants on purpose: the law belongs to one n, and each k to one sample
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        return tuple(operator.index(size) for size in sizes)
 
 
 def positions(n: int, feature: int, ndim: int, device: torch.device) -> Tensor:

@@ -127,7 +127,7 @@ def get_scale_param(p: float, tol: float = 0.0) -> float:
 
     Examples:
         >>> round(get_scale_param(0.5), 6)
-        0.627503
+        0.6275
         >>> 1 / (rate(0.5, 10_000) * 10_000)  # close to the limit
         0.62...
     """
@@ -218,6 +218,10 @@ class CensoredGeometric(Distribution):
         rates = [rate(each, self.n) for each in self.p.flatten().tolist()]
         self.rate = torch.tensor(rates, dtype=torch.float64, device=self.p.device).reshape(self.p.shape)
         super().__init__(self.p.shape, validate_args=validate_args)
+
+    def __repr__(self) -> str:
+        """Return the name and the arguments; a p of several laws is shown by its shape, as in torch's distributions."""
+        return f"{super().__repr__()[:-1]}, n: {self.n})"
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> CensoredGeometric:
         """Return the same law with its batch shape expanded to `batch_shape`."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .dims import Dims, sample_dims
+from .dims import Dims, constant_sizes, sample_dims
 
 _MOST = 2**63 - 1  # the largest int64
 _CPU = torch.device("cpu")
@@ -48,29 +48,36 @@ class FixedK:
         largest: the largest value of k; 0 while K is random.
         home: the device to which `set` moves k: that of the module, or of its last input.
         held_as: the layer's name in a model that `at_k` holds, or None. While held, `train()` and `eval()` keep k.
+        at_most: if True, a k above the number of features keeps all features instead of raising an error.
     """
 
     def __init__(
-        self, k: Tensor | None = None, largest: int = 0, home: torch.device = _CPU, held_as: str | None = None
+        self,
+        k: Tensor | None = None,
+        largest: int = 0,
+        home: torch.device = _CPU,
+        held_as: str | None = None,
+        at_most: bool = False,
     ) -> None:
-        self.k, self.largest, self.home, self.held_as = k, largest, home, held_as
+        self.k, self.largest, self.home, self.held_as, self.at_most = k, largest, home, held_as, at_most
 
     def set(self, k: int | Tensor | None) -> FixedK:
         """Return the same with a checked copy of `k` on the home device. Raises as `check_k` does."""
         if k is None:
-            return FixedK(None, 0, self.home, self.held_as)
+            return FixedK(None, 0, self.home, self.held_as, self.at_most)
         largest = check_k(k)
         with torch.inference_mode(False):  # a later training step could not save an inference tensor
             k = k.detach() if isinstance(k, Tensor) else torch.tensor(k, device=self.home)
-            return FixedK(k.to(self.home, torch.int64, copy=True), largest, self.home, self.held_as)
+            k = k.to(self.home, torch.int64, copy=True)
+        return FixedK(k, largest, self.home, self.held_as, self.at_most)
 
     def moved(self, home: torch.device) -> FixedK:
         """Return the same with another home device, and k moved to it."""
-        return FixedK(None if self.k is None else self.k.to(home), self.largest, home, self.held_as)
+        return FixedK(None if self.k is None else self.k.to(home), self.largest, home, self.held_as, self.at_most)
 
-    def held(self, name: str | None) -> FixedK:
+    def held(self, name: str | None, at_most: bool = False) -> FixedK:
         """Return the same as held by `at_k` under this name; None releases it."""
-        return FixedK(self.k, self.largest, self.home, name)
+        return FixedK(self.k, self.largest, self.home, name, at_most)
 
     def spread(self, k: Tensor, shape: torch.Size, batch_dims: Dims, dropout_dim: int) -> tuple[Tensor, int]:
         """Return `k`, this k on the input's device, so that it broadcasts to the input's shape; and the feature dim from 0.
@@ -80,8 +87,8 @@ class FixedK:
         """
         batch, feature = sample_dims(len(shape), batch_dims, dropout_dim)
         if k.dim():
-            wanted = tuple(shape[dim] for dim in batch)
-            if tuple(k.shape) != wanted:
+            wanted = constant_sizes([shape[dim] for dim in batch])
+            if constant_sizes(k.shape) != wanted:
                 raise ValueError(
                     f"k has shape {tuple(k.shape)}, but batch_dim={_as_given(batch_dims)} of an input of shape "
                     f"{tuple(shape)} has {wanted}; call set_k with an int or with one k per sample"
@@ -89,7 +96,7 @@ class FixedK:
             order = sorted(range(k.dim()), key=lambda i: batch[i])
             k = k.permute(order).reshape([size if dim in batch else 1 for dim, size in enumerate(shape)])
         n = shape[feature]
-        if type(n) is int and not torch.compiler.is_compiling() and self.largest > n:
+        if type(n) is int and not torch.compiler.is_compiling() and self.largest > n and not self.at_most:
             of_layer = f" of {self.held_as!r}" if self.held_as else ""
             raise ValueError(
                 f"k={self.largest} is greater than the {n} features of dropout_dim={dropout_dim}{of_layer}; "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from threading import get_ident
 from typing import Any
 
@@ -16,7 +16,18 @@ from torch import Tensor
 from torch.overrides import handle_torch_function
 
 from ._torch import constant_in_graphs
-from .dims import Dims, check_dim, check_dims, check_tensor, features_of, from_0, sample_dims, sample_shape
+from .dims import (
+    Dims,
+    check_dim,
+    check_dims,
+    check_tensor,
+    constant_sizes,
+    features_of,
+    from_0,
+    refuse_strided,
+    sample_dims,
+    sample_shape,
+)
 from .distribution import check_p, exponential, exponential_from_uniforms, rate
 from .selection import (
     Spread,
@@ -42,7 +53,8 @@ def keep_first(input: Tensor, k: int | float | Tensor, dim: int = -1) -> Tensor:
         input: any tensor with at least one dim.
         k: the number of features kept; n or more keeps all, less than 1 none. A tensor is 0-d; or it has as many dims as the
             input, with size 1 at `dim` and elsewhere 1 or the input's size, so that every sample has its own k. In compiled
-            code give a tensor, because every new int compiles again.
+            code give a tensor, because every new int compiles again. `torch.jit.trace` records this function, but
+            `torch.jit.script` cannot read it.
         dim: the dim of features. Default: -1
 
     Returns:
@@ -61,20 +73,20 @@ def keep_first(input: Tensor, k: int | float | Tensor, dim: int = -1) -> Tensor:
         tensor([[1., 0., 0., 0.],
                 [1., 1., 1., 0.]])
     """
-    if type(input) is not Tensor and overridden(input):
-        return handle_torch_function(keep_first, (input,), input, k, dim)
+    if not (type(input) is Tensor and type(k) in (int, Tensor)) and overridden(input, k):
+        return handle_torch_function(keep_first, (input, k), input, k, dim)
     check_tensor(input)
+    refuse_strided(input)
     feature = from_0("dim", check_dim(dim, "dim"), input.dim())
     if isinstance(k, Tensor):
         if k.dtype == torch.bool or k.is_complex():
             raise TypeError(f"k is a tensor of dtype {k.dtype}; give integers, or real numbers")
     else:
-        if isinstance(k, bool) or not isinstance(k, int | float | Integral):
+        if isinstance(k, bool) or not isinstance(k, int | float | Real):
             raise TypeError(f"k={k!r} is a {type(k).__name__}; give an int or a tensor")
-        k = k if isinstance(k, float) else min(int(k), 2**62)  # more than any n
-        k = torch.tensor(k, device=input.device)
-    fits = k.dim() == input.dim() and k.shape[feature] == 1
-    if k.dim() and not (fits and all(a in (1, b) for a, b in zip(k.shape, input.shape, strict=True))):
+        k = max(-1, min(int(k), 2**62)) if isinstance(k, int | Integral) else float(k)  # 2**62: more than any n
+        k = torch.full((), k, device=input.device)
+    if k.dim() and not _fits(constant_sizes(k.shape), constant_sizes(input.shape), feature):
         raise ValueError(
             f"k has shape {tuple(k.shape)}, which does not fit input of shape {tuple(input.shape)} with dim={dim}: "
             "give a 0-d tensor, or one with the input's dims, of size 1 at dim"
@@ -86,6 +98,12 @@ def keep_first(input: Tensor, k: int | float | Tensor, dim: int = -1) -> Tensor:
     if type(input) is not Tensor and is_jagged(input) and not k.dim():
         return on_components(input, (), feature, lambda values, _: select(values, k, feature - 1))
     return select(input, k, feature)
+
+
+def _fits(k_shape: Sequence[int], shape: Sequence[int], feature: int) -> bool:
+    """Return True if a k of shape `k_shape` broadcasts to an input of shape `shape` and has size 1 at the dim of features."""
+    same_dims = len(k_shape) == len(shape) and k_shape[feature] == 1
+    return same_dims and all(a in (1, b) for a, b in zip(k_shape, shape, strict=True))
 
 
 def check_float(input: Tensor) -> None:
@@ -115,7 +133,11 @@ def drop_tail(
         and not transformed()
     ):
         # At this size every call into torch counts, so all that depends on shapes alone is prepared once, also memory for E.
-        key = (input.shape, input.dtype, p, batch_dims, dropout_dim, get_ident())
+        try:
+            key = (input.shape, input.dtype, p, batch_dims, dropout_dim, get_ident())
+        except RuntimeError:
+            refuse_strided(input)
+            raise
         noise, its_rate, positions = _prepared.get(key) or _prepare(key, input)
         dropped = noise.exponential_(its_rate) < positions
         return input.masked_fill_(dropped, 0) if inplace else input.masked_fill(dropped, 0)
@@ -123,6 +145,7 @@ def drop_tail(
         return _drop_in_graph_at(input, p, batch_dims, dropout_dim, inplace)
     if type(input) is not Tensor and is_jagged(input):
         return drop_jagged(input, p, batch_dims, dropout_dim, inplace, generator)
+    refuse_strided(input)
     shape, feature = sample_shape(input.shape, batch_dims, dropout_dim)
     if p == 0 or count == 0:
         return input

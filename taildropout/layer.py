@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from ._torch import constant_in_graphs
 from .compiled import CompiledConstants
-from .dims import check_dims, check_tensor, sample_dims, sample_shape
+from .dims import as_given, check_dims, check_tensor, refuse_strided, sample_dims, sample_shape
 from .distribution import check_p
 from .fixed_k import FixedK
 from .functional import drop_in_graph, drop_jagged, drop_tail, keep_first, tail_dropout
 from .selection import Spread, is_jagged, on_components, select
-from .tracing import in_model, node, overridden
+from .tracing import in_model, node, overridden, refuse_script
 
 
 class TailDropout(nn.Module):
@@ -63,7 +63,7 @@ class TailDropout(nn.Module):
         self._batch_dims, self.dropout_dim = check_dims(batch_dim, dropout_dim)
         if self._batch_dims is not None and len({*self._batch_dims, dropout_dim}) <= len(self._batch_dims):
             raise ValueError(f"batch_dim={batch_dim} and dropout_dim={dropout_dim} repeat a dim; name each once")
-        self._batch_dim = batch_dim if batch_dim is None or isinstance(batch_dim, int) else list(batch_dim)
+        self._batch_dim = as_given(batch_dim, self._batch_dims)
         if not isinstance(inplace, bool):
             raise TypeError(f"inplace={inplace!r} is a {type(inplace).__name__}; give True or False")
         self.inplace = inplace
@@ -134,6 +134,7 @@ class TailDropout(nn.Module):
         if type(input) is not Tensor and (output := self._of_other_type(input)) is not None:
             return output
         if self.fixed_k.k is not None:
+            refuse_strided(input)
             return select(input, *self.k_for(input.shape, input.device), self.inplace)
         if torch.compiler.is_compiling():
             return self._compiled(input)
@@ -165,6 +166,11 @@ class TailDropout(nn.Module):
         if k is not None and is_tensor and is_jagged(input):
             return self._jagged_at_k(input)
         if not (k is not None and is_tensor) and overridden(input):
+            if k is not None and k.dim():
+                raise TypeError(
+                    f"k is {self.fixed_k}, one for each sample, but input is a {type(input).__name__} of unknown shape; "
+                    "call set_k with an int, or trace a model that holds the layer"
+                )
             if k is not None:
                 return keep_first(input, k, self.dropout_dim)
             options: Any = {"batch_dim": self._batch_dims, "dropout_dim": self.dropout_dim}
@@ -220,9 +226,7 @@ class TailDropout(nn.Module):
         shown = f"p={self.p}, batch_dim={self.batch_dim}, dropout_dim={self.dropout_dim}{inplace}"
         return shown if self.k is None else f"{shown}; k={self.fixed_k}"
 
-    def __prepare_scriptable__(self) -> TailDropout:
-        # `torch.jit.script` calls this first.
-        raise TypeError("TailDropout cannot be scripted; use torch.jit.trace, torch.export or torch.compile instead")
+    __prepare_scriptable__ = refuse_script  # `torch.jit.script` calls it first
 
 
 def _as_now(state: dict[str, Any]) -> dict[str, Any]:

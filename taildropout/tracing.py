@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -10,9 +10,14 @@ from torch.fx import Proxy, Tracer
 from torch.overrides import has_torch_function
 
 
-def overridden(input: object) -> bool:
-    """Return True if the class of `input` overrides torch's functions; always False while compiling, which traces into them."""
-    return not torch.compiler.is_compiling() and has_torch_function((input,))
+def overridden(*inputs: object) -> bool:
+    """Return True if the class of an input overrides torch's functions; always False in compiled code."""
+    return not torch.compiler.is_compiling() and has_torch_function(inputs)
+
+
+def refuse_script(module: nn.Module) -> NoReturn:
+    """Raise TypeError for `torch.jit.script`, which calls `__prepare_scriptable__` first."""
+    raise TypeError(f"{type(module).__name__} cannot be scripted; use torch.jit.trace, torch.export or torch.compile instead")
 
 
 def in_model(module: nn.Module, input: object) -> bool:

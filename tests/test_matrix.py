@@ -1,13 +1,17 @@
 """The table of versions: what a run is read as, when it is not repeated, and that the workflow tries the same versions."""
 
 import importlib.util
+import os
+import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -105,8 +109,60 @@ def test_the_tests_of_the_package_are_those_of_no_other_part(matrix: ModuleType)
     assert not {path for path in folder.rglob("test_*.py") if "import benchmarks" in path.read_text("utf-8")}
 
 
-def test_the_workflow_tries_the_oldest_torch_that_is_declared(matrix: ModuleType) -> None:
+def test_the_tests_of_the_package_do_not_replace_the_whole(
+    matrix: ModuleType, made: list[tuple[str, ...]], tmp_path: Path
+) -> None:
+    """CI runs the package's tests in the environments of `make matrix`, whose results stay."""
+    for package_only in (False, True):
+        while matrix.run("oldest", sys.executable, "2.8.0", tmp_path, package_only).failed:
+            pass
+    done = len(made)
+    assert not matrix.run("oldest", sys.executable, "2.8.0", tmp_path, False).package_only
+    assert matrix.run("oldest", sys.executable, "2.8.0", tmp_path, True).package_only
+    assert len(made) == done
+
+
+def test_what_a_result_belongs_to_is_every_file_but_the_table(
+    matrix: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(matrix, "ROOT", tmp_path)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "guide.md").write_text("One")
+    before = matrix.source()
+    (tmp_path / "docs" / "compatibility.md").write_text("A table")
+    assert matrix.source() == before
+    (tmp_path / "docs" / "guide.md").write_text("Two")
+    assert matrix.source() != before
+
+
+@pytest.fixture
+def jobs() -> dict[str, Any]:
+    """The jobs of the workflow that runs the tests."""
+    found: dict[str, Any] = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text("utf-8"))["jobs"]
+    return found
+
+
+def test_the_workflow_tries_the_versions_of_the_table(matrix: ModuleType, jobs: dict[str, Any]) -> None:
     from taildropout import _torch
 
     assert matrix.oldest() == f"{_torch.OLDEST}.0"
-    assert f'torch: "{matrix.oldest()}"' in (ROOT / ".github" / "workflows" / "tests.yml").read_text("utf-8")
+    tried = [(each["python"], each["torch"]) for each in jobs["versions"]["strategy"]["matrix"]["include"]]
+    setup = next(step for step in jobs["ci"]["steps"] if "setup-python" in step.get("uses", ""))
+    base = setup["with"]["python-version"]  # whose pinned torch `.ci/run` tests
+    table = [(base, matrix.oldest()), (base, "newest"), *((each, "pinned") for each in matrix.PYTHONS if each != base)]
+    assert base in matrix.PYTHONS
+    assert [each for each in table if each not in tried] == []
+    beyond = [each for each in tried if each not in table]
+    assert {python for python, _ in beyond} <= {*matrix.PYTHONS}
+    assert {torch for _, torch in beyond} <= {"newest", "nightly"}
+
+
+def test_the_workflow_takes_builds_for_cpus(jobs: dict[str, Any]) -> None:
+    """From the index that the repository's variable TORCH_INDEX names, in every job; pip reads an empty one as none."""
+    for name, job in jobs.items():
+        assert any("vars.TORCH_INDEX" in value for value in job["env"].values()), name
+    environment = {**os.environ, "TORCH_INDEX": "https://example.org/cpu"}
+    words = ["make", "-n", "environment", "TORCH=2.8.0"]
+    shown = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, env=environment).stdout
+    assert re.search(r'--extra-index-url "https://example\.org/cpu"[\s\\]+torch==2\.8\.0', shown)

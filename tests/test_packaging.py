@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from packaging.version import Version
 
 import taildropout
@@ -132,6 +133,21 @@ def test_why_the_c_part_is_not_in_use_is_told(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(selection, "why_no_rows", "not in use: no such module")
     assert re.search(r"^rows in C +not in use: no such module$", about.report(), re.MULTILINE)
     assert re.search(r"\(1024, 512\) on cpu +torch$", about.report(), re.MULTILINE)
+
+
+def test_why_the_triton_kernel_is_not_in_use_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a GPU that Triton does not serve, the report must not say that the kernel is in use."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert about._triton_kernel() == "not in use: torch finds no CUDA device"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(selection, "_kernels", {torch.device("cuda", 0): None})
+    monkeypatch.setattr(about, "find_spec", lambda name: None)
+    assert about._triton_kernel() == "not in use: Triton is not installed"
+    monkeypatch.setattr(about, "find_spec", lambda name: name)
+    assert about._triton_kernel().startswith("not in use: Triton does not work here")
+    monkeypatch.setattr(selection, "_kernels", {torch.device("cuda", 0): selection})
+    assert about._triton_kernel().startswith("in use on GPUs")
 
 
 @WHOLE

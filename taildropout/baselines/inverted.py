@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..dims import refuse_strided
 from ..distribution import check_p
 from ..functional import check_float
 from ..tracing import node
@@ -45,8 +46,9 @@ class InvertedDropout(nn.Module):
         if not self.training:
             return input
         check_float(input)
+        refuse_strided(input)
         # In float32 whatever the input, because a uniform in bfloat16 has only 256 values.
-        kept = torch.rand(input.shape, device=input.device) >= self.p
+        kept = torch.rand_like(input, dtype=torch.float32) >= self.p
         scale = 1 / (1 - self.p) if self.p < 1 else 0.0
         return input * scale * kept
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..dims import check_tensor
-from ..tracing import node
+from ..tracing import node, refuse_script
 
 
 class LearnedDropout(nn.Module):
@@ -52,7 +53,7 @@ class LearnedDropout(nn.Module):
     ) -> None:
         super().__init__()
         for name, size in (("embed_dim", embed_dim), ("n_head", n_head)):
-            if isinstance(size, bool) or not isinstance(size, int):
+            if isinstance(size, bool) or not isinstance(size, Integral):
                 raise TypeError(f"{name}={size!r} is a {type(size).__name__}; give an int")
             if size < 1:
                 raise ValueError(f"{name}={size}; give 1 or more")
@@ -67,7 +68,7 @@ class LearnedDropout(nn.Module):
         for name, flag in (("bias", bias), ("causal", causal)):
             if not isinstance(flag, bool):
                 raise TypeError(f"{name}={flag!r} is a {type(flag).__name__}; give True or False")
-        self.embed_dim, self.n_head, self.shift_init, self.causal = embed_dim, n_head, shift_init, causal
+        self.embed_dim, self.n_head, self.shift_init, self.causal = int(embed_dim), int(n_head), shift_init, causal
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=bias)
         self.shift = nn.Parameter(torch.full((embed_dim,), float(shift_init)))
         self._last: tuple[Tensor, Tensor] | None = None  # M with its graph, and the share of ones
@@ -75,6 +76,10 @@ class LearnedDropout(nn.Module):
     def probability(self, input: Tensor) -> Tensor:
         """Return M, the probability to keep each element, in float32 (in float64 for a float64 input)."""
         check_tensor(input)
+        if input.is_nested:
+            raise ValueError(
+                "input is a nested tensor, of unlike numbers of positions; pad it: torch.nested.to_padded_tensor(input, 0.0)"
+            )
         if input.dim() < 2 or input.shape[-1] != self.embed_dim:
             raise ValueError(f"input has shape {tuple(input.shape)}; give (…, positions, embed_dim={self.embed_dim})")
         query, key, value = self.qkv(input).unflatten(-1, (3, self.n_head, -1)).transpose(-2, -4).unbind(-3)
@@ -113,11 +118,13 @@ class LearnedDropout(nn.Module):
 
     def _of_last_forward(self) -> tuple[Tensor, Tensor]:
         if self._last is None:
-            raise RuntimeError("LearnedDropout was not called yet, and its mask depends on the input; call the layer first")
+            raise RuntimeError("LearnedDropout was not called yet, and its mask depends on the input; call it first")
         return self._last
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": None}  # a graph can be neither pickled nor copied
+
+    __prepare_scriptable__ = refuse_script
 
     def extra_repr(self) -> str:
         """Return the arguments that construct this layer."""

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import constant_in_graphs
-from ..dims import check_dims, features_of, sample_shape
+from ..dims import as_given, check_dims, features_of, refuse_strided, sample_shape
 from ..distribution import CensoredGeometric, check_p
 from ..functional import check_float, keep_first
-from ..tracing import node
+from ..tracing import node, refuse_script
 
 _LAWS = ("uniform", "geometric", "power_of_two", "censored_geometric")
 _GRID = 2**48  # a draw is one of this many equally likely integers
@@ -149,12 +149,13 @@ class NestedDropout(nn.Module):
         self._batch_dims, self.dropout_dim = check_dims(batch_dim, dropout_dim)
         self.law, self.min_k, self.ratio = law, _check_min_k(min_k), None if ratio is None else _check_ratio(ratio)
         self.p = None if p is None else check_p(p)
-        self.batch_dim = batch_dim if isinstance(batch_dim, int) else list(batch_dim)
+        self.batch_dim = as_given(batch_dim, self._batch_dims)
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop the tail of the input's features."""
         if not isinstance(input, Tensor):
             return node(self, input)
+        refuse_strided(input)
         shape, feature = sample_shape(input.shape, self._batch_dims, self.dropout_dim)
         count = input.numel()
         if not self.training or (type(count) is int and count == 0):
@@ -164,6 +165,8 @@ class NestedDropout(nn.Module):
         thresholds = _thresholds(self.law, n, self.min_k, self.p, self.ratio, input.device)
         draw = torch.randint(_GRID, shape, device=input.device)
         return keep_first(input, torch.searchsorted(thresholds, draw, right=True), feature)
+
+    __prepare_scriptable__ = refuse_script
 
     def extra_repr(self) -> str:
         """Return the arguments that construct this layer."""

@@ -113,7 +113,7 @@ class TailMLP(nn.Sequential):
         operands = Operands(input, first.weight, first.bias, last.weight, last.bias)
         if not operands.plain() or not _may_pay(operands, dropout):
             return None
-        if not (operands.fit() and _nothing_follows_along(input)):
+        if not (_ragged_is_safe(input) and operands.fit()):
             return None
         if not (dropout.dropout_dim in (-1, input.dim() - 1) and is_elementwise(module)):
             return None
@@ -132,10 +132,10 @@ def _observed(module: nn.Module) -> bool:
     return has_hooks(module) or "forward" in module.__dict__
 
 
-def _nothing_follows_along(input: Tensor) -> bool:
-    """Return True if no transform, forward-mode derivative, fake tensor or CUDA graph asks for traceable operations."""
+def _ragged_is_safe(input: Tensor) -> bool:
+    """Return False if a transform, forward mode, a meta tensor, a nested tensor or a CUDA graph needs the plain modules."""
     return (
-        not (transformed() or input.is_meta)
+        not (transformed() or input.is_meta or input.is_nested)
         and not (input.is_cuda and torch.cuda.is_current_stream_capturing())
         and not forward_mode_active()
     )
@@ -181,6 +181,6 @@ def _ragged(dropout: TailDropout, operands: Operands) -> Ragged | None:
 def _shares(k: Tensor, largest: int, n: int) -> tuple[float, float]:
     """Return the mean share of the features kept, and the share of the samples that keep all; 1 if all have the same k."""
     if k.numel() == 1:
-        return largest / n, 1.0
+        return min(largest, n) / n, 1.0
     share, whole = torch.stack([k.double().mean() / n, (k == n).double().mean()]).tolist()
     return share, whole

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layer import TailDropout
-from ..models import Model
+from ..names import Model
 from .graph import Cut, PruningError
 
 Run = Callable[[nn.Module], object]

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from .._torch import tree_leaves, tree_map_only
 from ..fixed_k import check_k
 from ..layer import TailDropout
-from ..models import Model, _named, at_k
+from ..models import at_k
+from ..names import Model, named
 from .cuts import constants, cut_down, measured
 from .graph import Cut, Proposal, PruningError, propose
 from .verification import Inputs, difference, evaluating, in_float64, other_inputs, other_weights, rounding, run
@@ -26,11 +27,11 @@ _TRIALS = 2
 
 def _check_arguments(model: nn.Module, layer: TailDropout | str, k: int, example_inputs: Any) -> tuple[str, Inputs]:
     """The layer's name, and the inputs as arguments."""
-    there = _named(model, TailDropout, None)
+    there = named(model, TailDropout, None)
     if any(hasattr(module, "_orig_mod") for module in model.modules()):
         raise ValueError("the model is compiled; prune what it was made of (model._orig_mod), and compile the result")
     if isinstance(layer, str):
-        _named(model, TailDropout, layer)
+        named(model, TailDropout, layer)
         name = layer
     elif isinstance(layer, TailDropout):
         names = [name for name, module in there.items() if module is layer]
@@ -49,6 +50,8 @@ def _check_arguments(model: nn.Module, layer: TailDropout | str, k: int, example
         return name, dict(example_inputs)
     if isinstance(example_inputs, tuple | list):
         return name, tuple(example_inputs)
+    if type(example_inputs).__module__ == "numpy":
+        raise TypeError("example_inputs is a NumPy array; give tensors: torch.from_numpy(array)")
     raise TypeError(
         f"example_inputs is a {type(example_inputs).__name__}; give a tensor, a tuple of arguments or a dict of them"
     )

@@ -4,7 +4,7 @@
 """
 
 from . import dispatch
-from .dispatch import code_for, kept_positions
+from .dispatch import kept_positions
 from .dtensor import is_sharded, on_shard
 from .jagged import Spread, is_jagged, on_components
 from .keep import select
@@ -12,7 +12,6 @@ from .layout import transformed
 
 __all__ = [
     "Spread",
-    "code_for",
     "dispatch",
     "is_jagged",
     "is_sharded",

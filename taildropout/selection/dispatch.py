@@ -87,6 +87,11 @@ def _kernels_on(device: torch.device) -> ModuleType | None:
     return _kernels[device]
 
 
+def kernel_works(device: torch.device) -> bool:
+    """Return True if the Triton kernel runs on this GPU. The first call tries the kernel."""
+    return _kernels_on(device) is not None
+
+
 def _rows_for_triton(input: Tensor, k: Tensor, feature: int) -> Layout | None:
     """Return the rows for the Triton kernel, or None if the kernel cannot be used or would not pay."""
     if input.numel() < FUSED_FROM or k.device != input.device:

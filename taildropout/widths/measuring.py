@@ -17,7 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from .._torch import tree_leaves, tree_map_only, without_compiler
 from ..layer import TailDropout
-from ..models import _named, at_k
+from ..models import at_k
+from ..names import named
 from .replay import Resumable
 from .result import Scree
 
@@ -83,7 +84,7 @@ def scree(
     if isinstance(loss, type):
         raise TypeError(f"loss is the class {loss.__name__}; give an instance of it: {loss.__name__}()")
     if not callable(loss):
-        raise TypeError(f"loss={loss!r} is a {type(loss).__name__}; give a callable of output and target")
+        raise TypeError(f"loss is a {type(loss).__name__}; give a callable of output and target")
     if isinstance(batches, Tensor | str) or not isinstance(batches, Iterable):
         raise TypeError(f"batches is a {type(batches).__name__}; give an iterable of pairs (input, target)")
     if max_rows is not None and (isinstance(max_rows, bool) or not isinstance(max_rows, int) or max_rows < 1):
@@ -119,7 +120,7 @@ def scree(
 
 def _find(model: nn.Module, layer: TailDropout | str) -> TailDropout:
     if isinstance(layer, str):
-        found = _named(model, TailDropout, layer)[layer]
+        found = named(model, TailDropout, layer)[layer]
         assert isinstance(found, TailDropout)
         return found
     if not isinstance(model, nn.Module):

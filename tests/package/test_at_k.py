@@ -202,3 +202,40 @@ def test_the_layer_that_has_fewer_features_than_k_is_named() -> None:
     layer.set_k(6)
     with pytest.raises(ValueError, match=r"features of dropout_dim=-1; call set_k\(4\) or less"):
         layer(torch.ones(2, 4))
+
+
+def test_at_k_takes_a_dict_of_patterns() -> None:
+    net = nn.ModuleList(nn.Sequential(nn.Linear(4, 6), TailDropout()) for _ in range(3))
+    with at_k(net, {"0.*": 2, "1.1": torch.tensor(4)}):
+        assert [None if layer[1].k is None else int(layer[1].k) for layer in net] == [2, 4, None]
+    assert all(layer[1].k is None for layer in net)
+
+
+@pytest.mark.parametrize(
+    ("k", "names", "error", "message"),
+    [
+        ({"0.*": 2}, "1.1", ValueError, "leave names out"),
+        ({}, None, ValueError, "empty dict"),
+        ({"0.*": 2, "7.*": 3}, None, KeyError, r"no TailDropout is named '7\.\*'"),
+        ({"*": 2, "1.1": 3}, None, ValueError, r"'\*' and '1.1' both match '1.1' and give it k=2 and k=3"),
+        ({"0.*": 2, "1.*": -1}, None, ValueError, "k=-1 is negative"),
+        ({0: 2}, None, TypeError, "k=0 is a int"),
+    ],
+)
+def test_a_wrong_dict_is_an_error_and_changes_nothing(k: dict, names: str | None, error: type[Exception], message: str) -> None:
+    net = nn.ModuleList(nn.Sequential(nn.Linear(4, 6), TailDropout()) for _ in range(2))
+    net[0][1].set_k(5)
+    with pytest.raises(error, match=message), at_k(net, k, names):
+        pass
+    assert int(net[0][1].k) == 5
+    assert net[1][1].k is None
+
+
+def test_at_most_caps_instead_of_raising() -> None:
+    net, input = nn.ModuleList([TailDropout(), TailDropout()]).eval(), torch.ones(2, 8)
+    with at_k(net, 6, at_most=True):
+        assert torch.equal(net[0](input), keep_first(input, 6))
+        assert torch.equal(net[1](input[:, :4]), input[:, :4])
+        with at_k(net, 6), pytest.raises(ValueError, match="k=6 is greater than the 4 features"):
+            net[1](input[:, :4])
+        assert torch.equal(net[1](input[:, :4]), input[:, :4])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -199,6 +200,21 @@ def test_what_is_no_tensor(input: object) -> None:
     for call in (TailDropout(), TailDropout().eval(), tail_dropout, lambda x: keep_first(x, 1)):
         with pytest.raises(TypeError, match="give a tensor"):
             call(input)
+
+
+def test_any_real_number_is_a_k() -> None:
+    ones = torch.ones(2, 4)
+    for k, kept in ((np.float32(2.5), 2), (2**70, 4), (-(2**70), 0), (float("inf"), 4), (float("-inf"), 0), (float("nan"), 0)):
+        assert torch.equal(keep_first(ones, k), keep_first(ones, torch.tensor(kept)))
+    for k in (1j, True, "2", None, np.array([1])):
+        with pytest.raises(TypeError, match="give an int or a tensor"):
+            keep_first(ones, k)
+
+
+def test_an_array_of_numpy_is_to_be_converted() -> None:
+    for call in (TailDropout(), TailDropout().eval(), tail_dropout, lambda x: keep_first(x, 1)):
+        with pytest.raises(TypeError, match=r"input is a NumPy array; give a tensor: torch\.from_numpy\(input\)"):
+            call(np.ones((3, 4)))
 
 
 @pytest.mark.parametrize("flag", ["training", "inplace"])

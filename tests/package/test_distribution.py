@@ -262,6 +262,11 @@ def test_pickle_keeps_the_law() -> None:
     assert torch.equal(again.log_prob(everywhere(again)), law.log_prob(everywhere(law)))
 
 
+def test_the_representation_has_n() -> None:
+    assert repr(CensoredGeometric(0.5, 8)) == "CensoredGeometric(p: 0.5, n: 8)"
+    assert repr(CensoredGeometric(torch.tensor([0.5, 0.2]), 8)) == "CensoredGeometric(p: torch.Size([2]), n: 8)"
+
+
 def test_numbers_of_numpy_are_numbers() -> None:
     for n in (np.int64(8), np.uint8(8), np.int32(8)):
         assert rate(np.float64(0.3), n) == rate(0.3, 8)

@@ -66,6 +66,16 @@ def test_k_may_be_an_integer_of_numpy(kind: type) -> None:
     assert prune(model, "1", kind(3), ones)[0].out_features == 3
 
 
+def test_dims_may_be_integers_of_numpy() -> None:
+    one, two = np.int64(1), np.int32(2)
+    assert repr(TailDropout(0.3, one, two)) == "TailDropout(p=0.3, batch_dim=1, dropout_dim=2)"
+    assert repr(TailDropout(0.3, [np.int64(0), one], two)) == "TailDropout(p=0.3, batch_dim=[0, 1], dropout_dim=2)"
+    assert taildropout.baselines.NestedDropout(batch_dim=one, dropout_dim=two).batch_dim == 1
+    input = torch.ones(2, 3, 4)
+    assert torch.equal(keep_first(input, 2, one), keep_first(input, 2, 1))
+    assert tail_dropout(input, 0.5, batch_dim=one, dropout_dim=two).shape == input.shape
+
+
 @pytest.mark.parametrize("batch_dim", [[0, 1], [1, 0], [-2, 0], (1, -3), [-3]])
 def test_a_k_per_sample_has_the_sizes_of_batch_dim_in_order(batch_dim: list[int]) -> None:
     for shape in ((2, 3, 5), (30, 20, 60)):

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx import symbolic_trace
 
-from taildropout import TailDropout, keep_first, tail_dropout
+from taildropout import TailDropout, TailMLP, baselines, keep_first, tail_dropout
 
 
 def jagged(*lengths: int, n: int = 8) -> Tensor:
@@ -83,6 +84,47 @@ def test_what_a_jagged_tensor_cannot_do_says_how_to_pad(
     input = jagged(3, 5)
     with pytest.raises(ValueError, match=rf"({message}).*torch\.nested\.to_padded_tensor\(input, 0\.0\)"):
         layer(change(input) if change else input)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("rows", [3, 4000], ids=["small", "large"])
+def test_a_nested_tensor_that_is_not_jagged_says_how_to_pad_or_convert(rows: int) -> None:
+    input = torch.nested.nested_tensor([torch.ones(rows, 8), torch.ones(5, 8)])
+    at_three = TailDropout()
+    at_three.set_k(3)
+    calls: list[Callable[[Tensor], Tensor]] = [
+        TailDropout(),
+        TailDropout(inplace=True),
+        TailDropout(1.0),
+        at_three,
+        tail_dropout,
+        lambda each: keep_first(each, 3),
+        TailMLP(8, 1024, 8, activation=nn.ReLU(), p=0.5),
+        baselines.InvertedDropout(),
+        baselines.NestedDropout(),
+        baselines.StochasticReLU(),
+    ]
+    for call in calls:
+        with pytest.raises(
+            ValueError, match=r"layout torch\.strided; pad it: .*to_padded_tensor\(input, 0\.0\), or make it jagged"
+        ):
+            call(input)
+    assert TailDropout().eval()(input) is input, "as nn.Dropout"
+    # What the message says works.
+    layer = TailDropout()
+    assert layer(torch.nested.to_padded_tensor(input, 0.0)).shape == (2, max(rows, 5), 8)
+    kept(layer(torch.nested.as_nested_tensor(input.unbind(), layout=torch.jagged)))
+
+
+def test_the_other_layers_take_jagged_tensors_or_say_how_to_pad() -> None:
+    input = jagged(30, 50, n=64)
+    ones = baselines.InvertedDropout(0.5)(input).values().unique()
+    assert torch.equal(ones, torch.tensor([0.0, 2.0]))
+    assert torch.equal(baselines.StochasticReLU(0.5)(input).values().unique(), torch.tensor([0.0, 1.0]))
+    assert all(len(each.unique()) == 1 for each in kept(baselines.NestedDropout()(input)))
+    assert baselines.DropConnectLinear(64, 2)(input).shape[2] == 2
+    with pytest.raises(ValueError, match=r"nested tensor, of unlike numbers of positions; pad it: torch\.nested\.to_padded"):
+        baselines.LearnedDropout(64, 2)(input)
 
 
 def test_a_jagged_tensor_is_not_written_into() -> None:
@@ -181,6 +223,26 @@ def test_what_is_no_tensor_overrides_our_functions_as_those_of_torch() -> None:
     layer.set_k(3)
     assert torch.equal(layer(Metres(numbers)).numbers, keep_first(numbers, 3))
     assert torch.equal(keep_first(Metres(numbers), 3).numbers, keep_first(numbers, 3))
+
+
+def test_a_k_of_such_a_class_is_seen_too() -> None:
+    Logged.seen.clear()
+    kept = keep_first(torch.ones(3, 4), torch.tensor(2).as_subclass(Logged))
+    assert Logged.seen[0] == "keep_first"
+    assert torch.equal(kept.as_subclass(Tensor), keep_first(torch.ones(3, 4), 2))
+
+
+def test_one_k_per_sample_needs_an_input_of_known_shape() -> None:
+    layer = TailDropout()
+    layer.set_k(torch.tensor([1, 2, 3]))
+    with pytest.raises(TypeError, match=r"k is a tensor of shape \(3,\), one for each sample, but input is a Metres"):
+        layer(Metres(torch.ones(3, 4)))
+    with pytest.raises(
+        TypeError, match=r"input is a Proxy of unknown shape; call set_k with an int, or trace a model that holds"
+    ):
+        symbolic_trace(layer)
+    traced = symbolic_trace(nn.Sequential(layer))
+    assert torch.equal(traced(torch.ones(3, 4)).sum(1), torch.tensor([1.0, 2.0, 3.0]))
 
 
 @pytest.mark.usefixtures("compiler")

@@ -111,6 +111,8 @@ HIDDEN = [
     "_current_level",
     "_global_forward_hooks",
     "_forward_hooks",
+    "_orig_mod",
+    "_compiled_call_impl",
     "_dynamo_marked_constant",
     "torch._dynamo",
     "torch.utils._pytree",

@@ -177,10 +177,42 @@ def test_a_trace_in_evaluation_is_the_model(k: int | None, rows: int) -> None:
         torch.testing.assert_close(traced(input), model(input))
 
 
-def test_a_script_says_in_one_line_what_to_use() -> None:
+@pytest.mark.parametrize("rows", [3, 4096])
+def test_a_trace_of_one_k_per_sample_warns_of_nothing(rows: int) -> None:
+    """The trace belongs to so many samples; the sizes that are compared while it is made are meant as constants."""
+    k = torch.arange(rows) % 9
+    layer = TailDropout()
+    layer.set_k(k)
+    calls: list[Callable[[Tensor], Tensor]] = [
+        layer,
+        lambda each: keep_first(each, k[:, None]),
+        lambda each: keep_first(each, 3),
+        lambda each: keep_first(each, 3.5),
+    ]
+    for call in calls:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("error", torch.jit.TracerWarning)
+            traced = torch.jit.trace(call, torch.randn(rows, 8))
+        input = torch.randn(rows, 8)
+        assert torch.equal(traced(input), call(input))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("error", torch.jit.TracerWarning)
+        torch.jit.trace(NestedDropout(), torch.randn(rows, 8), check_trace=False)
+        of_k = torch.jit.trace(layer, torch.randn(rows, 8))
+    with pytest.raises(RuntimeError, match="shape"):
+        of_k(torch.randn(rows + 1, 8))
+
+
+@pytest.mark.parametrize("layer", [TailDropout(), NestedDropout(), LearnedDropout(8, 2)], ids=lambda each: type(each).__name__)
+def test_a_script_says_in_one_line_what_to_use(layer: nn.Module) -> None:
+    name = type(layer).__name__
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
         with pytest.raises(TypeError) as caught:
-            torch.jit.script(network(TailDropout()))
-    assert str(caught.value) == "TailDropout cannot be scripted; use torch.jit.trace, torch.export or torch.compile instead"
+            torch.jit.script(network(layer))
+    assert str(caught.value) == f"{name} cannot be scripted; use torch.jit.trace, torch.export or torch.compile instead"

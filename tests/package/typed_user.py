@@ -14,9 +14,11 @@ from taildropout import (
     at_k,
     baselines,
     get_scale_param,
+    insert_dropout,
     keep_first,
     prune,
     rate,
+    remove_dropout,
     replace_dropout,
     scree,
     tail_dropout,
@@ -45,6 +47,9 @@ class Net(nn.Module):
 def whole() -> int:
     """From nn.Dropout to a smaller network."""
     net = assert_type(replace_dropout(Net(), "drop", batch_dim=0), Net)
+    assert_type(insert_dropout(net, before=["last"], p=0.25, batch_dim=None), Net)
+    with at_k(net, {"last.*": 2, "drop": torch.tensor(1)}, at_most=True):
+        assert_type(remove_dropout(net, "last"), Net)
     batches = [(torch.randn(16, 4), torch.randn(16, 2)) for _ in range(2)]
     with at_k(net.eval(), 3, names=["drop"]) as at_three:
         assert_type(at_three, Net)

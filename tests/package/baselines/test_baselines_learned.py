@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import scipy.stats
 import torch
@@ -193,6 +194,10 @@ def test_b_stays_between_0_and_pi() -> None:
 def reflected(layer: LearnedDropout, shift: Tensor) -> Tensor:
     """M with this B in the place of the layer's."""
     return (1 + (attention(layer, torch.ones(2, 6, dtype=torch.float64)) + shift).cos()) / 2
+
+
+def test_sizes_may_be_integers_of_numpy() -> None:
+    assert repr(LearnedDropout(np.int64(8), np.int32(2))) == repr(LearnedDropout(8, 2))
 
 
 def test_arguments_that_do_not_fit_are_refused() -> None:

@@ -5,6 +5,7 @@ import pickle
 import sys
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from pruned import Wired, checked, count, evaluated, feed_forward, followed, gru, mlp, two, x
@@ -312,6 +313,7 @@ def test_a_transformer_in_training_mode_and_its_fast_path() -> None:
         ({"model": nn.Linear(5, 2)}, ValueError, "Linear has no TailDropout"),
         ({"model": "model"}, TypeError, "give an nn.Module"),
         ({"example_inputs": None}, TypeError, "example_inputs is a NoneType; give a tensor"),
+        ({"example_inputs": np.ones((3, 4))}, TypeError, r"NumPy array; give tensors: torch\.from_numpy"),
         ({"example_inputs": torch.ones(3, 4).double()}, RuntimeError, "shapes cannot be multiplied"),
     ],
 )

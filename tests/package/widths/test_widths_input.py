@@ -93,7 +93,7 @@ WRONG = {
     "one pair": (NET, "2", FIVE[0], per_element, {}, TypeError, "batch 1 is a Tensor, not a pair"),
     "a tensor": (NET, "2", FIVE[0][0], per_element, {}, TypeError, "batches is a Tensor"),
     "triples": (NET, "2", [(*FIVE[0], 1)], per_element, {}, TypeError, "not a pair"),
-    "loss not callable": (NET, "2", FIVE, "mse", {}, TypeError, "loss='mse'"),
+    "loss not callable": (NET, "2", FIVE, "mse", {}, TypeError, "loss is a str; give a callable"),
     "loss None": (NET, "2", FIVE, lambda o, y: None, {}, TypeError, "the loss gave a NoneType"),
     "complex loss": (NET, "2", FIVE, lambda o, y: o.sum() * 1j, {}, TypeError, "complex"),
     "loss of two shapes": (NET, "2", FIVE, lambda o, y: o.flatten()[: next(COUNT)], {}, ValueError, "per sample, always"),
