@@ -1,4 +1,4 @@
-"""`python -m taildropout`: what is installed and which code is used, for a report of something wrong."""
+"""`python -m taildropout`: print the installed versions and the code in use, for a bug report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import torch
 
 from . import __version__
-from .selection import dispatch as selection
+from .selection import dispatch
 
 SHAPE = (1024, 512)
 
@@ -31,27 +31,27 @@ def _triton_kernel() -> str:
         return "not in use: torch finds no CUDA device"
     if find_spec("triton") is None:
         return "not in use: Triton is not installed"
-    if not selection.kernel_works(torch.device("cuda", torch.cuda.current_device())):
-        return "not in use: Triton does not work here, for the reason in the warning above"
-    return f"in use on GPUs from {selection.FUSED_FROM} elements on"
+    if not dispatch.kernel_works(torch.device("cuda", torch.cuda.current_device())):
+        return "not in use: Triton does not work here; the warning above says why"
+    return f"in use on GPUs from {dispatch.FUSED_FROM} elements on"
 
 
 def report() -> str:
-    """Return the lines that are printed."""
+    """Return the text to print: versions, devices, and the code that handles a tensor of `SHAPE` on each device."""
     lines = {
         "taildropout": __version__,
         "torch": torch.__version__,
         "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "Triton": _version_of("triton"),
         "torch-pruning": _version_of("torch-pruning"),
-        "rows in C": selection.why_no_rows or "in use on CPUs",
+        "rows in C": dispatch.why_no_rows or "in use on CPUs",
         "Triton kernel": _triton_kernel(),
         "threads": f"{torch.get_num_threads()}, vectors {torch.backends.cpu.get_cpu_capability()}",
         "devices": ", ".join(["cpu", *_devices()]),
     }
     for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
         k = torch.zeros(SHAPE[0], 1, device=device)
-        lines[f"{SHAPE} on {device}"] = selection.way(torch.empty(SHAPE, device=device), k, 1)
+        lines[f"{SHAPE} on {device}"] = dispatch.code_for(torch.empty(SHAPE, device=device), k, 1)
     width = max(map(len, lines))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
 

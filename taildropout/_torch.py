@@ -1,10 +1,10 @@
-"""Every private name of torch that the package uses, each with a fallback for a torch that lacks it.
+"""All private names of torch that the package uses, each with a fallback for a torch that lacks it.
 
-A fallback answers as if the answer were unknown: the caller then takes the way that assumes least, which may be slower and
-gives the same numbers. `tests/test_private_torch.py` hides each name in turn, and fails if another module uses one.
+A fallback says that nothing is known. The caller then uses code that assumes nothing, which may be slower and gives the same
+numbers. `tests/package/test_private_torch.py` hides each name in turn, and fails if another module uses a private name.
 
-Three kinds of underscore stay where they are, since torch documents them for subclasses to use or override: the registries of
-an `nn.Module` (`_modules`, `_parameters`, `_buffers`), its `_apply` and `_load_from_state_dict`, and those of `Distribution`.
+Some names with an underscore are used elsewhere too, because torch lets subclasses use or override them: `_modules`,
+`_parameters`, `_buffers`, `_apply` and `_load_from_state_dict` of `nn.Module`, and those of `Distribution`.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ def _private(path: str, fallback: Callable[..., Any]) -> Callable[..., Any]:
         return fallback
 
 
-# Is a transform of functorch (vmap, grad, jvp) active? If unknown: yes, so that only code which functorch can follow is used.
+# Is a transform of functorch (vmap, grad, jvp) active? If unknown: yes, so that only code that functorch supports is used.
 transforms_active: Callable[[], bool] = _private("_C._are_functorch_transforms_active", lambda: True)
 
-# How many dispatch modes are active? If unknown: one, so that no code reads memory past torch.
+# How many dispatch modes are active? If unknown: one, so that no code reads memory without torch.
 dispatch_modes: Callable[[], int] = _private("_C._len_torch_dispatch_stack", lambda: 1)
 
-# Is the tensor wrapped by a transform of functorch? If unknown: yes, so that the tensor is not kept for later calls.
+# Is the tensor wrapped by a transform of functorch? If unknown: yes, so that the tensor is not cached.
 is_wrapped: Callable[[Tensor], bool] = _private("_C._functorch.is_functorch_wrapped_tensor", lambda tensor: True)
 
-# Does the tensor have memory of its own? If unknown: no, so that plain torch computes on it.
+# Does the tensor have its own memory? If unknown: no, so that plain torch is used.
 has_storage: Callable[[Tensor], bool] = _private("_C._has_storage", lambda tensor: False)
 
-# Is the tensor one of autograd's zeros, which have no memory? If unknown: yes, so that plain torch computes on it.
+# Is the tensor a zero of autograd, which has no memory? If unknown: yes, so that plain torch is used.
 is_zero_tensor: Callable[[Tensor], bool] = _private("Tensor._is_zerotensor", lambda tensor: True)
 
 
 def _nested_containers() -> ModuleType:
-    """Return torch's module for nested containers, which knows those of other libraries, or the module of this package."""
+    """Return torch's module for nested containers, or the one of this package, which knows fewer types of containers."""
     try:
         return import_module("torch.utils._pytree")
     except ImportError:
@@ -100,10 +100,10 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def constant_in_graphs(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Have compilers call `function` while they trace, and keep only its result.
+    """Mark `function` for compilers to call while they trace, and to keep only its result.
 
-    This mark is what `torch.compiler.assume_constant_result` sets, without that function's import of the compiler, which would
-    double the import time of this package. A torch that does not know the mark traces into `function`.
+    `torch.compiler.assume_constant_result` sets the same mark, but imports the compiler, which would double the import time of
+    this package. A torch that does not know the mark traces into `function`.
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
@@ -112,6 +112,6 @@ def constant_in_graphs(function: Callable[Parameters, Result]) -> Callable[Param
 def without_compiler() -> AbstractContextManager[Any]:
     """Return a context in which compiled functions run eagerly.
 
-    If nobody has imported the compiler yet, which takes seconds, then nothing is compiled and there is nothing to do.
+    If the compiler was not imported yet, nothing is compiled, and its import, which takes seconds, is avoided.
     """
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()

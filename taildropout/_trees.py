@@ -1,4 +1,4 @@
-"""Nested lists, tuples, named tuples and dicts, as `torch.utils._pytree` flattens them; for a torch without that module."""
+"""Flatten nested lists, tuples, named tuples and dicts as `torch.utils._pytree` does, for a torch without that module."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def _parts(tree: Any) -> list[Any] | None:
-    """Return what a container holds, in order, or None for a leaf."""
+    """Return the items of a container in order, or None for a leaf."""
     if type(tree) in (list, tuple) or (isinstance(tree, tuple) and hasattr(tree, "_fields")):
         return list(tree)
     return list(tree.values()) if isinstance(tree, dict) else None
@@ -20,12 +20,12 @@ def tree_leaves(tree: Any) -> list[Any]:
 
 
 def tree_flatten(tree: Any) -> tuple[list[Any], Any]:
-    """Return the leaves of `tree`, and what `tree_unflatten` needs to build a tree of the same form."""
+    """Return the leaves of `tree`, and a structure from which `tree_unflatten` rebuilds the tree."""
     return tree_leaves(tree), tree
 
 
 def tree_unflatten(leaves: list[Any], structure: Any) -> Any:
-    """Build a tree of the form of `structure` out of `leaves`."""
+    """Build a tree of the form of `structure` from `leaves`."""
     return _build(structure, iter(leaves))
 
 

@@ -1,20 +1,18 @@
-"""Which dims of an input are samples, which are features, and how they lie in memory."""
+"""Which dims of an input are samples and which is the dim of features."""
 
 from __future__ import annotations
 
-import math
 import operator
 import warnings
 from collections.abc import Sequence
 from numbers import Integral
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
 def check_tensor(input: object) -> None:
-    """Raise TypeError for what is no tensor."""
+    """Raise TypeError if `input` is not a tensor."""
     if not isinstance(input, Tensor):
         if type(input).__module__ == "numpy":
             raise TypeError("input is a NumPy array; give a tensor: torch.from_numpy(input)")
@@ -22,7 +20,7 @@ def check_tensor(input: object) -> None:
 
 
 def refuse_strided(input: Tensor) -> None:
-    """Raise ValueError for a nested tensor of the older layout, which has no sizes."""
+    """Raise ValueError if `input` is a nested tensor of the older layout, torch.strided, which has no sizes."""
     if input.is_nested and input.layout != torch.jagged:
         raise ValueError(
             "input is a nested tensor with the layout torch.strided; pad it: torch.nested.to_padded_tensor(input, 0.0), or "
@@ -30,11 +28,11 @@ def refuse_strided(input: Tensor) -> None:
         )
 
 
-Dims = tuple[int, ...] | None  # dims of samples; None: all but that of features
+Dims = tuple[int, ...] | None  # dims of samples; None means all dims but that of features
 
 
 def check_dim(dim: object, name: str) -> int:
-    """Return a dim as an int; TypeError if it is not one, of NumPy's at most (bool is none)."""
+    """Return `dim` as an int, or raise TypeError if it is not an integer of Python or NumPy (a bool is not)."""
     if type(dim) is int:
         return dim
     if isinstance(dim, bool) or not isinstance(dim, Integral):
@@ -43,10 +41,10 @@ def check_dim(dim: object, name: str) -> int:
 
 
 def check_dims(batch_dim: object, dropout_dim: object) -> tuple[Dims, int]:
-    """Return `batch_dim` as a tuple, or None if it is that, and `dropout_dim`.
+    """Return `batch_dim` as a tuple or None, and `dropout_dim`.
 
     Raises:
-        TypeError: if a dim is not an int (bool is none).
+        TypeError: if a dim is not an int (a bool is not).
     """
     if isinstance(batch_dim, bool) or isinstance(dropout_dim, bool):
         raise TypeError(
@@ -62,27 +60,32 @@ def check_dims(batch_dim: object, dropout_dim: object) -> tuple[Dims, int]:
 
 
 def as_given(batch_dim: object, dims: Dims) -> int | list[int] | None:
-    """Return checked dims in the form in which `batch_dim` gave them: an int, a list or None."""
+    """Return checked dims in the form of `batch_dim`: an int, a list or None."""
     if dims is None:
         return None
     return list(dims) if isinstance(batch_dim, Sequence) else dims[0]
 
 
 def from_0(name: str, dim: int, ndim: int) -> int:
-    """Return `dim` counted from 0; IndexError if it is out of range, ValueError if there is no dim."""
+    """Return `dim` counted from 0; `name` names the argument in messages.
+
+    Raises:
+        IndexError: if `dim` is out of range.
+        ValueError: if the input is 0-d.
+    """
     if ndim == 0:
         raise ValueError("input is 0-d; tail dropout needs a dim of features: give a tensor with 1 dim or more")
     if not -ndim <= dim < ndim:
         raise IndexError(f"{name}={dim} is out of range for an input with {ndim} dims; give {-ndim} … {ndim - 1}")
-    return operator.index(dim % ndim)  # an int also where a compiler made dims symbolic: `in` is wrong on those
+    return operator.index(dim % ndim)  # an int even after a compiler made dims symbolic: `in` is wrong for symbolic ints
 
 
 def sample_dims(ndim: int, batch_dims: Dims, dropout_dim: int) -> tuple[list[int], int]:
-    """The batch dims in their order, and the feature dim, all counted from 0.
+    """Return the batch dims in their order, and the feature dim, all counted from 0.
 
     Raises:
         IndexError: if a dim is out of range.
-        ValueError: if dims repeat or overlap, or there is no dim.
+        ValueError: if dims repeat or overlap, or the input is 0-d.
     """
     feature = from_0("dropout_dim", dropout_dim, ndim)
     if batch_dims is None:
@@ -99,57 +102,30 @@ def sample_dims(ndim: int, batch_dims: Dims, dropout_dim: int) -> tuple[list[int
 
 
 def sample_shape(shape: Sequence[int], batch_dims: Dims, dropout_dim: int) -> tuple[tuple[int, ...], int]:
-    """The shape of k for an input of this shape (1 everywhere but in the batch dims), and the feature dim from 0.
+    """Return the shape of k for an input of this shape (1 except in the batch dims), and the feature dim counted from 0.
 
-    Raises as `sample_dims` does.
+    Raises the errors of `sample_dims`.
     """
     batch, feature = sample_dims(len(shape), batch_dims, dropout_dim)
     return tuple(size if dim in batch else 1 for dim, size in enumerate(shape)), feature
 
 
 def features_of(input: Tensor, feature: int) -> int:
-    """Return the number of features as an int, also where a compiler made it symbolic or `torch.jit.trace` a tensor."""
+    """Return the number of features as an int, even if a compiler made it symbolic or `torch.jit.trace` made it a tensor."""
     return operator.index(*constant_sizes([input.shape[feature]]))
 
 
 def constant_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
-    """Return sizes as they are, or as ints where `torch.jit.trace` made tensors of them: constants of the trace."""
+    """Return sizes, as ints where `torch.jit.trace` made tensors of them, so that they are constants of the trace."""
     if not any(isinstance(size, Tensor) for size in sizes):
         return tuple(sizes)
-    with warnings.catch_warnings():  # what is a constant here is meant to be one: the law belongs to one n, each k to a sample
+    with warnings.catch_warnings():  # constants on purpose: the law belongs to one n, and each k to one sample
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         return tuple(operator.index(size) for size in sizes)
 
 
 def positions(n: int, feature: int, ndim: int, device: torch.device) -> Tensor:
-    """1 … n along dim `feature` of `ndim`, in the narrowest float that counts so far exactly."""
+    """Return 1 … n along dim `feature` of `ndim` dims, in float32, or in float64 if n is not exact in float32."""
     dtype = torch.float32 if n <= 2**24 else torch.float64
     line = torch.arange(1, n + 1, dtype=dtype, device=device)
     return line.reshape(*[1] * feature, -1, *[1] * (ndim - feature - 1))
-
-
-class Layout(NamedTuple):
-    """Rows of features in memory: the dims in the order of memory, their sizes but 1 from the features on, and what these hold.
-
-    A row holds n features of `unit` elements each, and there are as many as `per_row` has places.
-    """
-
-    order: tuple[int, ...]
-    per_row: tuple[int, ...]
-    unit: int
-
-
-def row_layout(shape: Sequence[int], strides: Sequence[int], k_shape: Sequence[int], feature: int) -> Layout | None:
-    """The rows of a tensor; None where features lie in none: it is not dense, or k varies within what would be a row."""
-    order = tuple(sorted(range(len(shape)), key=lambda dim: -strides[dim]))
-    expected = 1
-    for dim in reversed(order):
-        if shape[dim] != 1 and strides[dim] != expected:
-            return None
-        expected *= shape[dim]
-    place = order.index(feature)
-    before, after = order[:place], order[place + 1 :]
-    if k_shape and any(k_shape[dim] > 1 for dim in after):
-        return None
-    per_row = (*(shape[dim] for dim in before), *[1] * (len(order) - place))
-    return Layout(order, per_row, math.prod(shape[dim] for dim in after))

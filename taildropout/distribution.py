@@ -9,7 +9,7 @@ Draw E ~ Exponential(λ) and keep feature j = 1 … n exactly when j ≤ E. Then
 The drop probability p is the expected fraction of features dropped, so λ must solve E[K] = n(1 − p). In logarithms, with
 φ(x) = log((1 − e^(−x)) / x), this reads φ(λn) − φ(λ) − λ = log(1 − p). Its left side falls strictly in λ, and lies between
 −λ(n + 1)/2 (Jensen's inequality) and −λ (each j ≥ 1): a bracket for λ, which bisection halves down to neighbouring floats.
-K = 0 occurs, with probability 1 − e^(−λ). As n grows with λn = s fixed, (1 − e^(−s)) / s = 1 − p: see `get_scale_param`.
+P(K = 0) = 1 − e^(−λ). In the limit n → ∞ with λn = s fixed, (1 − e^(−s)) / s = 1 − p: see `get_scale_param`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-# Below this rate, a uniform on a grid of 2⁻²⁴ (compiled code; accelerators) is too coarse: neighbouring k share a grid point.
+# Below this rate, the grid of 2⁻²⁴ of a uniform (in compiled code and on accelerators) is too coarse: k share grid points.
 _FINE_RATE = 2.0**-10
 
 
@@ -44,11 +44,11 @@ def check_p(p: object) -> float:
 
 
 def check_n(n: object, name: str = "n") -> int:
-    """Return a number of features as an int.
+    """Return the number of features `n` as an int; `name` names the argument in messages.
 
     Raises:
-        TypeError: if it is no integer, of Python or NumPy.
-        ValueError: if it is less than 1.
+        TypeError: if `n` is not an integer of Python or NumPy.
+        ValueError: if `n` is below 1.
     """
     if isinstance(n, bool) or not isinstance(n, Integral):
         raise TypeError(f"{name}={n!r} is a {type(n).__name__}; the number of features is an int")
@@ -58,7 +58,7 @@ def check_n(n: object, name: str = "n") -> int:
 
 
 def _phi(x: float) -> float:
-    """log((1 − e^(−x)) / x) to full relative precision; by its Taylor series where the quotient is close to 1."""
+    """Return log((1 − e^(−x)) / x) to full relative precision, by its Taylor series where the quotient is close to 1."""
     if x < 0.25:
         y = x * x
         return -x / 2 + y * (1 / 24 - y * (1 / 2880 - y * (1 / 181440 - y / 9676800)))
@@ -66,7 +66,7 @@ def _phi(x: float) -> float:
 
 
 def _bisect(falling: Callable[[float], float], low: float, high: float, enough: float = 0.0) -> float:
-    """The root of a falling function in [low, high]: to neighbouring floats, or until its size is `enough` or less."""
+    """Return the root of a falling function in [low, high], exact to one float or until |falling(root)| ≤ `enough`."""
     while low < (middle := low + (high - low) / 2) < high:
         value = falling(middle)
         if abs(value) <= enough:
@@ -80,7 +80,7 @@ def _bisect(falling: Callable[[float], float], low: float, high: float, enough: 
 
 @lru_cache(maxsize=4096, typed=True)  # typed: True and 3.0 must not pass for a cached 1 and 3
 def rate(p: float, n: int) -> float:
-    """The rate λ of the exponential behind K for which the mean share of dropped features is exactly `p`.
+    """Return the rate λ of the exponential behind K at which the expected share of features dropped is exactly `p`.
 
     Solves (1/n) Σ_{j=1..n} e^(−λj) = 1 − p, as derived at the top of this module.
 
@@ -95,7 +95,7 @@ def rate(p: float, n: int) -> float:
         TypeError: if `p` is not a number or `n` not an int.
         ValueError: if `p` is outside [0, 1] or `n` below 1.
 
-    Example:
+    Examples:
         >>> round(rate(0.5, 1), 6)  # one feature: P(E ≥ 1) = e^(−λ) = ½, so λ = log 2
         0.693147
     """
@@ -110,20 +110,26 @@ def rate(p: float, n: int) -> float:
 
 
 def get_scale_param(p: float, tol: float = 0.0) -> float:
-    """The mean of E in units of n, 1/(λn), in the limit of many features.
+    """Return the scale 1/(λn), the mean of E in units of n, in the limit of many features.
 
-    Solves a(1 − e^(−1/a)) = 1 − p for a. For a finite number of features use `rate`, which is exact.
+    Solves a(1 − e^(−1/a)) = 1 − p for a. For a given number of features use `rate`, which is exact.
 
     Args:
         p: drop probability in [0, 1].
-        tol: relative error allowed in 1 − p, the mean share kept; 0 solves to the last bit.
+        tol: relative error allowed in 1 − p, the expected share kept; 0 solves to the last bit. Default: 0
 
     Returns:
         The scale a ≥ 0: inf for p = 0, 0 for p = 1.
 
     Raises:
         TypeError: if `p` or `tol` is not a number.
-        ValueError: if `p` is outside [0, 1], or `tol` negative or NaN.
+        ValueError: if `p` is outside [0, 1], or `tol` is negative or NaN.
+
+    Examples:
+        >>> round(get_scale_param(0.5), 6)
+        0.6275
+        >>> 1 / (rate(0.5, 10_000) * 10_000)  # close to the limit
+        0.62...
     """
     p = check_p(p)
     if isinstance(tol, bool) or not isinstance(tol, Real):
@@ -141,10 +147,10 @@ def get_scale_param(p: float, tol: float = 0.0) -> float:
 def exponential_from_uniforms(
     like: Tensor, shape: Sequence[int], scale: float | Tensor, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Exponentials of mean `scale` by inversion, in float32 and as fine near 0 as float32 itself.
+    """Draw exponentials of mean `scale` by inversion, in float32 and as fine near 0 as float32 itself.
 
-    A uniform float lies on a grid of 2⁻²⁴ and would reach the small E only in steps of scale·2⁻²⁴, many features wide where the
-    scale is large. So the uniform is made of 48 random bits. It is kept off 0 and 1, where E would be 0·inf or inf.
+    A uniform with 24 random bits would give small E in steps of scale·2⁻²⁴, which is many features if the scale is large. So
+    the uniform has 48 random bits. It excludes 0 and 1, where E would be 0·inf or inf.
     """
     randint = torch.randint if generator is None else partial(torch.randint, generator=generator)
     bits = randint(2**48, shape, device=like.device, dtype=torch.int64)
@@ -156,46 +162,49 @@ def exponential(like: Tensor, shape: Sequence[int], rate: float, generator: torc
     """Draw E ~ Exponential(`rate`) on the device of `like`, one element per sample.
 
     Args:
-        like: any tensor on the device wanted; its dtype does not matter.
+        like: any tensor on the wanted device; its dtype does not matter.
         shape: shape of the result.
         rate: λ, greater than 0 and finite.
-        generator: where the randomness comes from; the device's default if None.
+        generator: source of randomness; None means the default generator of the device.
 
     Returns:
-        A tensor of the given shape, in float32; in float64 where CUDA's generator would else be too coarse. Its floor, at most
-        n, is a draw of K.
+        A tensor of the given shape in float32, or in float64 where CUDA's float32 generator is too coarse. min(n, ⌊E⌋) is a
+        draw of K.
     """
-    dtype = torch.float32  # on a CPU the generator works in double precision inside
+    dtype = torch.float32  # on a CPU the generator computes in double precision
     if rate < _FINE_RATE and like.device.type != "cpu":
         if like.device.type != "cuda":  # may lack float64
             return exponential_from_uniforms(like, shape, 1 / rate, generator)
         dtype = torch.float64  # 53 random bits, in one launch
-    # `new_empty` (not `torch.empty`) is what vmap can follow.
+    # vmap supports `new_empty` here, but not `torch.empty`.
     return like.new_empty(shape, dtype=dtype).exponential_(rate, generator=generator)
 
 
 class CensoredGeometric(Distribution):
-    r"""The law of K: how many first features tail dropout keeps.
+    r"""The law of K, the number of first features that tail dropout keeps.
 
     .. math:: P(K = k) = e^{-\lambda k}(1 - e^{-\lambda}) \text{ for } k < n, \qquad P(K = n) = e^{-\lambda n}
 
     with λ = `rate(p, n)`, so that the mean is exactly n(1 − p).
 
     Args:
-        p: drop probability in [0, 1]; a number or a tensor, whose shape is then the batch shape.
+        p: drop probability in [0, 1]; a number, or a tensor whose shape is the batch shape.
         n: number of features, at least 1.
-        validate_args: check arguments and values, as in every `torch.distributions.Distribution`.
+        validate_args: whether to check arguments and values, as in every `torch.distributions.Distribution`.
 
     Raises:
-        TypeError, ValueError: as in `rate`.
+        TypeError: if `p` is not a number or a tensor, or `n` not an int.
+        ValueError: if `p` is outside [0, 1], or `n` below 1.
 
     Shape:
         `sample(s)` has shape s + batch shape; `log_prob` and `cdf` broadcast their argument with the batch shape.
-        All values are float64, so that no width is rounded away.
+        All results are float64, so that every k is exact.
 
-    Example:
+    Examples:
         >>> CensoredGeometric(0.25, 4).mean
         tensor(3., dtype=torch.float64)
+        >>> CensoredGeometric(0.5, 8).sample((100,)).shape
+        torch.Size([100])
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"p": constraints.unit_interval}
@@ -211,11 +220,11 @@ class CensoredGeometric(Distribution):
         super().__init__(self.p.shape, validate_args=validate_args)
 
     def __repr__(self) -> str:
-        """The name and arguments; p of several laws by its shape, as torch's distributions show theirs."""
+        """Return the name and the arguments; a p of several laws is shown by its shape, as in torch's distributions."""
         return f"{super().__repr__()[:-1]}, n: {self.n})"
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> CensoredGeometric:
-        """The same law with its batch shape expanded to `batch_shape`."""
+        """Return the same law with its batch shape expanded to `batch_shape`."""
         new: CensoredGeometric = self._get_checked_instance(CensoredGeometric, _instance)  # type: ignore[no-untyped-call]
         new.n = self.n
         new.p, new.rate = self.p.expand(batch_shape), self.rate.expand(batch_shape)
@@ -230,17 +239,17 @@ class CensoredGeometric(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """n(1 − p), exactly."""
+        """The mean n(1 − p), exact."""
         return self.n * (1 - self.p)
 
     @property
     def variance(self) -> Tensor:
-        """Σ (k − mean)² P(K = k), summed over the support: no cancellation at either end of p."""
+        """The variance Σ (k − mean)² P(K = k), summed over the support because this sum has no cancellation near p = 0 or 1."""
         support = self.enumerate_support()
         return ((support - self.mean).square() * self._log_prob(support).exp()).sum(0)
 
     def _rate_times(self, k: Tensor | float) -> Tensor:
-        """λk, with 0 for k = 0 also where λ is infinite."""
+        """Return λk; for k = 0 it is 0 even if λ is infinite."""
         k = torch.as_tensor(k, dtype=torch.float64, device=self.p.device)
         return torch.where(k == 0, 0.0, self.rate * k)
 
@@ -249,31 +258,31 @@ class CensoredGeometric(Distribution):
         return torch.where(k == self.n, -self._rate_times(k), below)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log P(K = value)."""
+        """Return log P(K = value)."""
         if self._validate_args:
             self._validate_sample(value)
         return self._log_prob(value.to(torch.float64))
 
     def cdf(self, value: Tensor) -> Tensor:
-        """P(K ≤ value), for any real value."""
+        """Return P(K ≤ value) for any real value."""
         value = torch.as_tensor(value, dtype=torch.float64, device=self.p.device)
         inside = -torch.expm1(-self._rate_times(value.floor() + 1))
         return torch.where(value < 0, 0.0, torch.where(value >= self.n, 1.0, inside))
 
     def entropy(self) -> Tensor:
-        """λ E[K] − P(K < n) log(1 − e^(−λ)), in nats."""
+        """Return the entropy λ E[K] − P(K < n) log(1 − e^(−λ)), in nats."""
         surprise = -torch.xlogy(-torch.expm1(-self._rate_times(self.n)), -torch.expm1(-self.rate))
         return surprise + torch.where(self.mean == 0, 0.0, self.rate * self.mean)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
-        """0 … n along a new first dimension."""
+        """Return 0 … n along a new first dim."""
         values = torch.arange(self.n + 1, dtype=torch.float64, device=self.p.device)
         values = values.reshape(-1, *[1] * len(self.batch_shape))
         return values.expand(-1, *self.batch_shape) if expand else values
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw K by the exponential itself: min(n, ⌊E⌋)."""
+        """Draw K = min(n, ⌊E⌋) from the exponential itself."""
         shape = self._extended_shape(torch.Size(sample_shape))
-        # Exponential(1)/λ would lose nothing in float64; 0 and inf, the ends of p, give the right limits.
+        # In float64 Exponential(1)/λ loses nothing; λ = 0 and λ = inf, for p = 0 and p = 1, give the right limits.
         drawn = torch.empty(shape, dtype=torch.float64, device=self.p.device).exponential_() / self.rate
         return drawn.floor().clamp(max=self.n)

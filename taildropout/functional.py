@@ -1,12 +1,12 @@
-"""Tail dropout as plain tensor code: the reference for every kernel.
+"""Tail dropout as functions: `keep_first` for a given k, and `tail_dropout`, which draws K and calls the same code.
 
-`keep_first` is the only operation; a random or a chosen number k of features goes into it. `selection` computes it.
+`selection` computes keep_first; this module checks arguments and draws K.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from threading import get_ident
 from typing import Any
@@ -29,35 +29,46 @@ from .dims import (
     sample_shape,
 )
 from .distribution import check_p, exponential, exponential_from_uniforms, rate
-from .selection import dispatch as selection
-from .selection.dispatch import select
-from .selection.dtensor import is_sharded, on_shard
-from .selection.jagged import Spread, is_jagged, on_components
+from .selection import (
+    Spread,
+    dispatch,
+    is_jagged,
+    is_sharded,
+    kept_positions,
+    on_components,
+    on_shard,
+    select,
+    transformed,
+)
 from .tracing import overridden
 
 
 def keep_first(input: Tensor, k: int | float | Tensor, dim: int = -1) -> Tensor:
     """Keep the first `k` features and set the others to 0.
 
-    Feature j = 1 … n along `dim` stays exactly when j ≤ k. What goes is selected away, not multiplied by 0: a NaN or an inf
-    there leaves no trace, and its gradient is exactly 0.
+    Feature j = 1 … n along `dim` is kept exactly when j ≤ k. The other features are selected away, not multiplied by 0: a NaN
+    or an inf among them leaves no trace, and their gradient is exactly 0.
 
     Args:
         input: any tensor with at least one dim.
-        k: how many features stay; n or more keeps all, less than 1 none. A tensor is 0-d, or has as many dims as the input
-            with size 1 at `dim`, and elsewhere 1 or the input's size: then every sample has its own k. In compiled code give a
-            tensor; every new int compiles anew. `torch.jit.trace` records this function, `torch.jit.script` cannot read it.
-        dim: the dim of features.
+        k: the number of features kept; n or more keeps all, less than 1 none. A tensor is 0-d; or it has as many dims as the
+            input, with size 1 at `dim` and elsewhere 1 or the input's size, so that every sample has its own k. In compiled
+            code give a tensor, because every new int compiles again. `torch.jit.trace` records this function, but
+            `torch.jit.script` cannot read it.
+        dim: the dim of features. Default: -1
 
     Returns:
         A new tensor of the input's shape, dtype and memory format.
 
     Raises:
-        TypeError: if `k` or `dim` is of a wrong type.
-        ValueError: if the input is 0-d, or `k` of a shape that does not fit.
+        TypeError: if `input`, `k` or `dim` has a wrong type.
+        ValueError: if the input is 0-d, or the shape of `k` does not fit.
         IndexError: if `dim` is out of range.
 
-    Example:
+    Shape:
+        Input and output: :math:`(*)`, the same, with one dim or more.
+
+    Examples:
         >>> keep_first(torch.ones(2, 4), torch.tensor([[1], [3]]))
         tensor([[1., 0., 0., 0.],
                 [1., 1., 1., 0.]])
@@ -80,7 +91,7 @@ def keep_first(input: Tensor, k: int | float | Tensor, dim: int = -1) -> Tensor:
             f"k has shape {tuple(k.shape)}, which does not fit input of shape {tuple(input.shape)} with dim={dim}: "
             "give a 0-d tensor, or one with the input's dims, of size 1 at dim"
         )
-    # A narrow type cannot be compared with every n; and j ≤ NaN is false for every j.
+    # A narrow dtype cannot be compared with every n; and a NaN keeps nothing, because j ≤ NaN is false for every j.
     wide = torch.float64 if k.dtype == torch.float64 else torch.float32 if k.is_floating_point() else torch.int64
     k = k.to(wide)
     k = k.nan_to_num(0) if wide.is_floating_point else k
@@ -90,13 +101,13 @@ def keep_first(input: Tensor, k: int | float | Tensor, dim: int = -1) -> Tensor:
 
 
 def _fits(k_shape: Sequence[int], shape: Sequence[int], feature: int) -> bool:
-    """Return True if a k of this shape broadcasts to an input of that shape, and is the same for all its features."""
+    """Return True if a k of shape `k_shape` broadcasts to an input of shape `shape` and has size 1 at the dim of features."""
     same_dims = len(k_shape) == len(shape) and k_shape[feature] == 1
     return same_dims and all(a in (1, b) for a, b in zip(k_shape, shape, strict=True))
 
 
 def check_float(input: Tensor) -> None:
-    """Raise TypeError where dropping is not defined: features that are whole numbers have no gradient to train by."""
+    """Raise TypeError if `input` has an integer dtype: integers have no gradient, so there is nothing to train."""
     if not (input.is_floating_point() or input.is_complex()):
         raise TypeError(f"input has dtype {input.dtype}; tail dropout in training needs a float: convert with input.float()")
 
@@ -109,19 +120,19 @@ def drop_tail(
     inplace: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """`tail_dropout` in eager training, for arguments already checked on their own."""
+    """Compute `tail_dropout` in eager training, for arguments that were checked one by one."""
     count = input.numel()
     if (
         type(count) is int
-        and 0 < count < selection.SAVE_ONLY_K_FROM
+        and 0 < count < dispatch.SAVE_ONLY_K_FROM
         and 0 < p < 1
         and generator is None
         and input.is_cpu
         and type(input) is Tensor
         and input.is_contiguous()
-        and not selection.transformed()
+        and not transformed()
     ):
-        # Every call into torch counts at this size, so that what depends on shapes alone is prepared once, memory for E too.
+        # At this size every call into torch counts, so all that depends on shapes alone is prepared once, also memory for E.
         try:
             key = (input.shape, input.dtype, p, batch_dims, dropout_dim, get_ident())
         except RuntimeError:
@@ -130,8 +141,8 @@ def drop_tail(
         noise, its_rate, positions = _prepared.get(key) or _prepare(key, input)
         dropped = noise.exponential_(its_rate) < positions
         return input.masked_fill_(dropped, 0) if inplace else input.masked_fill(dropped, 0)
-    if type(count) is not int:  # `torch.jit.trace` records
-        return drop_in_graph(input, p, batch_dims, dropout_dim, inplace)
+    if type(count) is not int:  # in `torch.jit.trace`
+        return _drop_in_graph_at(input, p, batch_dims, dropout_dim, inplace)
     if type(input) is not Tensor and is_jagged(input):
         return drop_jagged(input, p, batch_dims, dropout_dim, inplace, generator)
     refuse_strided(input)
@@ -153,25 +164,40 @@ def drop_tail(
     return select(input, exponential(input, shape, its_rate, generator), feature, inplace)
 
 
-def drop_in_graph(input: Tensor, p: float, batch_dims: Dims, dropout_dim: int, inplace: bool) -> Tensor:
-    """`tail_dropout` in training as compilers and `torch.jit.trace` record it: p and the number of features are constants."""
+Constants = Callable[[int, torch.device], tuple[float | Tensor, Tensor | None]]
+
+
+def drop_in_graph(input: Tensor, constants: Constants, batch_dims: Dims, dropout_dim: int, inplace: bool) -> Tensor:
+    """Compute `tail_dropout` in training, as compilers and `torch.jit.trace` record it. The number of features is a constant.
+
+    `constants` returns 1/λ, and 1 … n or None, for a number of features n and a device.
+    """
     shape, feature = sample_shape(input.shape, batch_dims, dropout_dim)
-    if p == 0:
-        return input
     check_float(input)
     look_for_columns(input.dim(), batch_dims, dropout_dim)
-    # The text of p, which gives back every bit, and an int see to it, also after the compiler made them symbolic: every p
-    # compiles anew. The layer hands in a tensor instead.
-    scale = _scale(float(f"{p}"), features_of(input, feature))
-    return select(input, exponential_from_uniforms(input, shape, scale), feature, inplace)
+    scale, one_to_n = constants(features_of(input, feature), input.device)
+    return select(input, exponential_from_uniforms(input, shape, scale), feature, inplace, one_to_n)
+
+
+def _drop_in_graph_at(input: Tensor, p: float, batch_dims: Dims, dropout_dim: int, inplace: bool) -> Tensor:
+    """Compute `drop_in_graph` for a p that is a constant of the graph. The layer gives a tensor instead of p."""
+    sample_dims(input.dim(), batch_dims, dropout_dim)  # raises if the dims do not fit
+    if p == 0:
+        return input
+    return drop_in_graph(input, lambda n, _: (_graph_scale(p, n), None), batch_dims, dropout_dim, inplace)
+
+
+def _graph_scale(p: float, n: int) -> float:
+    # The text of p gives back every bit, and makes p a constant even after a compiler made it symbolic: every p compiles again.
+    return _scale(float(f"{p}"), n)
 
 
 def drop_jagged(
     input: Tensor, p: float, batch_dims: Dims, dropout_dim: int, inplace: bool, generator: torch.Generator | None = None
 ) -> Tensor:
-    """`tail_dropout` of a jagged tensor in training: one K per component where dim 0 is that of samples and dim 1 is not."""
+    """Compute `tail_dropout` of a jagged tensor in training: one K per component if `batch_dims` has dim 0 and not dim 1."""
     if inplace:
-        raise ValueError("inplace=True, but input is a jagged tensor, which is not written into; leave inplace out")
+        raise ValueError("inplace=True, but input is a jagged tensor, which cannot be written into; leave inplace out")
     batch, feature = sample_dims(input.dim(), batch_dims, dropout_dim)
     inner = tuple(sorted({max(0, dim - 1) for dim in batch}))
 
@@ -179,12 +205,12 @@ def drop_jagged(
         compiling = torch.compiler.is_compiling()
         if not (0 in batch and 1 not in batch and 0 < p < 1):
             if compiling:
-                return drop_in_graph(values, p, inner, feature - 1, False)
+                return _drop_in_graph_at(values, p, inner, feature - 1, False)
             return drop_tail(values, p, inner, feature - 1, generator=generator)
         check_float(values)
         shape, _ = sample_shape((input.shape[0], *values.shape[1:]), inner, feature - 1)
         if compiling:
-            drawn = exponential_from_uniforms(values, shape, _scale(float(f"{p}"), features_of(values, feature - 1)))
+            drawn = exponential_from_uniforms(values, shape, _graph_scale(p, features_of(values, feature - 1)))
         else:
             drawn = exponential(values, shape, rate(p, values.shape[feature - 1]), generator)
         return select(values, spread(drawn), feature - 1)
@@ -196,7 +222,7 @@ _warned_of_columns = False
 
 
 def look_for_columns(ndim: int, batch_dims: Dims, dropout_dim: int) -> None:
-    """Warn once if the features of what may be pictures are, by default, the columns of the pictures."""
+    """Warn once if the input may be images and, by the default `dropout_dim`, their columns would be the features."""
     if ndim == 4 and dropout_dim == -1 and batch_dims == (0,):
         _warn_of_columns()
 
@@ -207,8 +233,8 @@ def _warn_of_columns() -> None:
     if not _warned_of_columns:
         _warned_of_columns = True
         warnings.warn(
-            "input has 4 dims and dropout_dim is -1, its default: if they are (N, C, H, W), the columns of the pictures are "
-            "put in order; give dropout_dim=1 for the channels, or dropout_dim=3 if the last dim holds the features",
+            "input has 4 dims and dropout_dim is -1, its default: if the dims are (N, C, H, W), the columns of the images are "
+            "the features; give dropout_dim=1 for the channels, or dropout_dim=3 if the last dim holds the features",
             stacklevel=2,
         )
 
@@ -217,7 +243,7 @@ _prepared: dict[tuple[Any, ...], tuple[Tensor, float, Tensor]] = {}
 
 
 def _prepare(key: tuple[Any, ...], input: Tensor) -> tuple[Tensor, float, Tensor]:
-    """Memory for E (one per thread, as the key has it), the rate, and the positions of the features."""
+    """Return memory for E, the rate, and the positions of the features. The key names the thread: none share memory."""
     shape, _, p, batch_dims, dropout_dim, _ = key
     noise_shape, feature = sample_shape(shape, batch_dims, dropout_dim)
     check_float(input)
@@ -227,7 +253,7 @@ def _prepare(key: tuple[Any, ...], input: Tensor) -> tuple[Tensor, float, Tensor
     n = shape[feature]
     if len(_prepared) >= 256:
         _prepared.clear()
-    prepared = noise, rate(p, n), selection.kept_positions(n, feature, len(shape), input.device)
+    prepared = noise, rate(p, n), kept_positions(n, feature, len(shape), input.device)
     _prepared[key] = prepared
     return prepared
 
@@ -247,31 +273,39 @@ def tail_dropout(
     dropout_dim: int = -1,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Per sample, keep a random number K of first features and set the tail to 0. Nothing is rescaled.
+    r"""Keep a random number K of each sample's first features, and set the tail to 0 without rescaling.
 
-    K follows `CensoredGeometric(p, n)`: E is drawn from Exponential(λ), λ = `rate(p, n)`, and feature j stays iff j ≤ E. On
+    .. math:: P(K \ge j) = e^{-\lambda j}, \quad j = 1 \dots n, \qquad \mathrm{mean}_j\, e^{-\lambda j} = 1 - p
+
+    K follows `CensoredGeometric(p, n)`: E is drawn from Exponential(λ), λ = `rate(p, n)`, and feature j is kept iff j ≤ E. On
     average exactly the share p of the features is dropped.
 
     Args:
         input: float tensor with at least one dim.
-        p: drop probability in [0, 1], the expected share of features dropped.
-        training: if False, return the input.
-        inplace: write into the input.
-        batch_dim: the dim or dims whose every index draws its own K; () draws one for the whole tensor, None means all dims
-            but `dropout_dim`.
-        dropout_dim: the dim of features.
-        generator: source of randomness, on the input's device; in eager code only. The default generator if None.
-
-    Shape:
-        Input and output: `(*)`, the same.
+        p: drop probability in [0, 1]: the expected share of features dropped. Default: 0.5
+        training: if False, return the input. Default: True
+        inplace: if True, write into the input. Default: False
+        batch_dim: the dim or dims whose every index is a sample with its own K; `()` draws one K for the whole input; None
+            means all dims but `dropout_dim`. Default: 0
+        dropout_dim: the dim of features. Default: -1
+        generator: source of randomness on the input's device, in eager code only; None means the default generator.
 
     Returns:
-        A new tensor; the input itself if `inplace`, not `training`, p = 0, or it is empty.
+        A new tensor; the input itself if `inplace` is True, `training` is False, p is 0, or the input is empty.
 
     Raises:
-        TypeError: if an argument is of a wrong type, or the input is not float in training with p > 0.
-        ValueError: if p is outside [0, 1], dims repeat or overlap, the input is 0-d, or the generator is of another device.
+        TypeError: if an argument has a wrong type, or the input is not float in training with p > 0.
+        ValueError: if `p` is outside [0, 1], dims repeat or overlap, the input is 0-d, or the generator is on another device.
         IndexError: if a dim is out of range.
+
+    Shape:
+        Input and output: :math:`(*)`, the same, with one dim or more.
+
+    Examples:
+        >>> output = tail_dropout(torch.ones(20, 8), p=0.5)  # keeps a random number of first features in each row
+        >>> tail_dropout(torch.ones(2, 3), p=1.0)
+        tensor([[0., 0., 0.],
+                [0., 0., 0.]])
     """
     if type(input) is not Tensor and overridden(input):
         named: Any = {"batch_dim": batch_dim, "dropout_dim": dropout_dim, "generator": generator}
@@ -285,12 +319,14 @@ def tail_dropout(
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator={generator!r} is a {type(generator).__name__}; give a torch.Generator or None")
     if generator is not None and generator.device.type != input.device.type:
-        raise ValueError(f"generator is on {generator.device}, the input on {input.device}; give one of the input's device")
+        raise ValueError(
+            f"generator is on {generator.device}, but the input on {input.device}; give a generator on the input's device"
+        )
     if training and not torch.compiler.is_compiling():
         return drop_tail(input, p, *dims, inplace, generator)
     if not training or input.numel() == 0:
-        sample_dims(input.dim(), *dims)  # dims that don't fit are an error here too
+        sample_dims(input.dim(), *dims)  # raises if the dims do not fit
         return input
     if type(input) is not Tensor and is_jagged(input):
         return drop_jagged(input, p, *dims, inplace, generator)
-    return drop_in_graph(input, p, *dims, inplace)
+    return _drop_in_graph_at(input, p, *dims, inplace)

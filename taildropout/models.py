@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .layer import TailDropout, check_k
+from .fixed_k import check_k
+from .layer import TailDropout
 from .names import Model, named
 
 
@@ -21,48 +22,53 @@ def at_k(
     *,
     at_most: bool = False,
 ) -> Iterator[Model]:
-    """Set k on every TailDropout of a model, or on those named, and restore what was there.
+    """Set k on all TailDropouts of a model, or on the named ones, and restore their old k at the end of the `with` block.
 
-    Inside, `train()` and `eval()` keep k, since trainers call them; and the fast path of `nn.TransformerEncoderLayer`, which
-    would bypass the layer, is off.
+    Within the block `train()` and `eval()` keep k, because trainers call them. The fast path of `nn.TransformerEncoderLayer`,
+    which would bypass the layer, is off.
 
     Args:
         model: any module; it may be a TailDropout itself.
-        k: as in `TailDropout.set_k`; None draws at random. Or a dict from names or patterns to the k of these layers:
-            `{"*.0.*": 8, "*.1.*": 4}`; layers that no pattern matches stay as they are.
-        names: names as in `model.named_modules()`, or patterns as in `fnmatch`; all TailDropouts if None.
-        at_most: let a layer with fewer than k features keep all of them, instead of raising an error. Default: False
+        k: an int, an integer tensor with one k per sample, or None to draw K at random; see `TailDropout.set_k`. Or a dict
+            from names or patterns to the k of these layers, `{"*.0.*": 8, "*.1.*": 4}`; other layers stay as they are.
+        names: one or several names as in `model.named_modules()`, or patterns as in `fnmatch`; None means all TailDropouts.
+            Default: None
+        at_most: if True, a layer with fewer than k features keeps all of them instead of raising an error. Default: False
+
+    Returns:
+        A context manager, which gives the model.
 
     Raises:
-        TypeError, ValueError: as in `TailDropout.set_k`; nothing is changed then.
-        KeyError: if a name or pattern matches no TailDropout.
-        ValueError: if there is no TailDropout in the model, `names` is given beside a dict, or two patterns give one layer
-            different k.
+        TypeError: if an argument has a wrong type. After any error the model is unchanged.
+        ValueError: if a k is negative, `names` is empty or given beside a dict, two patterns give one layer different k, or
+            the model has no TailDropout.
+        KeyError: if a name or pattern matches no TailDropout; the message lists the names that exist.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Linear(4, 8), TailDropout(), nn.Linear(8, 1))
         >>> with at_k(model, 2):
-        ...     output = model.eval()(torch.randn(5, 4))
+        ...     output = model.eval()(torch.randn(5, 4))  # uses the first 2 of 8 features
+        >>> print(model[1].k)
+        None
     """
     chosen = _k_of_layers(model, k, names)
     for value in chosen.values():
         if value is not None:
             check_k(value)
-    layers = dict(named(model, TailDropout, None).items())
-    before = {layer: (layer._k, layer._largest_k, layer._held_as) for layer in layers.values()}
+    layers = named(model, TailDropout, None)
+    before = {layer: layer.fixed_k for layer in layers.values()}
     fastpath = torch.backends.mha.get_fastpath_enabled()
     try:
         torch.backends.mha.set_fastpath_enabled(False)
         for name, value in chosen.items():
-            layers[name].set_k(value)
-            layers[name]._held_as = name
-            if at_most:
-                layers[name]._largest_k = 0
+            layer = layers[name]
+            layer.set_k(value)
+            layer.fixed_k = layer.fixed_k.held(name, at_most)
         yield model
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
-        for each, state in before.items():
-            each._k, each._largest_k, each._held_as = state
+        for layer, fixed_k in before.items():
+            layer.fixed_k = fixed_k.moved(layer.fixed_k.home)  # the model may have moved meanwhile
 
 
 def _k_of_layers(model: nn.Module, k: Any, names: str | Iterable[str] | None) -> dict[str, int | Tensor | None]:

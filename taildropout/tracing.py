@@ -1,4 +1,4 @@
-"""Layers as nodes of the graphs that torch.fx traces, and functions that the class of their input may override."""
+"""Inputs that are no plain tensors: proxies of torch.fx, and classes that override torch's functions."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from torch.overrides import has_torch_function
 
 
 def overridden(*inputs: object) -> bool:
-    """Return True if the class of an input takes over functions that it is given to; a compiler looks into them instead."""
+    """Return True if the class of an input overrides torch's functions; always False in compiled code."""
     return not torch.compiler.is_compiling() and has_torch_function(inputs)
 
 
 def refuse_script(module: nn.Module) -> NoReturn:
-    """Raise TypeError in place of what `torch.jit.script` says about a module that it cannot read."""
+    """Raise TypeError for `torch.jit.script`, which calls `__prepare_scriptable__` first."""
     raise TypeError(f"{type(module).__name__} cannot be scripted; use torch.jit.trace, torch.export or torch.compile instead")
 
 
 def in_model(module: nn.Module, input: object) -> bool:
-    """Return True if torch.fx traces a model that holds `module`, and not the module alone."""
+    """Return True if torch.fx is tracing a model around `module`, and not `module` alone."""
     return isinstance(input, Proxy) and isinstance(input.tracer, Tracer) and input.tracer.root is not module
 
 
 def node(module: nn.Module, input: object) -> Any:
-    """Return the call of `module` as one node of the graph that torch.fx traces, as a call of nn.Dropout is one.
+    """Record the call of `module` as one node of a torch.fx graph, like a call of nn.Dropout, and return its proxy.
 
     Raises:
-        TypeError: if `input` is no proxy of torch.fx, or no model around `module` is traced.
+        TypeError: if `input` is not a proxy of torch.fx, or `module` is traced alone.
     """
     if not isinstance(input, Proxy):
         raise TypeError(f"input is a {type(input).__name__}; give a tensor")

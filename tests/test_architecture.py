@@ -21,6 +21,7 @@ GROUPS = [
     ["distribution", "dims", "names", "tracing"],
     ["selection"],
     ["functional"],
+    ["compiled", "fixed_k"],
     ["layer"],
     ["models", "insert"],
     ["mlp", "pruning", "baselines"],
@@ -28,6 +29,8 @@ GROUPS = [
     ["__init__"],
     ["__main__"],
 ]
+# Folders of which other folders and modules import only the names in `__all__` of their `__init__.py`.
+FACES = {"selection", "mlp", "baselines"}
 # What a module imports of an extra, inside the function that needs it; `triton_kernel` as a whole is imported so.
 EXTRAS = {"graph": {"torch_pruning"}, "result": {"matplotlib"}, "triton_kernel": {"triton"}}
 # What the modules of `baselines` import of the package.
@@ -67,6 +70,19 @@ def test_imports_of_the_package_point_one_way_and_are_relative(path: Path) -> No
         else:
             allowed = {"torch", *sys.stdlib_module_names, *EXTRAS.get(path.stem, ())}
             assert name.partition(".")[0] in allowed, f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_other_folders_are_imported_by_their_face(path: Path) -> None:
+    place = path.relative_to(PACKAGE).with_suffix("").parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.ImportFrom) or not node.level or not node.module or node.level < len(place):
+            continue  # of the same folder
+        folder, *below = node.module.split(".")
+        if folder in FACES and place[0] != folder:
+            face = importlib.import_module(f"taildropout.{folder}")
+            assert not below, f"{path.name} imports from {node.module}"
+            assert {name.name for name in node.names} <= set(face.__all__), f"{path.name} imports what {folder} keeps"
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "baselines").glob("*.py")), ids=lambda path: path.stem)

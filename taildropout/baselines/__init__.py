@@ -1,7 +1,8 @@
-"""The field's other dropouts, for comparison with TailDropout: a layer a file, and the linear regression that each amounts to.
+"""Other dropouts, for comparison with TailDropout: one layer per file, and linear regression under dropout in closed form.
 
-`InvertedDropout` is `nn.Dropout` written out; `DropConnectLinear` drops weights, `StochasticReLU` activations; `NestedDropout`
-keeps first features by other laws of k; `LearnedDropout` learns its mask. `marginal` is dropout on linear regression, solved.
+`InvertedDropout` is `nn.Dropout` in plain tensor code. `DropConnectLinear` drops weights, `StochasticReLU` drops activations.
+`NestedDropout` keeps first features by other laws of k. `LearnedDropout` learns its mask. `marginal` solves linear regression
+under dropout exactly.
 """
 
 from .drop_connect import DropConnectLinear

@@ -11,26 +11,26 @@ from ..distribution import check_n, check_p
 
 
 class DropConnectLinear(nn.Linear):
-    r"""A linear layer whose weights are dropped in training, and then scaled up.
+    r"""A linear layer that in training drops weights and scales up the others.
 
     .. math:: y = x\,(M \odot W)^\top / (1 - p) + b, \qquad M_{ij} \sim \mathrm{Bernoulli}(1 - p)
 
-    One M is drawn per call, for the whole batch; the bias stays. In evaluation, and on average in training, it is `nn.Linear`,
-    whose state_dict it shares. From Wan, Zeiler, Zhang, LeCun & Fergus 2013, "Regularization of neural networks using
-    DropConnect", who draw an M per sample and, in evaluation, sample from a normal approximation instead of scaling.
+    Each call draws one M for the whole batch; the bias is not dropped. In evaluation, and on average in training, the layer
+    equals an `nn.Linear` with the same state_dict. From Wan, Zeiler, Zhang, LeCun & Fergus 2013, "Regularization of neural
+    networks using DropConnect", who draw one M per sample and in evaluation sample from a normal approximation.
 
     Args:
         in_features, out_features, bias, device, dtype: as in `nn.Linear`.
         p: drop probability of a weight. Default: 0.5
 
     Raises:
-        TypeError: if p is not a number, or a number of features not an int.
-        ValueError: if p is outside [0, 1], or a number of features below 1.
+        TypeError: if `p` is not a number, or a number of features is not an int.
+        ValueError: if `p` is outside [0, 1], or a number of features is below 1.
 
     Shape:
         Input: :math:`(*, \text{in\_features})`. Output: :math:`(*, \text{out\_features})`.
 
-    Example:
+    Examples:
         >>> DropConnectLinear(784, 256, p=0.5)(torch.randn(20, 784)).shape
         torch.Size([20, 256])
     """
@@ -42,9 +42,9 @@ class DropConnectLinear(nn.Linear):
         self.p = p
 
     def forward(self, input: Tensor) -> Tensor:
-        """The linear map with some of its weights dropped."""
+        """Apply the linear map with some of its weights dropped."""
         return F.linear(input, F.dropout(self.weight, self.p, self.training), self.bias)
 
     def extra_repr(self) -> str:
-        """The arguments that construct this layer."""
+        """Return the arguments that construct this layer."""
         return f"{super().extra_repr()}, p={self.p}"

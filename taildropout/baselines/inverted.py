@@ -1,4 +1,4 @@
-"""Dropout as textbooks write it out."""
+"""Dropout as in textbooks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..tracing import node
 
 
 class InvertedDropout(nn.Module):
-    r"""`nn.Dropout` in plain tensor code: zero each element with probability p, and scale up what stays.
+    r"""`nn.Dropout` in plain tensor code: zero each element with probability p, and scale up the others.
 
     .. math:: y = x \cdot 1[u \ge p] / (1 - p), \qquad u \sim \mathrm{Uniform}[0, 1)
 
-    So the mean of the output is the input; in evaluation the output is the input. From Srivastava, Hinton, Krizhevsky,
+    The mean of the output is the input; in evaluation the output is the input. From Srivastava, Hinton, Krizhevsky,
     Sutskever & Salakhutdinov 2014, "Dropout: a simple way to prevent neural networks from overfitting" (scaling in training:
     section 10).
 
@@ -24,13 +24,13 @@ class InvertedDropout(nn.Module):
         p: drop probability. Default: 0.5
 
     Raises:
-        TypeError: if p is not a number; in training, if the input is not float.
-        ValueError: if p is outside [0, 1].
+        TypeError: if `p` is not a number; in training, if the input is not float.
+        ValueError: if `p` is outside [0, 1].
 
     Shape:
         Input and output: :math:`(*)`, the same.
 
-    Example:
+    Examples:
         >>> InvertedDropout(0.5)(torch.ones(3, 8)).unique()
         tensor([0., 2.])
     """
@@ -40,18 +40,18 @@ class InvertedDropout(nn.Module):
         self.p = check_p(p)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Drop elements, and scale up those that stay."""
+        """Drop elements, and scale up the others."""
         if not isinstance(input, Tensor):
             return node(self, input)
         if not self.training:
             return input
         check_float(input)
         refuse_strided(input)
-        # Uniform, not normal, else p is not the rate; and float32, since one of bfloat16 has 256 values.
+        # In float32 whatever the input, because a uniform in bfloat16 has only 256 values.
         kept = torch.rand_like(input, dtype=torch.float32) >= self.p
         scale = 1 / (1 - self.p) if self.p < 1 else 0.0
         return input * scale * kept
 
     def extra_repr(self) -> str:
-        """The arguments that construct this layer."""
+        """Return the arguments that construct this layer."""
         return f"p={self.p}"

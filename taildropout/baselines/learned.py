@@ -1,4 +1,4 @@
-"""A dropout whose mask is computed from the input, and learned."""
+"""A dropout that learns to compute its mask from the input."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ class LearnedDropout(nn.Module):
 
     .. math:: M = \tfrac12 \cos(\mathrm{attention}(x) + B) + \tfrac12, \qquad y = x \odot \mathrm{round}(M)
 
-    The attention has several heads and no output projection, and neither residual nor norm. B, one number per feature, is
-    learned: it is `shift`, reflected at 0 and π, which keeps it in [0, π] without a place where its gradient ends. The rounded
-    mask is exactly 0 or 1: in training 1 with probability M, in evaluation 1 where M ≥ ½. Backward takes it for M itself
-    (straight through: Bengio, Léonard & Courville 2013, "Estimating or propagating gradients through stochastic neurons for
-    conditional computation"). M and its rounding are float32, whatever input and autocast are. Nothing is rescaled.
+    The attention has several heads, but no output projection, residual or norm. B, one number per feature, is learned: it is
+    the parameter `shift`, reflected at 0 and π, so that B stays in [0, π] and its gradient is nowhere 0. The rounded mask is
+    exactly 0 or 1: in training 1 with probability M, in evaluation 1 where M ≥ ½. Backward uses the gradient of M (the
+    straight-through estimator: Bengio, Léonard & Courville 2013, "Estimating or propagating gradients through stochastic
+    neurons for conditional computation"). M and its rounding are float32 for every input and autocast dtype. The output is not
+    rescaled.
 
-    From Yan 2024, "Learned Dropout" (github.com/yiphei/yif-AI), who adds `penalty()` to the loss, so that features are dropped.
+    From Yan 2024, "Learned Dropout" (github.com/yiphei/yif-AI), who adds `penalty()` to the loss so that features are dropped.
 
     Args:
         embed_dim: number of features C.
         n_head: number of heads, a divisor of `embed_dim`.
-        shift_init: B at the start, in [0, π]: at 0 nearly all is kept, at π nearly all dropped. Default: 0
+        shift_init: initial B in [0, π]: 0 keeps nearly all features, π drops nearly all. Default: 0
         bias: whether queries, keys and values have a bias. Default: False
-        causal: whether a position sees only itself and those before it. Default: False
+        causal: whether a position attends only to itself and earlier positions. Default: False
 
     Raises:
-        TypeError: if an argument is of a wrong type.
+        TypeError: if an argument has a wrong type.
         ValueError: if `embed_dim` or `n_head` is below 1, `n_head` is no divisor, or `shift_init` is outside [0, π].
 
     Shape:
-        Input and output: :math:`(*, T, C)`, the same, with T positions; ValueError if it is another.
+        Input and output: :math:`(*, T, C)`, the same, with T positions; another shape raises ValueError.
 
-    Example:
+    Examples:
         >>> layer = LearnedDropout(16, 4, causal=True)
         >>> features = layer(torch.randn(2, 10, 16))
         >>> loss = features.square().mean() + 0.1 * layer.penalty()
@@ -57,7 +58,9 @@ class LearnedDropout(nn.Module):
             if size < 1:
                 raise ValueError(f"{name}={size}; give 1 or more")
         if embed_dim % n_head:
-            raise ValueError(f"n_head={n_head} does not divide embed_dim={embed_dim}; every head gets as many features")
+            raise ValueError(
+                f"n_head={n_head} does not divide embed_dim={embed_dim}; all heads have the same number of features"
+            )
         if isinstance(shift_init, bool) or not isinstance(shift_init, int | float):
             raise TypeError(f"shift_init={shift_init!r} is a {type(shift_init).__name__}; give a number in [0, π]")
         if not 0 <= shift_init <= math.pi:
@@ -68,10 +71,10 @@ class LearnedDropout(nn.Module):
         self.embed_dim, self.n_head, self.shift_init, self.causal = int(embed_dim), int(n_head), shift_init, causal
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=bias)
         self.shift = nn.Parameter(torch.full((embed_dim,), float(shift_init)))
-        self._last: tuple[Tensor, Tensor] | None = None  # M, with its graph, and the share of ones
+        self._last: tuple[Tensor, Tensor] | None = None  # M with its graph, and the share of ones
 
     def probability(self, input: Tensor) -> Tensor:
-        """M, the probability to keep: of the input's shape, in float32 (float64 for float64)."""
+        """Return M, the probability to keep each element, in float32 (in float64 for a float64 input)."""
         check_tensor(input)
         if input.is_nested:
             raise ValueError(
@@ -83,39 +86,39 @@ class LearnedDropout(nn.Module):
         attention = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)  # (…, heads, T, C / heads)
         attention = attention.transpose(-2, -3).flatten(-2)
         wide = torch.promote_types(attention.dtype, torch.float32)
-        # B, a triangle wave of `shift`. Not by abs(), whose gradient at 0 is 0: it would never leave shift_init=0.
+        # B is a triangle wave of `shift`. The gradient of abs() at 0 is 0, so with abs() `shift` would stay at shift_init=0.
         turned = torch.remainder(self.shift.to(wide) + math.pi, 2 * math.pi) - math.pi
         return 0.5 * torch.cos(attention.to(wide) + torch.where(turned < 0, -turned, turned)) + 0.5
 
     def forward(self, input: Tensor) -> Tensor:
-        """Multiply the input by its rounded mask."""
+        """Multiply the input by the rounded mask."""
         if not isinstance(input, Tensor):
             return node(self, input)
         probability = self.probability(input)
-        # In (0, 1], so that 0 is never rounded up, and 1 always is.
+        # The limit is in (0, 1], so that M = 0 is never rounded up and M = 1 always is.
         limit = 1 - torch.rand_like(probability) if self.training else 0.5
         ones = (limit <= probability).to(probability.dtype)
         self._last = probability, ones.detach().mean()
-        # The difference is exactly 0, so that the mask stays exact; its gradient is that of M.
+        # The difference is exactly 0, so the mask stays 0 or 1; its gradient is the gradient of M.
         mask = ones + (probability - probability.detach())
         return input * mask.to(input.dtype)
 
     def penalty(self) -> Tensor:
-        """mean(M² / 2) of the last forward, 0-d: what to add to the loss, so that features are dropped. Differentiable.
+        """Return mean(M² / 2) of the last forward, a differentiable 0-d tensor. Adding it to the loss has features dropped.
 
         Raises:
-            RuntimeError: if there was no forward yet.
+            RuntimeError: if the layer was not called yet.
         """
         return self._of_last_forward()[0].square().mean() / 2
 
     @property
     def share_of_ones(self) -> Tensor:
-        """The share of features that the last forward kept, 0-d; RuntimeError if there was none yet."""
+        """The share of features that the last forward kept, 0-d. RuntimeError if the layer was not called yet."""
         return self._of_last_forward()[1]
 
     def _of_last_forward(self) -> tuple[Tensor, Tensor]:
         if self._last is None:
-            raise RuntimeError("LearnedDropout has not been called yet; its mask depends on an input: call it first")
+            raise RuntimeError("LearnedDropout was not called yet, and its mask depends on the input; call it first")
         return self._last
 
     def __getstate__(self) -> dict[str, Any]:
@@ -124,6 +127,6 @@ class LearnedDropout(nn.Module):
     __prepare_scriptable__ = refuse_script
 
     def extra_repr(self) -> str:
-        """The arguments that construct this layer."""
+        """Return the arguments that construct this layer."""
         bias, causal = ", bias=True" if self.qkv.bias is not None else "", ", causal=True" if self.causal else ""
         return f"{self.embed_dim}, {self.n_head}, shift_init={self.shift_init}{bias}{causal}"

@@ -1,17 +1,18 @@
-r"""Linear regression under dropout, the randomness integrated out: what training with dropout tends to, in closed form.
+r"""Linear regression under dropout, averaged over the random masks: the limit of training with dropout, in closed form.
 
-Let X have N rows and n columns, and let every row be multiplied by a random mask m of its own. Then the expected squared error
+Let X have N rows and n columns, and let every row be multiplied by its own random mask m. Then the expected squared error
 
     L(w) = E ‖y − (M ⊙ X) w‖²  =  ‖y‖² − 2 yᵀX (μ ⊙ w) + wᵀ (XᵀX ⊙ S) w
 
-needs no more of the mask than its moments μ = E[m] and S = E[m mᵀ]: it is quadratic, and (XᵀX ⊙ S) w = μ ⊙ Xᵀy at its minimum.
+depends on the mask only through its moments μ = E[m] and S = E[m mᵀ]. L is quadratic, and its minimum solves
+(XᵀX ⊙ S) w = μ ⊙ Xᵀy.
 
 * **Dropout**, with r = 1 − p the probability to keep: μᵢ = r, and Sᵢⱼ = r² for i ≠ j, Sᵢᵢ = r. So L is ridge regression on the
   shrunken inputs, ‖y − rXw‖² + r(1 − r)‖Γw‖² with Γ = diag(XᵀX)^½ (Srivastava et al. 2014, "Dropout: a simple way to prevent
   neural networks from overfitting", section 9.1, whose p is the r here).
-* **Tail dropout**: m is 1 up to K, so mᵢmⱼ = 1 exactly when K ≥ max(i, j), and Sᵢⱼ = P(K ≥ max(i, j)) = e^(−λ max(i, j)), which
-  also is μ on its diagonal. The loss is the mean of that of the first k features over all k, by which every coefficient
-  is shrunk by those before it.
+* **Tail dropout**: m is 1 up to K, so mᵢmⱼ = 1 exactly when K ≥ max(i, j), and Sᵢⱼ = P(K ≥ max(i, j)) = e^(−λ max(i, j)). The
+  diagonal of S is μ. The loss is the mean over K of the loss with the first K features, so every coefficient is shrunk by the
+  coefficients before it.
 """
 
 from __future__ import annotations
@@ -25,20 +26,26 @@ Moments = tuple[Tensor, Tensor]
 
 
 def dropout_moments(n: int, p: float, *, rescale: bool = False) -> Moments:
-    """The moments of dropout's mask.
+    """Return the first two moments of the mask of dropout.
 
     Args:
         n: number of features, at least 1.
         p: drop probability in [0, 1].
-        rescale: whether the mask is 1/(1 − p) where it keeps, as that of `nn.Dropout` is. The solution is then 1 − p times as
-            large. Not possible for p = 1.
+        rescale: if True, a kept feature has the mask 1/(1 − p), as in `nn.Dropout`. The solution is then 1 − p times as
+            large. Not possible for p = 1. Default: False
 
     Returns:
         E[m] of shape (n,) and E[m mᵀ] of shape (n, n), in float64.
 
     Raises:
         TypeError: if `p` is not a number or `n` not an int.
-        ValueError: if `p` is outside [0, 1], or 1 with `rescale`, or `n` below 1.
+        ValueError: if `p` is outside [0, 1], `p` is 1 with `rescale`, or `n` is below 1.
+
+    Examples:
+        >>> mean, second = dropout_moments(2, 0.5)
+        >>> second
+        tensor([[0.5000, 0.2500],
+                [0.2500, 0.5000]], dtype=torch.float64)
     """
     keep, n = 1 - check_p(p), check_n(n)
     if rescale and keep == 0:
@@ -49,7 +56,7 @@ def dropout_moments(n: int, p: float, *, rescale: bool = False) -> Moments:
 
 
 def tail_dropout_moments(n: int, p: float) -> Moments:
-    """The moments of tail dropout's mask: P(K ≥ j), and P(K ≥ max(i, j)).
+    """Return the first two moments of the mask of tail dropout: P(K ≥ j) and P(K ≥ max(i, j)).
 
     Args:
         n: number of features, at least 1.
@@ -59,7 +66,13 @@ def tail_dropout_moments(n: int, p: float) -> Moments:
         E[m] of shape (n,) and E[m mᵀ] of shape (n, n), in float64.
 
     Raises:
-        TypeError, ValueError: as in `dropout_moments`.
+        TypeError: if `p` is not a number or `n` not an int.
+        ValueError: if `p` is outside [0, 1] or `n` below 1.
+
+    Examples:
+        >>> mean, second = tail_dropout_moments(2, 0.5)
+        >>> mean  # the mean of these is 1 − p
+        tensor([0.6180, 0.3820], dtype=torch.float64)
     """
     rate = CensoredGeometric(check_p(p), n).rate
     position = torch.arange(1, n + 1, dtype=torch.float64)
@@ -87,7 +100,7 @@ def _check(X: Tensor, y: Tensor, moments: Moments) -> tuple[Tensor, Tensor, Tens
 
 
 def marginal_loss(X: Tensor, y: Tensor, weight: Tensor, moments: Moments) -> Tensor:
-    """E ‖y − (M ⊙ X) w‖², exactly.
+    """Return the expected squared error E ‖y − (M ⊙ X) w‖² of linear regression under dropout, exactly.
 
     Args:
         X: inputs, of shape (N, n).
@@ -96,11 +109,15 @@ def marginal_loss(X: Tensor, y: Tensor, weight: Tensor, moments: Moments) -> Ten
         moments: E[m] and E[m mᵀ], as from `dropout_moments` and `tail_dropout_moments`.
 
     Returns:
-        A 0-d float64 tensor, differentiable.
+        A differentiable 0-d float64 tensor.
 
     Raises:
-        TypeError: if X or y is no float tensor.
+        TypeError: if `X` or `y` is not a float tensor.
         ValueError: if shapes do not fit.
+
+    Examples:
+        >>> marginal_loss(torch.eye(2), torch.ones(2), torch.ones(2), dropout_moments(2, 0.5))
+        tensor(1., dtype=torch.float64)
     """
     X, y, mean, second = _check(X, y, moments)
     if weight.shape != mean.shape:
@@ -110,20 +127,30 @@ def marginal_loss(X: Tensor, y: Tensor, weight: Tensor, moments: Moments) -> Ten
 
 
 def marginal_solution(X: Tensor, y: Tensor, moments: Moments) -> Tensor:
-    """The w that minimises `marginal_loss`, of which it takes the arguments.
+    """Return the weights w that minimise `marginal_loss`.
 
-    Where several do (an input that is always dropped, or is a sum of others and nothing is dropped), it is one of them, with 0
-    for inputs that are always dropped.
+    If several w do (a feature is always dropped; or p is 0 and a feature is a sum of others), the result is one of them, with 0
+    for features that are always dropped.
+
+    Args:
+        X: inputs, of shape (N, n).
+        y: targets, of shape (N,).
+        moments: E[m] and E[m mᵀ], as from `dropout_moments` and `tail_dropout_moments`.
 
     Returns:
         A float64 tensor of shape (n,).
 
     Raises:
-        TypeError, ValueError: as in `marginal_loss`.
+        TypeError: if `X` or `y` is not a float tensor.
+        ValueError: if shapes do not fit.
+
+    Examples:
+        >>> marginal_solution(torch.eye(2), torch.ones(2), dropout_moments(2, 0.5))
+        tensor([1., 1.], dtype=torch.float64)
     """
     X, y, mean, second = _check(X, y, moments)
     matrix, right = (X.T @ X) * second, mean * (X.T @ y)
-    # In units in which the diagonal is 1: P(K ≥ n) may be 1e-30, and a pseudo-inverse would take it for 0.
+    # Scale the diagonal to 1, because P(K ≥ n) may be 1e-30, which a pseudo-inverse would round to 0.
     unit = matrix.diagonal().sqrt()
     unit = torch.where(unit > 0, 1 / unit, 0)
     solution: Tensor = unit * (torch.linalg.pinv(unit[:, None] * matrix * unit, hermitian=True) @ (unit * right))

@@ -1,4 +1,4 @@
-"""Nested dropout by other laws of k than TailDropout's."""
+"""Nested dropout with other laws of K than that of TailDropout."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ..functional import check_float, keep_first
 from ..tracing import node, refuse_script
 
 _LAWS = ("uniform", "geometric", "power_of_two", "censored_geometric")
-_GRID = 2**48  # a draw is one of so many equally likely integers
+_GRID = 2**48  # a draw is one of this many equally likely integers
 
 
 def widths_law(law: str, n: int, min_k: int = 0, p: float | None = None, ratio: float | None = None) -> Tensor:
-    """P(K = k) for k = 0 … n, in float64: see `NestedDropout`, which checks the arguments.
+    """Return P(K = k) for k = 0 … n in float64. `NestedDropout` describes and checks the arguments.
 
     Raises:
-        ValueError: if min_k is greater than n, or p cannot be reached.
+        ValueError: if `min_k` is greater than n, or `p` cannot be reached.
     """
     if min_k > n:
         raise ValueError(f"min_k={min_k} is greater than the {n} features; give {n} or less")
@@ -35,7 +35,8 @@ def widths_law(law: str, n: int, min_k: int = 0, p: float | None = None, ratio: 
         sizes = [2**power for power in range(n.bit_length()) if min_k <= 2**power]
         probability[[*sizes, n]] = 1
     elif p is not None:
-        # K = min_k + K', with K' on the n − min_k others: its mean is n(1 − p) if K' drops the share p·n / (n − min_k).
+        # K = min_k + K', where K' is TailDropout's law on the other n − min_k features. If K' drops the share
+        # p·n / (n − min_k) of these, the mean of K is n(1 − p).
         others, dropped = n - min_k, p * n
         if dropped > others * (1 + 1e-12):
             raise ValueError(
@@ -52,13 +53,13 @@ _kept: dict[tuple[object, ...], Tensor] = {}
 
 @constant_in_graphs
 def _thresholds(law: str, n: int, min_k: int, p: float | None, ratio: float | None, device: torch.device) -> Tensor:
-    """P(K ≤ k), k = 0 … n − 1, on the grid of the draws; kept for the next call."""
+    """Return P(K ≤ k) for k = 0 … n − 1 in units of 1/`_GRID`, and keep it for the next call."""
     key = law, n, min_k, p, ratio, device
     thresholds = _kept.get(key)
     if thresholds is None:
         at_most = widths_law(law, n, min_k, p, ratio).cumsum(0)[:-1]
         thresholds = (at_most * _GRID).round().to(torch.int64).clamp(max=_GRID).to(device)
-        if type(thresholds) is Tensor:  # and none that is fake
+        if type(thresholds) is Tensor:  # a fake tensor is not kept
             if len(_kept) >= 128:
                 _kept.clear()
             _kept[key] = thresholds
@@ -84,42 +85,43 @@ def _check_ratio(ratio: object) -> float:
 class NestedDropout(nn.Module):
     r"""In training, keep a random number K of each sample's first features, by a law of your choice.
 
-    It differs from `TailDropout` in the law of K alone: the same `keep_first`, no rescaling, all features in evaluation. The
-    full width n is among the values of every law, and no value is below `min_k`.
+    Only the law of K differs from `TailDropout`: `keep_first` is the same, the output is not rescaled, and evaluation keeps all
+    features. With every law K can be n, and K is never below `min_k`.
 
     ====================  ===========================================================================================
     law                   P(K = k)
     ====================  ===========================================================================================
-    `uniform`             the same for k = min_k … n. As in ordered dropout, at every width.
-    `geometric`           proportional to ratio^k for k = min_k … n, so that widths above 1 / (1 − ratio) are rare.
+    `uniform`             equal for k = min_k … n. As in ordered dropout, with every width.
+    `geometric`           proportional to ratio^k for k = min_k … n, so widths far above 1 / (1 − ratio) are rare.
                           Nested dropout has min_k = 1.
-    `power_of_two`        the same for each of 1, 2, 4 … that lies in min_k … n, and for n. The sizes of Matryoshka
+    `power_of_two`        equal for n and for each of 1, 2, 4 … in min_k … n. These are the sizes of Matryoshka
                           representations.
     `censored_geometric`  TailDropout's law on the features after the first min_k. p is the expected share of all n
-                          that is dropped, at most 1 − min_k/n; TailDropout itself is min_k = 0.
+                          features dropped, at most 1 − min_k/n. With min_k = 0 it is TailDropout.
     ====================  ===========================================================================================
 
     From Rippel, Gelbart & Adams 2014, "Learning ordered representations with nested dropout"; Kusupati et al. 2022, "Matryoshka
-    representation learning" (which adds up the losses of all sizes where this draws one); Horváth et al. 2021, "FjORD: fair and
-    accurate federated learning under heterogeneous targets with ordered dropout".
+    representation learning" (who add up the losses of all sizes, while this layer draws one size); Horváth et al. 2021, "FjORD:
+    fair and accurate federated learning under heterogeneous targets with ordered dropout".
 
     Args:
-        law: one of those above. Default: "uniform"
-        min_k: the fewest features kept. Default: 0
-        p: drop probability in [0, 1]; of `censored_geometric` only, which needs it.
-        ratio: P(K = k + 1) / P(K = k), in (0, 1]; of `geometric` only, which needs it.
-        batch_dim: the dim, or dims, whose every index draws its own K; `()`: one K for the whole input. Default: 0
+        law: a name from the table. Default: "uniform"
+        min_k: the smallest number of features kept. Default: 0
+        p: drop probability in [0, 1]; required by `censored_geometric`, and not allowed for other laws.
+        ratio: P(K = k + 1) / P(K = k), in (0, 1]; required by `geometric`, and not allowed for other laws.
+        batch_dim: the dim or dims whose every index is a sample with its own K; `()` draws one K for the whole input.
+            Default: 0
         dropout_dim: the dim of features. Default: -1
 
     Raises:
-        TypeError: if an argument is of a wrong type, or is missing or given for a law that has none; in training, if the input
-            is not float.
-        ValueError: if an argument is out of range; in training, if min_k is greater than n, or p than 1 − min_k/n.
+        TypeError: if an argument has a wrong type, or `p` or `ratio` is missing or not allowed for the law; in training, if the
+            input is not float.
+        ValueError: if an argument is out of range; in training, if `min_k` is greater than n, or `p` than 1 − min_k/n.
 
     Shape:
-        Input and output: :math:`(*)`, the same, with one dim or more. IndexError or ValueError if the dims do not fit it.
+        Input and output: :math:`(*)`, the same, with one dim or more. An input that lacks a dim raises IndexError.
 
-    Example:
+    Examples:
         >>> layer = NestedDropout("censored_geometric", min_k=1, p=0.5)
         >>> (layer(torch.ones(100, 8)).sum(1) >= 1).all()
         tensor(True)
@@ -167,6 +169,6 @@ class NestedDropout(nn.Module):
     __prepare_scriptable__ = refuse_script
 
     def extra_repr(self) -> str:
-        """The arguments that construct this layer."""
+        """Return the arguments that construct this layer."""
         given = "".join(f", {name}={value}" for name, value in (("p", self.p), ("ratio", self.ratio)) if value is not None)
         return f"{self.law!r}, min_k={self.min_k}{given}, batch_dim={self.batch_dim}, dropout_dim={self.dropout_dim}"

@@ -1,4 +1,4 @@
-"""A ReLU that drops activations, and scales nothing."""
+"""A ReLU that drops activations without rescaling."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from ..tracing import node
 
 
 class StochasticReLU(nn.Module):
-    r"""In training, a ReLU with probability p and 0 otherwise, drawn for each element; in evaluation, a ReLU.
+    r"""A ReLU that in training keeps each activation with probability p and zeroes the others.
 
     .. math:: y = b \cdot \max(0, x), \qquad b \sim \mathrm{Bernoulli}(p)
 
-    p is the probability to *keep*. Nothing is rescaled: the mean of the output in training is p·max(0, x), which is neither the
-    input nor what evaluation gives, so that the next layer's mean input is 1/p times as large in evaluation. It is an answer to
-    an exercise in Zhang, Lipton, Li & Smola, "Dive into deep learning" (section on dropout: other noise on activations).
+    p is the probability to *keep*. The output is not rescaled: its mean in training is p·max(0, x), so the mean input of the
+    next layer is 1/p times as large in evaluation. The layer answers an exercise in Zhang, Lipton, Li & Smola, "Dive into deep
+    learning" (section on dropout: other noise on activations).
 
     Args:
         p: probability to keep an activation. Default: 0.5
 
     Raises:
-        TypeError: if p is not a number; in training, if the input is not float.
-        ValueError: if p is outside [0, 1].
+        TypeError: if `p` is not a number; in training, if the input is not float.
+        ValueError: if `p` is outside [0, 1].
 
     Shape:
         Input and output: :math:`(*)`, the same.
 
-    Example:
+    Examples:
         >>> StochasticReLU(0.8).eval()(torch.tensor([-1.0, 2.0]))
         tensor([0., 2.])
     """
@@ -45,17 +45,17 @@ class StochasticReLU(nn.Module):
         self.p: float = float(p)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Drop activations, and rectify."""
+        """Apply the ReLU, and in training drop activations."""
         if not isinstance(input, Tensor):
             return node(self, input)
         if not self.training:
             return torch.relu(input)
         check_float(input)
         refuse_strided(input)
-        # Selected, not multiplied: an inf that is dropped leaves no trace. In float32, since bfloat16 has few values.
+        # `where` and not a product, so that a dropped inf leaves no trace. In float32, because bfloat16 has few values.
         kept = torch.rand_like(input, dtype=torch.float32) < self.p
         return torch.relu(torch.where(kept, input, 0))
 
     def extra_repr(self) -> str:
-        """The arguments that construct this layer."""
+        """Return the arguments that construct this layer."""
         return f"p={self.p}"

@@ -164,7 +164,7 @@ def cut_down(
     old: Any = network.get_submodule(layer)
     for module in network.modules():
         if isinstance(module, TailDropout):
-            module._held_as = None  # a copy is out of reach of the `at_k` that may hold the model
+            module.fixed_k = module.fixed_k.held(None)  # the `at_k` that may hold the model cannot release its copy
     old.set_k(None)
     new: nn.Module = old
     if sliced and not remove:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import tree_leaves, tree_map_only
-from ..layer import TailDropout, check_k
+from ..fixed_k import check_k
+from ..layer import TailDropout
 from ..models import at_k
 from ..names import Model, named
 from .cuts import constants, cut_down, measured

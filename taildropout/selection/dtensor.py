@@ -1,8 +1,8 @@
-"""Tail dropout of a DTensor, whose features or samples are spread over devices, without talking to the other devices.
+"""keep_first of a DTensor, whose features or samples are sharded over devices, without communication.
 
-A shard that holds the features from `start` on keeps its first k − start, so that all shards keep their part of one prefix.
-That asks for the same k on every device that holds a part of a sample: the random numbers of these must be the same (one seed
-for the ranks of a tensor-parallel group), and those of devices with other samples should differ.
+A shard with the features from `start` on keeps its first k − start features, so that all shards together keep one prefix. This
+needs the same k on all devices that hold a part of one sample: they must draw the same random numbers (one seed for the ranks
+of a tensor-parallel group). Devices with different samples should draw different numbers.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 def is_sharded(input: Tensor) -> TypeGuard[DTensor]:
-    """Whether the input is a DTensor; torch's module for these, which takes long to import, is there then."""
+    """Return True if `input` is a DTensor, without importing torch's module for DTensors, which takes long."""
     return type(input) is not Tensor and hasattr(input, "device_mesh") and hasattr(input, "placements")
 
 
 def starts(input: DTensor) -> list[int]:
-    """Where this device's part begins in every dim.
+    """Return the index in each dim at which the shard of this device begins.
 
     Raises:
-        ValueError: if the parts are summands, or are not cut like `torch.chunk` cuts.
+        ValueError: if a placement is neither Replicate nor Shard, as `Partial` is, whose shards must be added up.
     """
     from torch.distributed.tensor import Replicate, Shard
 
@@ -39,14 +39,13 @@ def starts(input: DTensor) -> list[int]:
             left[dim] = min(size, left[dim] - before)
         elif type(placement) is not Replicate:
             raise ValueError(
-                f"input is a DTensor with {placement}; tail dropout selects, which is done to numbers that are whole: "
-                "redistribute it to Shard or Replicate"
+                f"input is a DTensor with {placement}; tail dropout needs complete values: redistribute to Shard or Replicate"
             )
     return start
 
 
 def on_shard(input: DTensor, keep: Callable[[Tensor, list[int]], Tensor]) -> Tensor:
-    """The DTensor of what `keep` makes of this device's part, given where that begins; of the same shape."""
+    """Apply `keep` to the shard of this device and the index at which it begins, and return a DTensor of the same shape."""
     from torch.distributed.tensor import DTensor
 
     kept = keep(input.to_local(), starts(input))
@@ -57,7 +56,10 @@ def on_shard(input: DTensor, keep: Callable[[Tensor, list[int]], Tensor]) -> Ten
 
 
 def part_of(k: Tensor, local: Tensor, start: list[int], feature: int) -> Tensor:
-    """Of k for the whole tensor (0-d, or broadcasting to it) what is for this part, counted from its first feature."""
+    """Return the part of k that belongs to a shard, less the number of features before the shard.
+
+    `k` belongs to the whole tensor: it is 0-d, or broadcasts to the tensor.
+    """
     if k.dim():
         for dim, size in enumerate(local.shape):
             if k.size(dim) > 1:

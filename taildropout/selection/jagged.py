@@ -1,4 +1,4 @@
-"""Jagged nested tensors: components of several lengths, which lie one after another in memory."""
+"""Jagged nested tensors: components of different lengths, which lie one after another in memory."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ def is_jagged(input: Tensor) -> bool:
 
 
 def on_components(input: Tensor, batch: Sequence[int], feature: int, keep: Callable[[Tensor, Spread], Tensor]) -> Tensor:
-    """Return a jagged tensor of what `keep` gives for all components at once.
+    """Apply `keep` to the values of all components at once, and return a jagged tensor with the result.
 
     Args:
-        input: jagged, of shape (components, ragged, …).
-        batch: the dims of samples, from 0.
-        feature: the dim of features, from 0.
-        keep: is called with the components joined along the ragged dim, of shape (sum of lengths, …), and with a function that
-            takes a tensor with a row for each component, and repeats each row for every place of its component.
+        input: a jagged tensor of shape (components, ragged, …).
+        batch: the dims of samples, counted from 0.
+        feature: the dim of features, counted from 0.
+        keep: a function of two arguments: the components joined along the ragged dim, of shape (sum of lengths, …); and a
+            function that takes a tensor with one row per component and repeats each row for every position of its component.
 
     Raises:
-        ValueError: if the features lie along the ragged dim, a sample consists of parts of several components, or the ragged
-            dim is not the second one without gaps.
+        ValueError: if the ragged dim is the dim of features or is not dim 1, a sample includes parts of several components, or
+            there are gaps between the components.
     """
-    nested: Any = input  # whose methods torch declares for no type
+    nested: Any = input  # torch declares the methods of a jagged tensor for no type
     values, offsets = nested.values(), nested.offsets()
     lengths = offsets.diff()
     why = ""

@@ -1,10 +1,10 @@
-"""keep_first on a GPU in one launch: a Triton kernel that reads what stays and writes the result.
+"""keep_first on a GPU in one launch: a Triton kernel that reads the kept features and writes the result.
 
-A row is a run of memory that holds the features of one place, each of `unit` elements; of row r the first k[r] · unit elements
-stay. The tail is not read, but for the rest of the 16 bytes in which k lies, and not multiplied. Bits are moved, not numbers.
-Operators bear the package's import name, so that two versions can be loaded in one process.
+A row is a piece of memory with n features of `unit` elements each; the first k[r] · unit elements of row r are kept. The tail
+is not read, except for the rest of the 16 bytes in which it begins, and not multiplied: the kernel moves bits. The operators
+are named after the package's import name, so that two versions can be loaded in one process.
 
-Importing this module needs Triton; `selection` imports it when the first large tensor on a GPU asks for it.
+This module needs Triton. `dispatch` imports it for the first large tensor on a GPU.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from torch.library import triton_op, wrap_triton
 from triton.runtime.jit import JITFunction
 
 from .._torch import dispatch_modes
-from ..dims import Layout, positions, row_layout
+from ..dims import positions
+from .layout import Layout, row_layout
 
-# What one program moves, and what one of its 128 threads loads at a time. On an H100, over a copy in float32 at p = .5:
+# Bytes that one program moves, and bytes that one of its 128 threads loads at once. On an H100, over a copy in float32, p = .5:
 # .77 for rows of 4096 and .80 for rows of 128; with 8192 bytes .78 and .83, with 16384 bytes and 256 threads .78 and .81.
 TILE_BYTES, VECTOR_BYTES = 4096, 16
 
@@ -48,26 +49,26 @@ def _keep_rows(
     COLS: tl.constexpr,
     VECTOR: tl.constexpr,
 ) -> None:
-    """A tile of ROWS rows and COLS columns. Row r has the k at (r // share) % count; `width` is n · unit elements.
+    """Write a tile of ROWS rows and COLS columns. Row r has the k at (r // share) % count; `width` is n · unit elements.
 
-    Places in memory are 64-bit, columns only where rows are that long.
+    Offsets in memory are 64-bit; columns are 64-bit only if rows are that long.
     """
     tile = tl.program_id(0)
-    across = (width - 1) // COLS + 1  # width may be all that an int32 holds
+    across = (width - 1) // COLS + 1  # width may be the largest int32
     row = (tile // across).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     start = tile % across * COLS
     col = tl.arange(0, COLS)
     inside = row < rows
     drawn = tl.load(k + (row // share) % count, mask=inside, other=0).to(tl.float64)
-    features = tl.where(drawn >= n, n, tl.where(drawn > 0, drawn, 0.0)).to(tl.int64)  # none for NaN
+    features = tl.where(drawn >= n, n, tl.where(drawn > 0, drawn, 0.0)).to(tl.int64)  # 0 for NaN
     kept = tl.minimum(tl.maximum(features * unit - start, 0), COLS).to(tl.int32)[:, None]
-    # Whole vectors are loaded and stored, which takes masks that the compiler knows to change between vectors only.
+    # To load and store whole vectors, the compiler must know that masks change only between vectors.
     whole = kept // VECTOR * VECTOR
     begun = (kept + VECTOR - 1) // VECTOR * VECTOR
     col = col[None, :]
     written = inside[:, None] & (col < width - start)
     read = written & (col < begun)
-    if INPLACE:  # what stays is there already
+    if INPLACE:  # the kept features are there already
         read = read & (col >= whole)
         written = written & (col >= whole)
     place = (row * width + start)[:, None] + col
@@ -76,10 +77,9 @@ def _keep_rows(
 
 
 def layout(input: Tensor, k: Tensor, feature: int) -> Layout | None:
-    """The rows in which the kernel can go through `input`, or None where it is plain torch's.
+    """Return the rows of `input` for the kernel, or None if plain torch must be used.
 
-    The input has to be dense, in any order of dims (contiguous, channels last, transposed …), and k must not vary along a dim
-    that lies within a row.
+    `input` must be dense, in any order of dims (contiguous, channels last, transposed …), and k must be constant within a row.
     """
     return row_layout(input.shape, input.stride(), k.shape, feature)
 
@@ -124,7 +124,7 @@ _known_plan = lru_cache(maxsize=1024)(_plan)
 
 
 def launch(input: Tensor, output: Tensor, k: Tensor, feature: int, rows: Layout, kernel: Any = None) -> None:
-    """Write keep_first of `input` into `output`, which has its shape and strides and may be it.
+    """Write keep_first of `input` into `output`, which has the same shape and strides, or is `input` itself.
 
     `kernel` is given by code that a compiler traces, whose sizes may be symbols.
     """
@@ -135,7 +135,7 @@ def launch(input: Tensor, output: Tensor, k: Tensor, feature: int, rows: Layout,
     size = input.element_size()
     input, output = input.view(_BITS[size]), output.view(_BITS[size])
     if input.device.type == "cpu" and isinstance(_keep_rows, JITFunction) and type(input) is Tensor and not dispatch_modes():
-        raise ValueError("input is on the CPU, and this is a kernel for GPUs; call taildropout.keep_first, which takes either")
+        raise ValueError("input is on the CPU, but this kernel is for GPUs; call taildropout.keep_first, which takes both")
     plan = (_known_plan if kernel is None else _plan)(rows, tuple(k.shape), n, unit, size, TILE_BYTES)
     if not (plan.as_it_is and k.is_contiguous()):
         k = k.permute(rows.order)
@@ -178,7 +178,7 @@ def _plain(input: Tensor, k: Tensor, feature: int) -> Tensor:
 
 
 def _traceable() -> Any:
-    """The kernel as compilers see it; Triton's interpreter is for running alone."""
+    """Return the kernel wrapped for compilers; Triton's interpreter cannot be wrapped."""
     return wrap_triton(_keep_rows) if isinstance(_keep_rows, JITFunction) else _keep_rows
 
 
@@ -187,7 +187,7 @@ def keep_first(input: Tensor, k: Tensor, dim: int = -1) -> Tensor:
     """Keep the first `k` features and set the others to 0, in one launch forward and one backward.
 
     Args:
-        input: any tensor with at least one dim; where `layout` finds no rows, plain torch does it.
+        input: any tensor with at least one dim; without rows in memory (see `layout`), plain torch is used.
         k: 0-d, or with the input's dims, size 1 at `dim` and elsewhere 1 or the input's size. NaN keeps none.
         dim: the dim of features.
 
@@ -211,7 +211,7 @@ def _fake(input: Tensor, k: Tensor, dim: int = -1) -> Tensor:
 
 @triton_op(f"{_NAMESPACE}::keep_first_", mutates_args={"input"})
 def keep_first_(input: Tensor, k: Tensor, dim: int = -1) -> None:
-    """`keep_first` in place, which reads and writes the tail alone. Without autograd."""
+    """Zero the tail in place, which reads and writes only the tail. Without autograd."""
     feature = dim % input.dim()
     rows = layout(input, k, feature)
     if rows is None or input.numel() == 0:

@@ -20,7 +20,7 @@ import torch.multiprocessing
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-import taildropout.mlp.block
+import taildropout.mlp.cost
 from benchmarks import ROOT
 from benchmarks.suite import scaling
 from taildropout import TailDropout, TailMLP
@@ -287,7 +287,7 @@ def work(rank: int, world: int, folder: str) -> None:
     """One process; it writes down which checks fail, and why."""
     warnings.simplefilter("ignore")  # torch's own, of its parallel parts
     torch.set_num_threads(1)
-    taildropout.mlp.block._SMALL, taildropout.mlp.block._blocks = 0, lambda n, *_: min(n, 3)
+    taildropout.mlp.cost._SMALL, taildropout.mlp.cost.blocks_that_pay = 0, lambda n, *_: min(n, 3)
     patience = timedelta(seconds=120)
     store = dist.FileStore(os.path.join(folder, "store"), world)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=patience)

@@ -8,23 +8,24 @@ from torch import Tensor, nn
 
 from taildropout import TailMLP
 from taildropout.mlp import block as mlp
-from taildropout.mlp import ragged as staircase
+from taildropout.mlp import cost
+from taildropout.mlp.ragged import Ragged, ragged_product
 
 N = 17
 
 
 @pytest.fixture
-def computed(monkeypatch: pytest.MonkeyPatch) -> list[staircase.Staircase]:
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[Ragged]:
     """Nothing is too small to be worth it; what is computed in blocks is listed, so that an empty list is the plain block."""
-    seen: list[staircase.Staircase] = []
+    seen: list[Ragged] = []
 
-    def products(*arguments: object) -> Tensor:
-        seen.append(arguments[5])
-        return staircase.products(*arguments)
+    def recorded(*arguments: object) -> Tensor:
+        seen.append(arguments[1])
+        return ragged_product(*arguments)
 
-    monkeypatch.setattr(mlp, "_SMALL", 0)
-    monkeypatch.setattr(mlp, "_blocks", lambda n, rows, ends, share, whole, costs: 1 if whole == 1 else min(n, 3))
-    monkeypatch.setattr(mlp, "products", products)
+    monkeypatch.setattr(cost, "_SMALL", 0)
+    monkeypatch.setattr(cost, "blocks_that_pay", lambda n, rows, ends, share, whole, costs: 1 if whole == 1 else min(n, 3))
+    monkeypatch.setattr(mlp, "ragged_product", recorded)
     return seen
 
 

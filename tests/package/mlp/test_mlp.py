@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from taildropout import TailDropout, TailMLP, at_k, rate
 from taildropout.mlp import block as mlp
-from taildropout.mlp import ragged as staircase
+from taildropout.mlp import cost
+from taildropout.mlp.elementwise import is_elementwise
+from taildropout.mlp.ragged import Ragged, k_per_row, same_k
 
 __all__ = ["computed"]  # a fixture
 
@@ -65,7 +67,7 @@ OTHERS += [Centred(0), Centred(1), Centred(-1), Centred((0, 1))]
     ids=str,
 )
 def test_it_equals_the_plain_block(
-    activation: nn.Module, bias: bool, shape: tuple[int, ...], batch_dim: object, computed: list[staircase.Staircase]
+    activation: nn.Module, bias: bool, shape: tuple[int, ...], batch_dim: object, computed: list[Ragged]
 ) -> None:
     net = block(activation, bias=bias, batch_dim=batch_dim)
     input = torch.randn(shape, dtype=torch.float64)
@@ -89,7 +91,7 @@ def assert_same_in_evaluation(net: TailMLP, input: Tensor) -> None:
         net.train()
 
 
-def test_it_computes_the_formula(computed: list[staircase.Staircase]) -> None:
+def test_it_computes_the_formula(computed: list[Ragged]) -> None:
     """Row by row, with the first k hidden features alone."""
     net, input, k = block(nn.Sigmoid()), torch.randn(30, 5, dtype=torch.float64), torch.randint(N + 1, (30,))
     net[2].set_k(k)
@@ -101,27 +103,27 @@ def test_it_computes_the_formula(computed: list[staircase.Staircase]) -> None:
 
 
 def test_a_block_has_the_rows_that_keep_some_of_it_and_no_other() -> None:
-    steps = staircase.stairs(torch.tensor([7, 0, N, 6, 12]), N, 3)
+    steps = k_per_row(torch.tensor([7, 0, N, 6, 12]), N, 3)
     assert steps.edges == [0, 6, 12, N]
     assert steps.rows == [4, 3, 1, 0]
     assert steps.k.tolist() == [N, 12, 7, 6, 0]
     assert steps.order.tolist() == [2, 4, 0, 3, 1]
-    assert staircase.stairs(torch.tensor([6.9, 7.0, 99.0]), N, 3).rows == [3, 2, 1, 0]
+    assert k_per_row(torch.tensor([6.9, 7.0, 99.0]), N, 3).rows == [3, 2, 1, 0]
 
 
 def test_a_wide_block_has_a_size_at_which_products_are_fast() -> None:
     for n, blocks in ((4096, 13), (4096, 3), (1000, 4), (1000, 11), (129, 2)):
-        edges = staircase.stairs(torch.tensor([n]), n, blocks).edges
+        edges = k_per_row(torch.tensor([n]), n, blocks).edges
         assert all(edge % 16 == 0 for edge in edges[:-1])
         assert edges[-1] == n
         assert abs(len(edges) - 1 - blocks) <= 1
     for k, width in ((0, 0), (1, 16), (32, 32), (33, 41), (99, 41)):
-        assert staircase.one_step(k, 41, 7) == ([0, width], [7, 7], min(k, 41), None)
-    assert staircase.stairs(torch.tensor([45]), 45, 3).edges == [0, 15, 30, 45]
+        assert same_k(k, 41, 7) == ([0, width], [7, 7], min(k, 41), None)
+    assert k_per_row(torch.tensor([45]), 45, 3).edges == [0, 15, 30, 45]
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0])
-def test_the_ends_of_p(p: float, computed: list[staircase.Staircase]) -> None:
+def test_the_ends_of_p(p: float, computed: list[Ragged]) -> None:
     net = block(p=p)
     assert_same(net, torch.randn(6, 5, dtype=torch.float64))
     net.eval()
@@ -129,14 +131,14 @@ def test_the_ends_of_p(p: float, computed: list[staircase.Staircase]) -> None:
     assert not computed
 
 
-def test_in_evaluation_nothing_is_dropped(computed: list[staircase.Staircase]) -> None:
+def test_in_evaluation_nothing_is_dropped(computed: list[Ragged]) -> None:
     net, input = block().eval(), torch.randn(40, 5, dtype=torch.float64)
     assert torch.equal(net(input), nn.Sequential(net[0], net[1], net[3])(input))
     assert_same(net, input)
     assert not computed
 
 
-def test_another_p_takes_effect(computed: list[staircase.Staircase]) -> None:
+def test_another_p_takes_effect(computed: list[Ragged]) -> None:
     net = block(p=0.5)
     input = torch.randn(500, 5, dtype=torch.float64)
     for p in (0.5, 0.9):
@@ -146,14 +148,14 @@ def test_another_p_takes_effect(computed: list[staircase.Staircase]) -> None:
 
 
 @pytest.mark.parametrize("activation", OTHERS, ids=repr)
-def test_what_is_not_elementwise_is_the_plain_block(activation: nn.Module, computed: list[staircase.Staircase]) -> None:
+def test_what_is_not_elementwise_is_the_plain_block(activation: nn.Module, computed: list[Ragged]) -> None:
     net = block(activation)
     for shape in ((40, 5), (3, 7, 5)):
         assert_same(net, torch.randn(shape, dtype=torch.float64))
     assert not computed
 
 
-def test_an_activation_with_parameters_trains_them(computed: list[staircase.Staircase]) -> None:
+def test_an_activation_with_parameters_trains_them(computed: list[Ragged]) -> None:
     """In float32, the dtype in which activations are tried out."""
     net, input = block(nn.PReLU()).float(), torch.randn(40, 5)
     assert_same(net, input)
@@ -164,14 +166,14 @@ def test_trying_out_an_activation_leaves_the_random_numbers_alone() -> None:
     torch.manual_seed(0)
     wanted = torch.rand(3)
     torch.manual_seed(0)
-    assert not mlp.is_elementwise(nn.RReLU())
+    assert not is_elementwise(nn.RReLU())
     assert torch.equal(torch.rand(3), wanted)
     random = nn.RReLU().eval()
-    assert mlp.is_elementwise(random)
-    assert not mlp.is_elementwise(random.train())
+    assert is_elementwise(random)
+    assert not is_elementwise(random.train())
 
 
-def test_what_k_drops_leaves_no_trace(computed: list[staircase.Staircase]) -> None:
+def test_what_k_drops_leaves_no_trace(computed: list[Ragged]) -> None:
     net, input = block(nn.ReLU()), torch.randn(40, 5, dtype=torch.float64)
     with torch.no_grad():
         net[0].weight[6:] = math.inf
@@ -187,7 +189,7 @@ def test_what_k_drops_leaves_no_trace(computed: list[staircase.Staircase]) -> No
 
 @pytest.mark.parametrize("frozen", ["0.weight", "0.bias", "3.weight", "3.bias", "all", "all but 3.bias", "all but 0.bias"])
 @pytest.mark.parametrize("to_input", [True, False])
-def test_frozen_weights(frozen: str, to_input: bool, computed: list[staircase.Staircase]) -> None:
+def test_frozen_weights(frozen: str, to_input: bool, computed: list[Ragged]) -> None:
     net = block(nn.Tanh())
     for name, weight in net.named_parameters():
         weight.requires_grad_((name != frozen) if "all" not in frozen else frozen == f"all but {name}")
@@ -202,7 +204,7 @@ def test_frozen_weights(frozen: str, to_input: bool, computed: list[staircase.St
     assert computed
 
 
-def test_inputs_that_are_not_contiguous_or_empty(computed: list[staircase.Staircase]) -> None:
+def test_inputs_that_are_not_contiguous_or_empty(computed: list[Ragged]) -> None:
     net = block()
     assert_same(net, torch.randn(5, 40, dtype=torch.float64).t())
     assert_same(net, torch.randn(7, 3, 5, dtype=torch.float64).transpose(0, 1))
@@ -211,7 +213,7 @@ def test_inputs_that_are_not_contiguous_or_empty(computed: list[staircase.Stairc
     assert net(torch.empty(0, 5, dtype=torch.float64)).shape == (0, 4)
 
 
-def test_errors_are_those_of_the_plain_block(computed: list[staircase.Staircase]) -> None:
+def test_errors_are_those_of_the_plain_block(computed: list[Ragged]) -> None:
     net = block()
     for bad, error in ((torch.randn(4, 6).double(), RuntimeError), (torch.randn(4, 5), RuntimeError), ([1.0], TypeError)):
         with pytest.raises(error):
@@ -236,15 +238,15 @@ def test_blocks_are_taken_where_they_pay() -> None:
     """Flagship sizes, and what is too small, or drops too little, to save anything."""
 
     def blocks(rows: int, features: int, n: int, p: float, kind: str = "cpu") -> int:
-        return mlp._blocks(n, rows, 2 * features, 1 - p, math.exp(-rate(p, n) * n), mlp._COSTS[kind])
+        return cost.blocks_that_pay(n, rows, 2 * features, 1 - p, math.exp(-rate(p, n) * n), cost._COSTS[kind])
 
     assert blocks(4096, 1024, 4096, 0.5) >= 8
     assert blocks(512, 1024, 4096, 0.5) >= 4
     for p in (0.001, 0.01):
         assert blocks(4096, 1024, 4096, p) == 0
-        assert mlp._blocks(4096, 4096, 2048, 1 - p, 1.0, mlp._COSTS["cpu"]) == 0
+        assert cost.blocks_that_pay(4096, 4096, 2048, 1 - p, 1.0, cost._COSTS["cpu"]) == 0
     assert blocks(8, 16, 64, 0.5) == 0
-    assert mlp._blocks(4096, 4096, 2048, 0.25, 1.0, mlp._COSTS["cpu"]) == 1
+    assert cost.blocks_that_pay(4096, 4096, 2048, 0.25, 1.0, cost._COSTS["cpu"]) == 1
     with torch.no_grad():
         assert blocks(4096, 1024, 4096, 0.5) >= 4
     # On an H100 these pay or not, as measured.
@@ -258,24 +260,24 @@ def test_blocks_are_taken_where_they_pay() -> None:
 
 
 def test_costs_are_those_of_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    costs = mlp._COSTS
-    assert mlp._costs("cpu", torch.bfloat16) == costs["cpu"]
-    assert mlp._costs("cuda", torch.float32) == mlp._costs("cuda", torch.float64) == costs["float32"]
-    assert mlp._costs("cuda", torch.bfloat16) == mlp._costs("mps", torch.float32) == costs["half"]
+    costs = cost._COSTS
+    assert cost.costs_of("cpu", torch.bfloat16) == costs["cpu"]
+    assert cost.costs_of("cuda", torch.float32) == cost.costs_of("cuda", torch.float64) == costs["float32"]
+    assert cost.costs_of("cuda", torch.bfloat16) == cost.costs_of("mps", torch.float32) == costs["half"]
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = True
     try:
-        assert mlp._costs("cuda", torch.float32) == costs["tf32"]
-        assert mlp._costs("cuda", torch.float64) == costs["float32"]
+        assert cost.costs_of("cuda", torch.float32) == costs["tf32"]
+        assert cost.costs_of("cuda", torch.float64) == costs["float32"]
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
     monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(allow_tf32=True))  # torch before 2.9
-    assert mlp._costs("cuda", torch.float32) == costs["tf32"]
+    assert cost.costs_of("cuda", torch.float32) == costs["tf32"]
 
 
 def test_what_is_small_or_drops_little_is_hardly_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """A look takes longer than 3 % of a small block."""
-    for module, name in ((TailMLP, "_as_made"), (mlp, "is_elementwise")):
+    for module, name in ((TailMLP, "_as_constructed"), (mlp, "is_elementwise")):
         net = TailMLP(256, 1024, 256, activation=nn.GELU(), p=0.001) if module is mlp else block()
         input = torch.randn(1024, 256) if module is mlp else torch.randn(8, 5, dtype=torch.float64)
         with monkeypatch.context() as patch:
@@ -294,7 +296,7 @@ def test_a_narrow_k_pays_and_a_wide_one_does_not(monkeypatch: pytest.MonkeyPatch
     ):
         net[2].set_k(k)
         with monkeypatch.context() as patch:
-            patch.setattr(mlp, "products", lambda *_: torch.zeros(1024, 256))
+            patch.setattr(mlp, "ragged_product", lambda *_: torch.zeros(1024, 256))
             assert (not net(input).any()) == pays
 
 

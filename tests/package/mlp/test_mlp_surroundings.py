@@ -17,8 +17,8 @@ from torch.utils.checkpoint import checkpoint
 from benchmarks.suite.feedforward import FeedForward
 from benchmarks.suite.measure import peak_bytes, saved_bytes
 from taildropout import TailDropout, TailMLP
-from taildropout.mlp import block as mlp
-from taildropout.mlp import ragged as staircase
+from taildropout.mlp import cost
+from taildropout.mlp.ragged import Ragged
 
 __all__ = ["computed"]  # a fixture
 
@@ -27,7 +27,7 @@ class OwnLinear(nn.Linear):
     """Not torch's."""
 
 
-def test_a_hook_on_a_module_fires(computed: list[staircase.Staircase]) -> None:
+def test_a_hook_on_a_module_fires(computed: list[Ragged]) -> None:
     input = torch.randn(40, 5, dtype=torch.float64, requires_grad=True)
     fired: list[str] = []
 
@@ -60,7 +60,7 @@ def test_a_hook_on_a_module_fires(computed: list[staircase.Staircase]) -> None:
     assert len(computed) == 1
 
 
-def test_other_modules_in_their_place_are_called(computed: list[staircase.Staircase]) -> None:
+def test_other_modules_in_their_place_are_called(computed: list[Ragged]) -> None:
     input = torch.randn(40, 5, dtype=torch.float64)
     for at, other in (
         (0, OwnLinear(5, N)),
@@ -104,7 +104,7 @@ def saved_and_loaded(net: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net)), saved_and_loaded])
-def test_a_copy_does_the_same(copied: Callable[[TailMLP], TailMLP], computed: list[staircase.Staircase]) -> None:
+def test_a_copy_does_the_same(copied: Callable[[TailMLP], TailMLP], computed: list[Ragged]) -> None:
     net, input = block(), torch.randn(40, 5, dtype=torch.float64)
     net(input)
     twin = copied(net)
@@ -123,11 +123,11 @@ def test_narrow_types_are_as_exact_as_in_the_plain_block(
     activation: nn.Module,
     dtype: torch.dtype,
     autocast: bool,
-    computed: list[staircase.Staircase],
+    computed: list[Ragged],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Products of 16 blocks are added up: rounded each, the sum is not, which may double the square of the error."""
-    monkeypatch.setattr(mlp, "_blocks", lambda *_: 16)
+    monkeypatch.setattr(cost, "blocks_that_pay", lambda *_: 16)
     net = TailMLP(32, 256, 32, activation=activation, p=0.5)
     net[2].set_k(torch.randint(257, (200,)))
     input = torch.randn(200, 32)
@@ -149,7 +149,7 @@ def test_narrow_types_are_as_exact_as_in_the_plain_block(
     assert len(computed) == 1
 
 
-def test_the_activation_runs_in_autocast_and_may_leave_its_dtype(computed: list[staircase.Staircase]) -> None:
+def test_the_activation_runs_in_autocast_and_may_leave_its_dtype(computed: list[Ragged]) -> None:
     seen = []
 
     class Cube(nn.Module):
@@ -168,14 +168,14 @@ def test_the_activation_runs_in_autocast_and_may_leave_its_dtype(computed: list[
     assert len(computed) == 1
 
 
-def test_float64_stays_what_it_is_in_autocast(computed: list[staircase.Staircase]) -> None:
+def test_float64_stays_what_it_is_in_autocast(computed: list[Ragged]) -> None:
     net, input = block(), torch.randn(40, 5, dtype=torch.float64)
     with torch.autocast("cpu", torch.bfloat16):
         assert_same(net, input)
     assert len(computed) == 1
 
 
-def test_compiled_it_is_the_plain_block_in_one_graph(computed: list[staircase.Staircase]) -> None:
+def test_compiled_it_is_the_plain_block_in_one_graph(computed: list[Ragged]) -> None:
     torch._dynamo.reset()
     net, input = block(), torch.randn(40, 5, dtype=torch.float64, requires_grad=True)
     compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
@@ -189,7 +189,7 @@ def test_compiled_it_is_the_plain_block_in_one_graph(computed: list[staircase.St
 
 
 @pytest.mark.parametrize("k", [torch.tensor([2, N, 9]), 6], ids=["each its own", "shared"])
-def test_derivatives_of_every_kind(k: Tensor | int, computed: list[staircase.Staircase]) -> None:
+def test_derivatives_of_every_kind(k: Tensor | int, computed: list[Ragged]) -> None:
     net = block(nn.Tanh())
     net[2].set_k(k)
     input = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
@@ -216,7 +216,7 @@ def test_derivatives_of_every_kind(k: Tensor | int, computed: list[staircase.Sta
     assert not computed
 
 
-def test_backward_twice_and_after_a_change(computed: list[staircase.Staircase]) -> None:
+def test_backward_twice_and_after_a_change(computed: list[Ragged]) -> None:
     net, input = block(), torch.randn(40, 5, dtype=torch.float64)
     output = net(input).sum()
     first = torch.autograd.grad(output, list(net.parameters()), retain_graph=True)
@@ -230,7 +230,7 @@ def test_backward_twice_and_after_a_change(computed: list[staircase.Staircase]) 
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_checkpointing_computes_the_same_again(reentrant: bool, computed: list[staircase.Staircase]) -> None:
+def test_checkpointing_computes_the_same_again(reentrant: bool, computed: list[Ragged]) -> None:
     net = block()
     input = torch.randn(40, 5, dtype=torch.float64, requires_grad=True)
     weights = [*net.parameters(), input]
@@ -247,7 +247,7 @@ def test_checkpointing_computes_the_same_again(reentrant: bool, computed: list[s
     assert torch.equal(computed[0].k, computed[2].k)
 
 
-def test_without_gradients_nothing_is_kept(computed: list[staircase.Staircase]) -> None:
+def test_without_gradients_nothing_is_kept(computed: list[Ragged]) -> None:
     net, input = block(), torch.randn(40, 5, dtype=torch.float64)
     net[2].set_k(6)
     wanted = net(input)
@@ -261,7 +261,7 @@ def test_without_gradients_nothing_is_kept(computed: list[staircase.Staircase]) 
 
 
 def test_without_gradients_one_block_lives_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlp, "_blocks", lambda *_: 16)
+    monkeypatch.setattr(cost, "blocks_that_pay", lambda *_: 16)
     net, input = TailMLP(16, 2048, 16, activation=nn.GELU(), p=0.5), torch.randn(512, 16)
     with torch.no_grad():
         assert peak_bytes(lambda: net(input), "cpu") < 512 * 2048 * 4 / 3

@@ -60,7 +60,7 @@ def test_the_model_stays_as_it_was() -> None:
         assert [len(each._forward_hooks) for each in model.modules()] == hooks
         assert [each.requires_grad for each in model.parameters()] == [False, True, True, True]
         assert model[2].k == 5
-        assert model[2]._held_as is None
+        assert model[2].fixed_k.held_as is None
         assert torch.equal(torch.get_rng_state(), random)
         assert torch.equal(input, given)
         assert input.grad_fn is None

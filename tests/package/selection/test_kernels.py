@@ -256,5 +256,5 @@ def test_two_versions_keep_their_operators(interpreted: ModuleType) -> None:
 
 def test_the_kernel_on_a_cpu_says_what_to_call_instead() -> None:
     kernels = pytest.importorskip("taildropout.selection.triton_kernel", reason="needs Triton: pip install triton, on Linux")
-    with pytest.raises(ValueError, match=r"input is on the CPU, and this is a kernel for GPUs; call taildropout\.keep_first"):
+    with pytest.raises(ValueError, match=r"input is on the CPU, but this kernel is for GPUs; call taildropout\.keep_first"):
         kernels.keep_first(torch.randn(4, 8), torch.tensor(3))

@@ -125,7 +125,7 @@ def test_a_triton_that_does_not_work_is_named_once(interpreted: ModuleType, monk
     monkeypatch.setattr(selection, "FUSED_FROM", 1)
     monkeypatch.setattr(selection, "_kernels", {})
     monkeypatch.setattr(interpreted.selection.triton_kernel, "keep_first", broken)
-    with pytest.warns(RuntimeWarning, match="plain torch selects, more slowly. RuntimeError: Failed to find C compiler"):
+    with pytest.warns(RuntimeWarning, match="plain torch is used, which is slower. RuntimeError: Failed to find C compiler"):
         output = interpreted.keep_first(input, 7)
     assert_bitwise(output, plain(input, torch.tensor(7)))
     assert_bitwise(interpreted.keep_first(input, 7), output)

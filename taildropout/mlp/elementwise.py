@@ -1,0 +1,41 @@
+"""Find out by a trial whether an activation module is elementwise."""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+_tried: WeakKeyDictionary[nn.Module, dict[bool, bool]] = WeakKeyDictionary()
+
+
+def is_elementwise(module: nn.Module) -> bool:
+    """Return True if applying `module` to a part of a tensor gives the same part of its result for the whole tensor.
+
+    The module is tried once in training and once in evaluation mode, and the answers are kept. A module with parameters,
+    buffers or submodules is never elementwise here, because these may change; a random module is not elementwise either.
+    """
+    if module._parameters or module._buffers or module._modules:
+        return False
+    answers = _tried.setdefault(module, {})
+    if module.training not in answers:
+        answers[module.training] = _try(module)
+    return answers[module.training]
+
+
+def _try(module: nn.Module) -> bool:
+    """Compare the result of a part with the part of the result, without changing the random numbers that follow."""
+    # The values have no symmetry, so that no mean, sum or extreme of the part equals that of the whole.
+    before = 3 * torch.sin(0.37 * torch.arange(4 * 4 * 64, device="cpu").double() ** 2).float().reshape(4, 4, 64)
+    part = (slice(0, 3), slice(1, 4), slice(20, 50))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        input = before.clone()
+        try:
+            whole, of_part = module(input), module(before[part].clone())
+        except (RuntimeError, ValueError):  # the module needs another number of features or dims
+            return False
+    if not isinstance(whole, Tensor) or whole.shape != before.shape or of_part.shape != before[part].shape:
+        return False
+    kept = getattr(module, "inplace", False) or torch.equal(input, before)
+    return kept and torch.allclose(whole[part], of_part, equal_nan=True)

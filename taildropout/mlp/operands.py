@@ -1,0 +1,48 @@
+"""The tensors that go into a TailMLP: its input, and the weights and biases of its two Linears."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+_CAST_BY_AUTOCAST = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class Operands(NamedTuple):
+    """Input `x` of shape (…, in), weights `w1` (n, in) and `w2` (out, n), biases `b1` (n) and `b2` (out) or None."""
+
+    x: Tensor
+    w1: Tensor
+    b1: Tensor | None
+    w2: Tensor
+    b2: Tensor | None
+
+    def tensors(self) -> list[Tensor]:
+        """Return the operands that are not None."""
+        return [tensor for tensor in self if tensor is not None]
+
+    def in_rows(self) -> Operands:
+        """Return the same with `x` of shape (rows, in)."""
+        return Operands(self.x.reshape(-1, self.x.shape[-1]), *self[1:])
+
+    def plain(self) -> bool:
+        """Return True if all operands are plain tensors on one device, so no DTensor or other subclass of Tensor."""
+        return all(type(each) in (Tensor, nn.Parameter) and each.device == self.x.device for each in self.tensors())
+
+    def fit(self) -> bool:
+        """Return True if the shapes fit each other and no operand is empty."""
+        return (
+            self.x.numel() > 0
+            and self.w1.numel() > 0
+            and self.x.shape[-1] == self.w1.shape[1]
+            and self.w1.shape[0] == self.w2.shape[1]
+        )
+
+    def in_one_dtype(self, autocast: torch.dtype | None) -> Operands | None:
+        """Return the operands cast as autocast casts them; None if they are not of one float dtype without autocast."""
+        if autocast is not None and all(each.dtype in _CAST_BY_AUTOCAST for each in self.tensors()):
+            return Operands(*(None if each is None else each.to(autocast) for each in self))  # type: ignore[arg-type]
+        same = all(each.dtype == self.x.dtype and each.is_floating_point() for each in self.tensors())
+        return self if same else None
