@@ -19,7 +19,8 @@ from .._torch import tree_leaves, tree_map_only, without_compiler
 from ..layer import TailDropout
 from ..models import at_k
 from ..names import named
-from .replay import Resumable
+from .evaluation import Evaluation
+from .recording import Interception
 from .result import Scree
 
 
@@ -84,7 +85,7 @@ def scree(
     if isinstance(loss, type):
         raise TypeError(f"loss is the class {loss.__name__}; give an instance of it: {loss.__name__}()")
     if not callable(loss):
-        raise TypeError(f"loss is a {type(loss).__name__}; give a callable of output and target")
+        raise TypeError(f"loss={loss!r} is a {type(loss).__name__}; give a callable of output and target")
     if isinstance(batches, Tensor | str) or not isinstance(batches, Iterable):
         raise TypeError(f"batches is a {type(batches).__name__}; give an iterable of pairs (input, target)")
     if max_rows is not None and (isinstance(max_rows, bool) or not isinstance(max_rows, int) or max_rows < 1):
@@ -95,7 +96,8 @@ def scree(
     mean = _RunningMean(keep=per_sample)
     chosen: list[int] = []
     count = 0
-    with _evaluating(model, layer), Resumable(model, layer, max_rows) as forward:
+    with _evaluating(model, layer), Interception(model) as interception:
+        forward = Evaluation(model, layer, interception, max_rows)
         for batch in _counted(batches, progress):
             count += 1
             if not isinstance(batch, tuple | list) or len(batch) != 2:
@@ -106,7 +108,7 @@ def scree(
             if count == 1:
                 n = forward.start(input)
                 chosen = _widths_up_to(n, asked)
-                forward.choose_way(input, chosen)
+                forward.choose_strategy(input, chosen)
             values = []
             for output in forward.outputs(input, chosen):
                 with _FewClasses() if _on_cpu(output) else nullcontext():
