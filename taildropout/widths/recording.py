@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from .trees import leaves_of
 
 
 class Handler(Protocol):
@@ -44,20 +45,39 @@ class Interception:
         return forward(*args, **kwargs) if self.handler is None else self.handler(module, forward, args, kwargs)
 
 
-@dataclass(frozen=True)
+class DivergedError(RuntimeError):
+    """Replaying the recorded outputs changed the layer's input, or what was recorded was written into."""
+
+
+# A sum of few terms may be rounded otherwise for more samples at a time. So many steps of rounding are allowed.
+_ROUNDINGS = 64
+
+
 class Recording:
     """The calls that ended before a layer was called, without the calls inside those; and the layer's input."""
 
-    calls: tuple[tuple[nn.Module, Any], ...]
-    input: Tensor
-    version: int
+    def __init__(self, calls: Sequence[tuple[nn.Module, Any]], input: Tensor) -> None:
+        self.calls, self.input = tuple(calls), input
+        self._tensors = [leaf for leaf in leaves_of([input, *(output for _, output in calls)]) if isinstance(leaf, Tensor)]
+        self._versions = [version(tensor) for tensor in self._tensors]
 
-    def has_input(self, input: Tensor) -> bool:
-        """Return True if `input` has the recorded values, and nothing was written into the recorded tensor since."""
-        if version(self.input) != self.version:
-            return False
-        same_kind = input.shape == self.input.shape and input.dtype == self.input.dtype
-        return input is self.input or (same_kind and torch.equal(input, self.input))
+    @property
+    def outputs(self) -> list[Any]:
+        """The output of each call."""
+        return [output for _, output in self.calls]
+
+    def check(self, input: Tensor, copies: int = 1, dim: int | None = None) -> None:
+        """Raise DivergedError unless `input` is the recorded one, or so many copies of it side by side along `dim`."""
+        if [version(tensor) for tensor in self._tensors] != self._versions or input.dtype != self.input.dtype:
+            raise DivergedError
+        if dim is None:
+            same = input is self.input or (input.shape == self.input.shape and torch.equal(input, self.input))
+        else:
+            single = self.input.unsqueeze(dim)
+            slack = _ROUNDINGS * torch.finfo(input.dtype).eps * float(single.abs().max()) if single.numel() else 0.0
+            same = torch.allclose(torch.unflatten(input, dim, (copies, -1)), single, rtol=0, atol=slack)
+        if not same:
+            raise DivergedError
 
 
 class Recorder:
@@ -81,21 +101,26 @@ class Recorder:
     def reach(self, layer: nn.Module, input: Tensor) -> None:
         """Note that a layer is called for the first time."""
         self._waiting.remove(layer)
-        self.recordings[layer] = Recording(tuple(self._calls), input, version(input))
+        self.recordings[layer] = Recording(self._calls, input)
 
 
 class Player:
-    """Return the recorded outputs in their order, instead of calling the modules."""
+    """Return the recorded outputs in their order, instead of calling the modules.
 
-    def __init__(self, recording: Recording) -> None:
-        self._calls, self._next = recording.calls, 0
+    `change` makes of a recorded output what is returned; it gets the number of the call.
+    """
+
+    def __init__(self, recording: Recording, change: Callable[[int, Any], Any] | None = None) -> None:
+        self._calls, self._change, self._next = recording.calls, change, 0
 
     def __call__(self, module: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the recorded output if this module's is the next; otherwise call it, since the layer is inside it."""
-        if self._next < len(self._calls) and self._calls[self._next][0] is module:
-            self._next += 1
-            return self._calls[self._next - 1][1]
-        return forward(*args, **kwargs)
+        number = self._next
+        if number == len(self._calls) or self._calls[number][0] is not module:
+            return forward(*args, **kwargs)
+        self._next += 1
+        output = self._calls[number][1]
+        return output if self._change is None else self._change(number, output)
 
 
 def version(tensor: Tensor) -> int:

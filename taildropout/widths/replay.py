@@ -12,14 +12,11 @@ from ..layer import TailDropout
 from .recording import Player, Recorder, Recording, version
 from .running_sums import RunningSums
 from .strategy import ONE_AT_A_TIME, copies_at_widths
+from .tiling import Tiling
 
-# How many elements all copies together may have, unless the caller sets a limit: on a CPU, what fits a cache; on other
-# devices, what makes a kernel launch negligible.
+# How many elements all copies together may have at the layer, unless the caller sets a limit: on a CPU, what fits a cache; on
+# other devices, what makes a kernel launch negligible.
 _ELEMENTS_CPU, _ELEMENTS = 2**19, 2**24
-
-
-class DivergedError(RuntimeError):
-    """Replaying the recorded outputs changed the layer's input."""
 
 
 class Replay:
@@ -32,11 +29,13 @@ class Replay:
     def __init__(self, layer: TailDropout, max_rows: int | None) -> None:
         self.layer, self.max_rows = layer, max_rows
         self.strategy = ONE_AT_A_TIME
+        self.tiling: Tiling | None = None  # for "one k per sample"
         self.max_copies: int | None = None  # a limit while strategies are tried
         self.linears: list[nn.Linear] = []  # all that read the layer's output
         self.recording: Recording | None = None
-        self.calls = 0  # of the layer, in this forward
+        self.shapes: list[torch.Size] = []  # of the layer's input, at each of its calls in this forward
         self.widths: Sequence[int] = ()
+        self._tiled = False  # does the model get several copies of its input in this forward?
         self._before: Recorder | Player = Recorder([layer])
         self._output: Tensor | None = None  # the layer's, in this forward
         self._output_version = 0
@@ -46,42 +45,70 @@ class Replay:
         """Drop the recording: a new batch begins."""
         self.recording, self._sums = None, None
 
-    def begin(self, widths: Sequence[int]) -> None:
-        """Begin a forward at the first of `widths`, as many as the limits allow; afterwards `self.widths` are those computed."""
-        self.widths, self.calls, self._output = widths, 0, None
-        self._before = Recorder([self.layer]) if self.recording is None else Player(self.recording)
-        self.layer.set_k(widths[0])
+    @property
+    def copies(self) -> int:
+        """How many copies of the samples there are at this moment of the forward."""
+        return len(self.widths) if self._tiled or (self.strategy.dim is not None and self.shapes) else 1
+
+    def begin(self, widths: Sequence[int], tiled: bool = False) -> None:
+        """Begin a forward at the first of `widths`; afterwards `self.widths` are those computed.
+
+        `tiled`: the model gets one copy of its input for each of the widths.
+        """
+        self.widths, self._tiled, self.shapes, self._output = widths, tiled, [], None
+        if self.recording is None:
+            self._before = Recorder([self.layer])
+        else:
+            change = self.tiling.tiled_output(len(widths)) if self.tiling is not None and tiled else None
+            self._before = Player(self.recording, change)
+        self.layer.set_k(max(widths) if tiled else widths[0])
 
     def __call__(self, module: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the output of a module, computed or replayed."""
         if module is self.layer:
             return self._at_layer(forward, *args, **kwargs)
-        if not self.calls:
+        if not self.shapes:
             return self._before(module, forward, args, kwargs)
         if isinstance(module, nn.Linear) and len(args) == 1 and self._is_layer_output(args[0]):
             return self._at_linear(module, forward, args[0])
         return forward(*args, **kwargs)
 
     def _at_layer(self, forward: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
-        self.calls += 1
-        if self.calls > 1:
-            if self.strategy.dim is not None:
+        self.shapes.append(input.shape)
+        if self._tiled:
+            return self._at_tiled_layer(forward, input)
+        if len(self.shapes) > 1:
+            if self.strategy.kind in ("running sums", "copies"):
                 raise RuntimeError("the layer is called several times")
             return forward(input)
-        if isinstance(self._before, Recorder):
-            self._before.reach(self.layer, input)
-            self.recording = self._before.recordings[self.layer]
-        elif self.recording is None or not self.recording.has_input(input):
-            raise DivergedError
-        output = forward(input) if self.strategy.dim is None else self._copies(input, self.strategy.dim)
+        self._compare_or_record(input)
+        copying = self.strategy.kind in ("running sums", "copies") and self.strategy.dim is not None
+        output = self._copies(input) if copying else forward(input)
         self._output, self._output_version = output, version(output)
         return output
 
-    def _copies(self, input: Tensor, dim: int) -> Tensor:
-        self.widths = self.widths[: self._copies_at_a_time(input, dim)]
+    def _at_tiled_layer(self, forward: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
+        assert self.tiling is not None
+        call = len(self.shapes) - 1
+        dim = self.tiling.layer_dim(call, input, len(self.widths), self.layer.dropout_dim)
+        if call == 0:
+            self._compare_or_record(input, len(self.widths), dim)
+        return self.tiling.keep(forward(input), self.widths, self.layer.dropout_dim, dim)
+
+    def _compare_or_record(self, input: Tensor, copies: int = 1, dim: int | None = None) -> None:
+        if isinstance(self._before, Recorder):
+            self._before.reach(self.layer, input)
+            self.recording = self._before.recordings[self.layer]
+        else:
+            assert self.recording is not None
+            self.recording.check(input, copies, dim)
+
+    def _copies(self, input: Tensor) -> Tensor:
+        assert self.strategy.dim is not None
+        self.widths = self.widths[: self._copies_at_a_time(input, self.strategy.dim)]
         if self.strategy.kind == "running sums":
             return torch.empty_like(input, device="meta")  # without memory: an error for all who read it but the Linear
-        return copies_at_widths(input, self.widths, self.layer.dropout_dim, dim)
+        return copies_at_widths(input, self.widths, self.layer.dropout_dim, self.strategy.dim)
 
     def _at_linear(self, linear: nn.Linear, forward: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
         if self.strategy.kind != "running sums":

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
-from .._torch import tree_flatten, tree_unflatten
+from .trees import flatten
 
-Kind = Literal["running sums", "copies", "one width at a time"]
+Kind = Literal["running sums", "copies", "one k per sample", "one width at a time"]
+
+PER_COPY = -1  # in place of a dim: the output is a number, and the copies made it a row of numbers
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,8 @@ class Strategy:
     * "copies": the layer hands on a copy of its input for each width, side by side along `dim`.
     * "running sums": the same, but the copies begin after the Linear that reads the layer, whose output at every width is a
       running sum over features.
+    * "one k per sample": the model gets a copy of its input for each width, side by side along `dim`, and the layer keeps
+      as many features of each sample as belong to its copy. So every connection around the layer has its copies too.
     * "one width at a time": a forward for each width, as a loop over `set_k` does.
     """
 
@@ -46,14 +51,23 @@ def copies_at_widths(input: Tensor, widths: Sequence[int], feature: int, dim: in
     return copies.flatten(dim, dim + 1)
 
 
+def repeat(tensor: Tensor, dim: int, copies: int) -> Tensor:
+    """Return copies of a tensor, side by side along `dim`."""
+    shape = list(tensor.shape)
+    shape.insert(dim, copies)
+    return tensor.unsqueeze(dim).expand(shape).flatten(dim, dim + 1)
+
+
 def dim_of_copies(output: Any, single: Any, copies: int) -> int | None:
     """Return the dim of `output` that is `copies` times as long as in `single`; None if their shapes are equal.
 
     Raises:
         RuntimeError: if their shapes differ in another way.
     """
-    if not isinstance(output, Tensor) or output.shape == single.shape:
+    if not isinstance(output, Tensor) or not isinstance(single, Tensor) or output.shape == single.shape:
         return None
+    if single.dim() == 0 and output.shape == (copies,):
+        return PER_COPY
     if output.dim() == single.dim():
         dims = [dim for dim in range(output.dim()) if output.shape[dim] != single.shape[dim]]
         if len(dims) == 1 and output.shape[dims[0]] == copies * single.shape[dims[0]]:
@@ -63,7 +77,13 @@ def dim_of_copies(output: Any, single: Any, copies: int) -> int | None:
 
 def split_copies(output: Any, dims: Sequence[int | None], copies: int) -> list[Any]:
     """Split an output, whose tensors hold the copies along `dims`, into one output for each copy."""
-    leaves, tree = tree_flatten(output)
-    pairs = zip(leaves, dims, strict=True)
-    parts = [[leaf] * copies if dim is None else leaf.unflatten(dim, (copies, -1)).unbind(dim) for leaf, dim in pairs]
-    return [tree_unflatten(list(leaves), tree) for leaves in zip(*parts, strict=True)]
+    leaves, rebuild = flatten(output)
+    parts = [_parts(leaf, dim, copies) for leaf, dim in zip(leaves, dims, strict=True)]
+    return [rebuild(leaves) for leaves in zip(*parts, strict=True)]
+
+
+def _parts(leaf: Any, dim: int | None, copies: int) -> Sequence[Any]:
+    if dim is None:
+        return [leaf] * copies
+    tensor: Tensor = leaf
+    return tensor.unbind() if dim == PER_COPY else torch.unflatten(tensor, dim, (copies, -1)).unbind(dim)

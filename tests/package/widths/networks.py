@@ -144,7 +144,7 @@ def transformer() -> nn.Module:
     return nn.Sequential(layer, nn.Linear(8, 3))
 
 
-SUMS, COPIES, ONE, WHOLE = "running sums", "copies", "one width at a time:", "one width at a time, all of the model"
+SUMS, COPIES, EACH, ONE = "running sums", "copies", "one k per sample along dim", "one width at a time:"
 NETWORKS = {
     "mlp": (wide_linear, "2", regression(5), f"{SUMS} along dim 0"),
     "linear last": (lambda: nn.Sequential(nn.Linear(5, 12), TailDropout(), nn.Linear(12, 3)), "1", regression(5), SUMS),
@@ -167,11 +167,11 @@ NETWORKS = {
         lambda: nn.Sequential(TailDropout(0.5, 1), nn.Linear(5, 3)), "0", regression(6, 5, out=(6, 3), dim=1),
         f"{SUMS} along dim 1",
     ),
-    "transformer": (transformer, "0.dropout", regression(4, 8, out=(4, 3)), ONE),
+    "transformer": (transformer, "0.dropout", regression(4, 8, out=(4, 3)), f"{EACH} 0: "),
     "one sample a batch": (wide_linear, "2", regression(5, sizes=(1, 1, 1)), SUMS),
-    "around the layer": (lambda: Custom(residual), "drop", regression(5), f"{ONE} copies along dim 0 do not work"),
+    "around the layer": (lambda: Custom(residual), "drop", regression(5), f"{EACH} 0: copies along dim 0 do not work"),
     "samples mixed": (lambda: Custom(centred), "drop", regression(5), f"{ONE} copies along dim 0 do not work"),
-    "called twice": (lambda: Custom(twice), "drop", regression(5), f"{ONE} the model calls the layer 2 times"),
+    "called twice": (lambda: Custom(twice), "drop", regression(5), f"{EACH} 0: the model calls the layer 2 times"),
     "one dim": (
         lambda: nn.Sequential(TailDropout(0.5, ()), nn.Linear(5, 3)), "0",
         [(normal(5), normal(3))] * 2, f"{ONE} the input of the layer has no dim",
@@ -185,5 +185,5 @@ NETWORKS = {
     "in place in the layer": (lambda: Custom(in_place_after, inplace=True), "drop", regression(5), COPIES),
     "rows merged": (lambda: Custom(flattened), "drop", regression(4, 5, out=(4, 3)), COPIES),
     "used besides the Linear": (lambda: Custom(used_otherwise), "drop", regression(5), COPIES),
-    "a batch size from before": (lambda: Custom(own_batch_size), "drop", regression(5), f"{ONE} copies along dim 0"),
+    "a batch size from before": (lambda: Custom(own_batch_size), "drop", regression(5), f"{EACH} 0: copies along dim 0"),
 }  # fmt: skip
