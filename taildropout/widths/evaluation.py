@@ -80,7 +80,7 @@ class Evaluation:
                 self.replay.max_copies = None
                 return
             if strategy.kind == "copies":
-                self.reasons.append(f"{strategy} do not work ({wrong})")
+                self.reasons.append(_not_working(strategy, wrong))
         for dim in (0, 1) if last else ():
             self._try(Strategy("one k per sample", dim))
             tiling = Tiling(input, dim, shapes, max(_size(leaf) for leaf in [single.input, *self._at_zero]))
@@ -90,7 +90,7 @@ class Evaluation:
                 if not wrong:
                     self.replay.max_copies = None
                     return
-                self.reasons.append(f"{self.strategy} does not work ({wrong})")
+                self.reasons.append(_not_working(self.strategy, wrong))
         self._try(ONE_AT_A_TIME)
         self.replay.max_copies = None
         if wrong := self._error(input, probes, expected):
@@ -116,7 +116,7 @@ class Evaluation:
                 if self.strategy.dim is None and not self.replayable:
                     raise
                 # The next try, a step nearer to the model itself, shows whether the error is the model's own.
-                self.reasons.append(f"in a later batch {self.strategy} do not work ({_in_words(error)})")
+                self.reasons.append(f"in a later batch, {_not_working(self.strategy, _in_words(error))}")
                 self.replayable = self.replayable and self.strategy.dim is not None
                 self.replay.strategy, self.replay.tiling = ONE_AT_A_TIME, None
                 self.replay.forget()
@@ -187,19 +187,19 @@ class Evaluation:
         if not self.replayable:
             self.replay.forget()
         tiling = self.replay.tiling
-        tiled = False
+        tiled, copied = False, input
         if tiling is not None:
             fit = self.replay.max_copies or tiling.copies_at_a_time(input, self.max_rows)
             # The first forward on a batch has one copy: it records what the others replay.
             recorded = self.replay.recording is not None or not self.replayable or self.replay.max_copies is not None
             widths = widths[: fit if recorded else 1]
             tiled = len(widths) > 1
-            input = tiling.input(input, len(widths)) if tiled else input
+            copied = tiling.input(input, len(widths)) if tiled else input
         self.replay.begin(widths, tiled)
         self.interception.handler = self.replay
         try:
             with self.inside:
-                output = self.run(input)
+                output = self.run(copied)
         except DivergedError:
             self.replayable = False
             return self._forward(input, widths)
@@ -222,6 +222,11 @@ class Evaluation:
 
 def _size(leaf: Any) -> int:
     return leaf.numel() if isinstance(leaf, Tensor) else 0
+
+
+def _not_working(strategy: Strategy, reason: str) -> str:
+    do = "do" if strategy.kind in ("copies", "running sums") else "does"
+    return f"{strategy} {do} not work ({reason})"
 
 
 def _in_words(error: Exception) -> str:

@@ -43,6 +43,19 @@ def classes(n: int, c: int, sizes=(7, 7, 4)) -> list[tuple[Tensor, Tensor]]:
     return [(torch.randn(b, n, dtype=torch.float64), torch.randint(c, (b,))) for b in sizes]
 
 
+def computed(module: nn.Module) -> list[int]:
+    """The number of samples at each computation of a module, as a list that grows; what is replayed is not computed."""
+    rows: list[int] = []
+    forward = module.forward
+
+    def count(*args):
+        rows.append(len(args[0]))
+        return forward(*args)
+
+    module.forward = count
+    return rows
+
+
 class Recurrent(nn.Module):
     """Time first; the GRU behind the layer mixes along dim 0, so that copies can only lie along dim 1."""
 

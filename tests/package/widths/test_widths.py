@@ -235,7 +235,7 @@ def test_a_network_that_depends_on_the_batch_later_is_computed_at_one_width() ->
 
     model, batches = Custom(compose), regression(5)
     result = scree(model, "drop", batches, per_element)
-    assert "in a later batch copies along dim 0 do not work (RuntimeError" in result.method
+    assert "in a later batch, copies along dim 0 do not work (RuntimeError" in result.method
     torch.testing.assert_close(result.loss, loop(model, "drop", batches, per_element, range(13)), rtol=1e-12, atol=0)
 
 
