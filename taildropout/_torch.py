@@ -84,6 +84,14 @@ _GLOBAL_HOOKS = (
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
+def times_written(tensor: Tensor) -> object:
+    """Return how often the tensor was written into, to be compared with an earlier answer; if unknown, always another answer.
+
+    Tensors of inference mode do not count that.
+    """
+    return 0 if tensor.is_inference() else getattr(tensor, "_version", object())
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Return True if a hook sees the inputs or outputs of `module`, or if that is unknown."""
     return any(getattr(module, name, True) for name in _HOOKS)

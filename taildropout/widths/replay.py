@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._torch import times_written
 from ..layer import TailDropout
-from .recording import Player, Recorder, Recording, version
+from .recording import Player, Recorder, Recording
 from .running_sums import RunningSums
 from .strategy import ONE_AT_A_TIME, copies_at_widths
 from .tiling import Tiling
@@ -38,7 +39,7 @@ class Replay:
         self._tiled = False  # does the model get several copies of its input in this forward?
         self._before: Recorder | Player = Recorder([layer])
         self._output: Tensor | None = None  # the layer's, in this forward
-        self._output_version = 0
+        self._output_written: object = 0
         self._sums: RunningSums | None = None
 
     def forget(self) -> None:
@@ -84,7 +85,7 @@ class Replay:
         self._compare_or_record(input)
         copying = self.strategy.kind in ("running sums", "copies") and self.strategy.dim is not None
         output = self._copies(input) if copying else forward(input)
-        self._output, self._output_version = output, version(output)
+        self._output, self._output_written = output, times_written(output)
         return output
 
     def _at_tiled_layer(self, forward: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
@@ -127,7 +128,7 @@ class Replay:
 
     def _is_layer_output(self, input: object) -> bool:
         """Return True if `input` is the layer's output and nothing was written into it since."""
-        return isinstance(input, Tensor) and input is self._output and version(input) == self._output_version
+        return isinstance(input, Tensor) and input is self._output and times_written(input) == self._output_written
 
     def _copies_at_a_time(self, input: Tensor, dim: int) -> int:
         if self.max_copies is not None:

@@ -4,6 +4,7 @@ import functools
 import sys
 import types
 from collections import UserDict
+from typing import ClassVar
 
 import pytest
 import torch
@@ -188,7 +189,7 @@ def test_name_and_direction_come_from_the_loss_or_the_caller() -> None:
 class Bar:
     """Stands for tqdm's."""
 
-    shown: list[tuple] = []
+    shown: ClassVar[list[tuple]] = []
 
     def __init__(self, items, desc, total):
         self.items = items
