@@ -54,6 +54,9 @@ has_storage: Callable[[Tensor], bool] = _private("_C._has_storage", lambda tenso
 # Is the tensor one of autograd's zeros, which have no memory? If unknown: yes, so that plain torch computes on it.
 is_zero_tensor: Callable[[Tensor], bool] = _private("Tensor._is_zerotensor", lambda tensor: True)
 
+# How often was the tensor written into? If unknown: another answer every time, as if it had been written into since.
+times_written: Callable[[Tensor], object] = _private("Tensor._version.__get__", lambda tensor: object())
+
 
 def _nested_containers() -> ModuleType:
     """Return torch's module for nested containers, which knows those of other libraries, or the module of this package."""
@@ -82,14 +85,6 @@ _GLOBAL_HOOKS = (
     "_global_backward_pre_hooks",
 )
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-def times_written(tensor: Tensor) -> object:
-    """Return how often the tensor was written into, to be compared with an earlier answer; if unknown, always another answer.
-
-    Tensors of inference mode do not count that.
-    """
-    return 0 if tensor.is_inference() else getattr(tensor, "_version", object())
 
 
 def has_hooks(module: nn.Module) -> bool:

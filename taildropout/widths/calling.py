@@ -34,9 +34,9 @@ class Caller:
         if isinstance(loss, type):
             raise TypeError(f"loss is the class {loss.__name__}; give an instance of it: {loss.__name__}()")
         if loss is not None and not callable(loss):
-            raise TypeError(f"loss={loss!r} is a {type(loss).__name__}; give a callable of output and target")
+            raise TypeError(f"loss is a {type(loss).__name__}; give a callable of output and target")
         if call is not None and not callable(call):
-            raise TypeError(f"call={call!r} is a {type(call).__name__}; give a callable of model and batch")
+            raise TypeError(f"call is a {type(call).__name__}; give a callable of model and batch")
         self.model, self.loss, self.call = model, loss, call
         if device is None:
             # Weights that are moved in only while they are used stand on "meta" meanwhile.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Any, Literal, overload
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from .._torch import without_compiler
 from ..layer import TailDropout
 from ..models import at_k
-from ..names import named
+from .arguments import check_limit, check_widths, find_layers, length, widths_up_to
 from .calling import Call, Caller, Example, Loss, check_batches
 from .evaluation import Evaluation
 from .losses import RunningMean, stack_losses
@@ -100,8 +99,8 @@ def scree(
 
     Args:
         model: any module that contains the layer.
-        layer: a TailDropout of the model, or its name as in `model.named_modules()`; or a sequence of several. The width of
-            one layer is varied at a time. What stands before the layers is shared.
+        layer: a TailDropout of the model, or its name as in `model.named_modules()`; or a sequence of layers, names and
+            patterns as in `fnmatch`. The width of one layer is varied at a time. What stands before the layers is shared.
         batches: a list, a DataLoader, any iterable of
             pairs (input, target), for which `model(input)` is called, or of
             dicts and other mappings (`BatchEncoding`), for which `model(**batch)` is called, or of
@@ -143,18 +142,18 @@ def scree(
         >>> len(result)
         9
     """
-    layers = _find_all(model, layer)
-    asked = _check_widths(widths)
+    layers = find_layers(model, layer)
+    asked = check_widths(widths)
     caller = Caller(model, loss, call, device)
     check_batches(batches)
-    _check_limit("max_rows", max_rows, "rows")
-    _check_limit("max_batches", max_batches, "batches")
+    check_limit("max_rows", max_rows, "rows")
+    check_limit("max_batches", max_batches, "batches")
     if not isinstance(maximize, bool | None):
         raise TypeError(f"maximize={maximize!r} is a {type(maximize).__name__}; give True, False or None")
     count = 0
     with _evaluating(model), Interception(model) as interception:
         runs = [_Run(part, caller, interception, asked, max_rows, per_sample) for part in layers.values()]
-        total = min((size for size in (max_batches, _length(batches)) if size is not None), default=None)
+        total = min((size for size in (max_batches, length(batches)) if size is not None), default=None)
         for batch in track(islice(batches, max_batches), "scree", progress, total):
             count += 1
             example = caller.read(batch, count)
@@ -195,7 +194,7 @@ class _Run:
         self.evaluation.run = partial(self.caller.run, keywords=example.keywords)
         with at_k(self.layer, 0):
             if number == 1:
-                self.widths = _widths_up_to(self.evaluation.start(example.input), self.asked)
+                self.widths = widths_up_to(self.evaluation.start(example.input), self.asked)
                 self.evaluation.choose_strategy(example.input, self.widths)
             values: dict[int, Tensor] = {}
             for place, output in self.evaluation.outputs(example.input, self.widths, recording):
@@ -208,74 +207,6 @@ class _Run:
         """Return the losses so far."""
         every = self.mean.all()
         return Scree(tuple(self.widths), *self.mean.result(), self.evaluation.method, every, maximize=maximize, name=name)
-
-
-def _find_all(model: nn.Module, layer: TailDropout | str | Sequence[TailDropout | str]) -> dict[str, TailDropout]:
-    if isinstance(layer, str | nn.Module) or not isinstance(layer, Iterable):
-        return {"": _find(model, layer)}
-    names = {module: name for name, module in model.named_modules()} if isinstance(model, nn.Module) else {}
-    layers: dict[str, TailDropout] = {}
-    for part in layer:
-        there = _find(model, part)
-        name = part if isinstance(part, str) else names[there]
-        if there in layers.values():
-            raise ValueError(f"layer {name!r} is given twice; give each once")
-        layers[name] = there
-    if not layers:
-        raise ValueError("layer is an empty sequence; give a TailDropout, its name, or several")
-    return layers
-
-
-def _find(model: nn.Module, layer: Any) -> TailDropout:
-    if isinstance(layer, str):
-        found = named(model, TailDropout, layer)[layer]
-        assert isinstance(found, TailDropout)
-        return found
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model={model!r} is a {type(model).__name__}; give an nn.Module")
-    if not isinstance(layer, TailDropout):
-        raise TypeError(f"layer is a {type(layer).__name__}; give a TailDropout of the model, or its name")
-    if not any(module is layer for module in model.modules()):
-        raise ValueError(f"{layer} is no module of this {type(model).__name__}; give one that is, or its name")
-    return layer
-
-
-def _check_widths(widths: Iterable[int] | str | None) -> list[int] | str | None:
-    if widths is None or (isinstance(widths, str) and widths == "log"):
-        return widths
-    if isinstance(widths, str) or not isinstance(widths, Iterable):
-        raise TypeError(f"widths={widths!r}; give ints, 'log', or None for all")
-    given = list(widths)
-    if any(isinstance(k, bool) or not hasattr(k, "__index__") for k in given):
-        raise TypeError(f"widths={given!r} are not all ints; a width is a number of features")
-    ordered = sorted(map(operator.index, given))
-    if not ordered:
-        raise ValueError("widths is empty; give at least one, or None for all")
-    if ordered[0] < 0:
-        raise ValueError(f"width {ordered[0]} is negative; give 0 (no feature) up to the number of features")
-    if repeated := [a for a, b in pairwise(ordered) if a == b]:
-        raise ValueError(f"width {repeated[0]} is given twice; give each once")
-    return ordered
-
-
-def _widths_up_to(n: int, asked: list[int] | str | None) -> list[int]:
-    if isinstance(asked, list):
-        if asked[-1] > n:
-            raise ValueError(f"width {asked[-1]} is greater than the {n} features of the layer; give {n} or less")
-        return asked
-    return list(range(n + 1)) if asked is None else [0, *(2**i for i in range(n.bit_length()) if 2**i < n), n]
-
-
-def _check_limit(name: str, value: object, what: str) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ValueError(f"{name}={value!r} is no number of {what}; give an int, 1 or more, or None")
-
-
-def _length(batches: Iterable[Any]) -> int | None:
-    try:
-        return len(batches)  # type: ignore[arg-type]
-    except TypeError:  # a generator has no length
-        return None
 
 
 @contextmanager

@@ -60,7 +60,7 @@ class Recording:
     def __init__(self, calls: Sequence[tuple[nn.Module, Any]], input: Tensor) -> None:
         self.calls, self.input = tuple(calls), input
         self._tensors = [leaf for leaf in leaves_of([input, *(output for _, output in calls)]) if isinstance(leaf, Tensor)]
-        self._written = [times_written(tensor) for tensor in self._tensors]
+        self._written = [writes(tensor) for tensor in self._tensors]
 
     @property
     def outputs(self) -> list[Any]:
@@ -69,7 +69,7 @@ class Recording:
 
     def check(self, input: Tensor, copies: int = 1, dim: int | None = None) -> None:
         """Raise DivergedError unless `input` is the recorded one, or so many copies of it side by side along `dim`."""
-        if [times_written(tensor) for tensor in self._tensors] != self._written or input.dtype != self.input.dtype:
+        if [writes(tensor) for tensor in self._tensors] != self._written or input.dtype != self.input.dtype:
             raise DivergedError
         if dim is None:
             same = input is self.input or (input.shape == self.input.shape and torch.equal(input, self.input))
@@ -122,3 +122,8 @@ class Player:
         self._next += 1
         output = self._calls[number][1]
         return output if self._change is None else self._change(number, output)
+
+
+def writes(tensor: Tensor) -> object:
+    """Return how often the tensor was written into; 0 for tensors of inference mode, which do not count that."""
+    return 0 if tensor.is_inference() else times_written(tensor)

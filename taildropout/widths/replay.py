@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._torch import times_written
 from ..layer import TailDropout
-from .recording import Player, Recorder, Recording
+from .recording import Player, Recorder, Recording, writes
 from .running_sums import RunningSums
 from .strategy import ONE_AT_A_TIME, copies_at_widths
 from .tiling import Tiling
@@ -85,7 +84,7 @@ class Replay:
         self._compare_or_record(input)
         copying = self.strategy.kind in ("running sums", "copies") and self.strategy.dim is not None
         output = self._copies(input) if copying else forward(input)
-        self._output, self._output_written = output, times_written(output)
+        self._output, self._output_written = output, writes(output)
         return output
 
     def _at_tiled_layer(self, forward: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
@@ -128,7 +127,7 @@ class Replay:
 
     def _is_layer_output(self, input: object) -> bool:
         """Return True if `input` is the layer's output and nothing was written into it since."""
-        return isinstance(input, Tensor) and input is self._output and times_written(input) == self._output_written
+        return isinstance(input, Tensor) and input is self._output and writes(input) == self._output_written
 
     def _copies_at_a_time(self, input: Tensor, dim: int) -> int:
         if self.max_copies is not None:

@@ -142,6 +142,7 @@ def test_several_layers_are_measured_in_one_call_and_share_what_stands_before(re
     results = scree(model, [names[0], model.get_submodule(names[1])], batches, loss)
     assert list(results) == names
     assert len(calls) == once + 2, "once in each later batch, for both layers"
+    assert sorted(scree(model, ["*"], batches, loss)) == sorted(names)
     for name, result in results.items():
         alone = scree(model, name, batches, loss)
         assert torch.allclose(result.loss, alone.loss, rtol=1e-10)
