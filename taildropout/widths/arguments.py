@@ -74,7 +74,7 @@ def widths_up_to(n: int, asked: list[int] | str | None) -> list[int]:
         if asked[-1] > n:
             raise ValueError(f"width {asked[-1]} is greater than the {n} features of the layer; give {n} or less")
         return asked
-    return list(range(n + 1)) if asked is None else [0, *(2**i for i in range(n.bitlength()) if 2**i < n), n]
+    return list(range(n + 1)) if asked is None else [0, *(2**i for i in range(n.bit_length()) if 2**i < n), n]
 
 
 def check_limit(name: str, value: object, what: str) -> None:
