@@ -30,7 +30,10 @@ def find_layers(model: nn.Module, layer: Any) -> dict[str, TailDropout]:
             if isinstance(part, str)
             else {names.get(part, ""): _check_layer(model, part)}
         )
+        exact = not isinstance(part, str) or part in matches
         for name, module in matches.items():
+            if module in layers.values() and not exact:  # one pattern may match two names of a module, or overlap another
+                continue
             if module in layers.values():
                 raise ValueError(f"layer {name!r} is given twice; give each once")
             layers[name] = module

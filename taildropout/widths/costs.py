@@ -1,4 +1,4 @@
-"""What a network costs at chosen widths, without cutting it each time.
+"""Parameters and operations of a network at chosen widths, without cutting it each time.
 
 A layer is cut once, by `prune`. The shapes of the weights then show how many entries of each dim go with each of its features.
 The size of a weight is the product of its dims, and a dim is linear in the widths. So parameters are known exactly for every
@@ -51,7 +51,7 @@ class CostModel:
         self._macs = macs
         network = evaluating(model)
         counted, self._weights = self._measure(network)
-        self._other = counted - sum(weight.macs * prod(weight.shape) for weight in self._weights.values()) if macs else 0.0
+        self._other = counted - self._in_weights(dict.fromkeys(layers, 0))
         self._added: dict[str, int] = {}  # parameters that cutting a layer adds: biases
         self._slopes: dict[str, float] = {}  # MACs for each feature, in other operations than those with a weight
         for layer, n in layers.items():
@@ -65,9 +65,11 @@ class CostModel:
             added = sum(count for layer, count in self._added.items() if dropped[layer])
             return added + sum(weight.size(dropped) for weight in self._weights.values())
         slopes = sum(slope * dropped[layer] for layer, slope in self._slopes.items())
-        return (
-            self._other - slopes + sum(weight.macs * weight.size(dropped) for weight in self._weights.values() if weight.macs)
-        )
+        return self._other - slopes + self._in_weights(dropped)
+
+    def _in_weights(self, dropped: Mapping[str, int]) -> float:
+        """Return the MACs of all operations with a weight."""
+        return sum(weight.macs * weight.size(dropped) for weight in self._weights.values())
 
     def _learn(self, model: nn.Module, layer: str, n: int, example_inputs: Any) -> None:
         """Cut a layer, to learn what goes with its features."""
@@ -86,8 +88,7 @@ class CostModel:
         if self._macs:
             counted, _ = self._measure(evaluating(smaller))
             dropped = {other: n - k if other == layer else 0 for other in self.layers}
-            modelled = self._other + sum(weight.macs * weight.size(dropped) for weight in self._weights.values())
-            self._slopes[layer] = (modelled - counted) / (n - k)
+            self._slopes[layer] = (self._other + self._in_weights(dropped) - counted) / (n - k)
 
     def _measure(self, network: nn.Module) -> tuple[float, dict[str, _Weight]]:
         """Return the MACs of a forward, and every parameter with its share in them."""
@@ -102,8 +103,8 @@ class CostModel:
         counts = {name: sum(operations.values()) / 2 for name, operations in counter.get_flop_counts().items()}
         for name, module in network.named_modules():
             weight = weights.get(f"{name}.weight" if name else "weight")
-            if weight is not None and not list(module.children()) and prod(weight.shape):
-                weight.macs = counts.get(f"{root}.{name}" if name else root, 0.0) / prod(weight.shape)
+            if weight is not None and not list(module.children()):
+                weight.macs = counts.get(f"{root}.{name}" if name else root, 0.0) / max(1, prod(list(weight.shape)))
         return counts.get("Global", 0.0), weights
 
 
@@ -120,9 +121,7 @@ def cost_function(
     if callable(cost):
         return cost  # type: ignore[no-any-return]
     if cost not in ("parameters", "macs"):
-        raise ValueError(
-            f"cost={cost!r} is neither 'parameters' nor 'macs'; give one of them, or a callable of a dict of widths"
-        )
+        raise ValueError(f"cost={cost!r} is no cost; give 'parameters', 'macs', or a callable of a dict of widths")
     if example_inputs is None:
         raise TypeError(f"cost={cost!r} is counted on example inputs, as for prune; give them, or a callable as cost")
     with torch.random.fork_rng(), torch.no_grad():

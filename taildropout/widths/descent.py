@@ -62,8 +62,9 @@ class Search:
         between = [target for target in targets if self.cost(smallest) < target < self.cost(self.full)]
         for number, target in enumerate(track(between)):
             current = self._shrink(current, target, number, self.left // (len(between) - number))
-        while self.left > 0 and any([self._exchange(target) or self._inherit(target, between) for target in between]):
-            pass
+        improved = 1
+        while improved and self.left > 0:
+            improved = sum(self._exchange(target) or self._inherit(target, between) for target in between)
         return [self.best(target) for target in targets]
 
     def _shrink(self, current: Widths, target: float, number: int, budget: int) -> Widths:
@@ -109,9 +110,8 @@ class Search:
         """Shrink all layers at once, so that the sum of the powers of what each saves is least."""
         steepness = self._steepness(power)
         caps = [self.cost(current) - self.cost(_with(current, layer, 1)) for layer in range(len(current))]
-        ease = [
-            value ** (-1 / (power - 1)) if value > 0 and cap > 0 else 0.0 for value, cap in zip(steepness, caps, strict=True)
-        ]
+        inverse = -1 / (power - 1)
+        ease = [value**inverse if value > 0 and cap > 0 else 0.0 for value, cap in zip(steepness, caps, strict=True)]
         saved = [0.0] * len(current)
         rest, free = self.cost(current) - target, {layer for layer, value in enumerate(ease) if value > 0}
         while free and rest > 0:  # what a layer cannot save goes to the others

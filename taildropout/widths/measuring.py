@@ -151,7 +151,7 @@ def scree(
     if not isinstance(maximize, bool | None):
         raise TypeError(f"maximize={maximize!r} is a {type(maximize).__name__}; give True, False or None")
     count = 0
-    with evaluating(model), Interception(model) as interception:
+    with evaluation_mode(model), Interception(model) as interception:
         runs = [_Run(part, caller, interception, asked, max_rows, per_sample) for part in layers.values()]
         total = min((size for size in (max_batches, length(batches)) if size is not None), default=None)
         for batch in track(islice(batches, max_batches), "scree", progress, total):
@@ -210,7 +210,7 @@ class _Run:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients, without compiled code and without traces."""
     # Not by `eval()`, in which TailDropouts forget k, and modules may do more than that.
     modes = [(module, module.training) for module in model.modules()]

@@ -98,8 +98,9 @@ class Frontier:
             small = [size for size in self.points if size.cost <= limit * (1 + 1e-9)]
             if not small:
                 least = self.points[0].cost
+                share = least / self.full_cost
                 raise ValueError(
-                    f"no size costs {limit:.6g} or less; the smallest costs {least:.6g}, {least / self.full_cost:.3g} of full width"
+                    f"no size costs {limit:.6g} or less; the smallest costs {least:.6g}, {share:.3g} of full width"
                 )
             return dict(min(small, key=lambda size: (self._badness(size.search_loss), size.cost)).widths)
         allowed = _number("tolerance", 0.01 if tolerance is None else tolerance)
@@ -126,7 +127,8 @@ class Frontier:
         """
         ax = new_axes() if ax is None else ax
         costs, losses = [size.cost for size in self.points], [size.loss for size in self.points]
-        (line,) = ax.plot(costs, losses, **{"marker": "o", "markersize": 4, "label": label or self.name or "held-out"} | kwargs)
+        style: dict[str, Any] = {"marker": "o", "markersize": 4, "label": label or self.name or "held-out"} | kwargs
+        (line,) = ax.plot(costs, losses, **style)
         if not any(math.isnan(size.stderr) for size in self.points):
             low, high = ([size.loss + sign * size.stderr for size in self.points] for sign in (-1, 1))
             ax.fill_between(costs, low, high, color=line.get_color(), alpha=0.25, linewidth=0)
@@ -190,9 +192,10 @@ class Frontier:
 def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}; give a number, 0 or more")
-    if not 0 <= value < math.inf:
+    number = float(value)
+    if not 0 <= number < math.inf:
         raise ValueError(f"{name}={value} is out of range; give a number, 0 or more")
-    return float(value)
+    return number
 
 
 def _shown(size: Size) -> str:
@@ -200,9 +203,8 @@ def _shown(size: Size) -> str:
 
 
 def _without_nan(size: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value for name, value in size.items()
-    }
+    unknown = {name: str(value) for name, value in size.items() if isinstance(value, float) and not math.isfinite(value)}
+    return size | unknown
 
 
 def _size(point: dict[str, Any]) -> Size:

@@ -17,7 +17,7 @@ from .calling import Call, Caller, Loss, check_batches
 from .costs import Cost, cost_function
 from .descent import Search
 from .losses import RunningMean, stack_losses
-from .measuring import evaluating
+from .measuring import evaluation_mode
 from .progress import track
 from .sizes import Frontier, Size
 from .what import direction_of, name_of
@@ -43,16 +43,17 @@ def frontier(
 ) -> Frontier:
     """Find the best width for each layer of a model, at many sizes from full width down to one feature a layer.
 
-    The search evaluates widths exactly, by forwards over the batches. From one cost to the next it shrinks each layer alone, and
-    so learns how much loss each layer costs there. Features are ordered by importance, so this loss grows faster than the cost
-    that is saved, as a power of it; the widths at which the sum of these powers is least are evaluated too, and the best of all
-    is where the search goes on. This needs an evaluation for each layer and size; a greedy search that shrinks one layer by a
-    small step at a time needs one for each layer and step. The forwards that are left go into exchanges, in which one layer grows
-    and another shrinks. Costs lie denser towards small sizes, where the loss changes most, so that steps grow with the size. If
-    the number of forwards allows all choices of widths, all are evaluated. Where the loss falls ever more slowly with each width,
-    the result is within about 1 % of the best; where features are not ordered by importance, it may be farther from it.
+    The search evaluates widths exactly, by forwards over the batches. From one cost to the next it shrinks each layer alone,
+    which shows how much loss each layer costs there. Features are ordered by importance, so this loss grows faster than the cost
+    saved, as a power of it. The widths at which the sum of these powers is least are evaluated too, and the best of all is where
+    the search goes on. So it needs an evaluation for each layer and size. (A greedy search, which shrinks one layer by a small
+    step at a time, needs one for each layer and step.) The rest of `max_forwards` goes into exchanges, in which one layer grows
+    and another shrinks. If `max_forwards` allows all choices of widths, all are evaluated. Costs lie denser towards small sizes,
+    where the loss changes most.
 
-    The widths are chosen by one part of the batches and judged by another, since the loss that they were chosen by is too good.
+    The more the features of the layers are ordered by importance, the closer the result comes to the best: on networks trained
+    with TailDropout within 1 %. The widths are chosen on one part of the batches and judged on another, since the loss that they
+    were chosen by is too good.
 
     Args:
         model: any module with TailDropouts. It is left as it was, as by `scree`.
@@ -67,9 +68,9 @@ def frontier(
             what is set there.
         held_out: batches that judge the sizes; if None, every second one of `batches` (a single batch does both, and
             `Frontier.method` says so).
-        sizes: how many sizes; fewer if some costs have the same best widths.
-        max_forwards: about how many times the search may go over its batches. With fewer than `sizes` times the number of layers
-            plus three, layers are probed in turn, which is less exact.
+        sizes: how many costs to find widths for. The result has fewer sizes where less cost gives less loss.
+        max_forwards: about how many times the search may go over its batches. Below (number of layers + 2) * `sizes` not every
+            layer is shrunk alone at every size, which is less exact.
         max_batches: use no more than so many of `batches`, and of `held_out`; all if None.
         call: as for `scree`.
         device: as for `scree`.
@@ -102,7 +103,7 @@ def frontier(
         raise TypeError(f"maximize={maximize!r} is a {type(maximize).__name__}; give True, False or None")
     caller = Caller(model, loss, call, device)
     searched, judged, how = _split(batches, held_out, max_batches)
-    with evaluating(model):
+    with evaluation_mode(model):
         full = _full_widths(caller, found, searched[0])
         cost_of = cost_function(cost, model, full, example_inputs)
         names = list(full)
@@ -128,7 +129,7 @@ def frontier(
             )
         if cost_at(most) < cost_at(least):
             raise ValueError(
-                f"the cost rises from {cost_at(most):.6g} at full width to {cost_at(least):.6g} at the least width"
+                f"the cost is {cost_at(most):.6g} at full width and {cost_at(least):.6g} at the least; let it fall"
             )
         chosen = search.run(_targets(cost_at(least), cost_at(most), sizes), partial(_track, progress, sizes))
         points = []
@@ -152,9 +153,7 @@ def _track(show: bool, total: int, targets: Iterable[float]) -> Iterable[float]:
 
 def _targets(least: float, most: float, sizes: int) -> list[float]:
     """Return costs from `most` down to `least`, denser towards the least: as squares."""
-    return (
-        [most, *(least + (most - least) * (1 - step / (sizes - 1)) ** 2 for step in range(1, sizes))] if sizes > 1 else [most]
-    )
+    return [most, *(least + (most - least) * (1 - step / (sizes - 1)) ** 2 for step in range(1, sizes))]
 
 
 def _split(batches: Iterable[Any], held_out: Iterable[Any] | None, max_batches: int | None) -> tuple[list[Any], list[Any], str]:
