@@ -97,7 +97,7 @@ class CostModel:
             return 0.0, weights
         from torch.utils.flop_counter import FlopCounterMode
 
-        with torch.no_grad(), FlopCounterMode(network, display=False) as counter:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
             run(network, self._inputs)
         root = type(network).__name__
         counts = {name: sum(operations.values()) / 2 for name, operations in counter.get_flop_counts().items()}

@@ -49,6 +49,28 @@ class Search:
         affordable = [widths for widths in self.known if self.cost(widths) <= target]
         return min(affordable, key=lambda widths: (self.known[widths], self.cost(widths)))
 
+    def unbeaten(self) -> list[Widths]:
+        """Return the widths that no others evaluated beat in both cost and loss, by rising cost."""
+        least, unbeaten = float("inf"), []
+        for widths in sorted(self.known, key=lambda widths: (self.cost(widths), self.known[widths])):
+            if self.known[widths] < least:
+                least = self.known[widths]
+                unbeaten.append(widths)
+        return unbeaten
+
+    def sizes(self, targets: Sequence[float], track: Callable[[Iterable[float]], Iterable[float]] = iter) -> list[Widths]:
+        """Return the best widths for each target, none twice, by rising cost.
+
+        Where one choice is the best for two targets, another unbeaten one joins, from the largest gap between costs.
+        """
+        chosen = set(self.run(targets, track))
+        others = {widths for widths in self.unbeaten() if widths not in chosen}
+        while others and len(chosen) < len(targets):
+            joins = max(others, key=lambda widths: min(abs(self.cost(widths) - self.cost(other)) for other in chosen))
+            chosen.add(joins)
+            others.remove(joins)
+        return sorted(chosen, key=self.cost)
+
     def run(self, targets: Sequence[float], track: Callable[[Iterable[float]], Iterable[float]] = iter) -> list[Widths]:
         """Return the best widths for each target. Targets fall, from the cost at full width to that of one feature each."""
         if prod(self.full) <= self.budget:

@@ -42,8 +42,9 @@ class Frontier:
     """Sizes of a network with a width for each layer, as `frontier` finds them.
 
     Attributes:
-        points: the sizes, from the least cost to full width: at each cost the best widths found.
-        full_cost: the cost at full width.
+        points: the sizes by rising cost, and so by falling loss on the batches of the search. Full width is the last one,
+            unless a smaller size beats it.
+        full: full width.
         cost_name: what the cost counts: "parameters", "macs", or the name of the function.
         maximize: True if more of the measured value is better.
         name: what was measured, such as "CrossEntropyLoss".
@@ -52,7 +53,7 @@ class Frontier:
     """
 
     points: tuple[Size, ...]
-    full_cost: float
+    full: Size
     cost_name: str = "cost"
     maximize: bool = False
     name: str = ""
@@ -86,22 +87,20 @@ class Frontier:
 
         Example:
             >>> small, full = Size({"drop": 2}, 30.0, 1.05, 0.1, 1.0), Size({"drop": 8}, 90.0, 1.0, 0.1, 0.9)
-            >>> Frontier((small, full), 90.0).choose(cost=0.4)
+            >>> Frontier((small, full), full).choose(cost=0.4)
             {'drop': 2}
-            >>> Frontier((small, full), 90.0).choose(tolerance=0.01)
+            >>> Frontier((small, full), full).choose(tolerance=0.01)
             {'drop': 8}
         """
         if cost is not None and tolerance is not None:
             raise ValueError("cost and tolerance are both given; give one of them")
         if cost is not None:
-            limit = _number("cost", cost) * (self.full_cost if cost <= 1 else 1)
+            limit = _number("cost", cost) * (self.full.cost if cost <= 1 else 1)
             small = [size for size in self.points if size.cost <= limit * (1 + 1e-9)]
             if not small:
                 least = self.points[0].cost
-                share = least / self.full_cost
-                raise ValueError(
-                    f"no size costs {limit:.6g} or less; the smallest costs {least:.6g}, {share:.3g} of full width"
-                )
+                share = least / self.full.cost
+                raise ValueError(f"no size costs {limit:.6g} or less; the smallest costs {least:.6g}, {share:.3g} of the full")
             return dict(min(small, key=lambda size: (self._badness(size.search_loss), size.cost)).widths)
         allowed = _number("tolerance", 0.01 if tolerance is None else tolerance)
         best = min(self._badness(size.loss) for size in self.points)
@@ -146,7 +145,7 @@ class Frontier:
         """
         pandas = import_pandas()
         rows = [
-            {"cost": size.cost, "share": size.cost / self.full_cost, "loss": size.loss, "stderr": size.stderr} | size.widths
+            {"cost": size.cost, "share": size.cost / self.full.cost, "loss": size.loss, "stderr": size.stderr} | size.widths
             for size in self.points
         ]
         frame: DataFrame = pandas.DataFrame(rows)
@@ -154,7 +153,8 @@ class Frontier:
 
     def to_json(self) -> str:
         """Return everything as JSON text; numbers that JSON lacks are written as "nan" and "inf"."""
-        content = asdict(self) | {"points": [_without_nan(asdict(size)) for size in self.points]}
+        points = [_without_nan(asdict(size)) for size in self.points]
+        content = asdict(self) | {"points": points, "full": _without_nan(asdict(self.full))}
         return json.dumps({"format": _FORMAT, "version": _VERSION} | content, allow_nan=False)
 
     @classmethod
@@ -175,7 +175,7 @@ class Frontier:
             raise ValueError(f"this is version {version!r} of the format; this package reads version {_VERSION}")
         try:
             points = tuple(_size(point) for point in content.pop("points"))
-            return cls(points, **content)
+            return cls(points, _size(content.pop("full")), **content)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this JSON is damaged ({type(error).__name__}: {error}); write it anew") from error
 

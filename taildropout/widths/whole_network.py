@@ -44,16 +44,16 @@ def frontier(
     """Find the best width for each layer of a model, at many sizes from full width down to one feature a layer.
 
     The search evaluates widths exactly, by forwards over the batches. From one cost to the next it shrinks each layer alone,
-    which shows how much loss each layer costs there. Features are ordered by importance, so this loss grows faster than the cost
-    saved, as a power of it. The widths at which the sum of these powers is least are evaluated too, and the best of all is where
-    the search goes on. So it needs an evaluation for each layer and size. (A greedy search, which shrinks one layer by a small
-    step at a time, needs one for each layer and step.) The rest of `max_forwards` goes into exchanges, in which one layer grows
-    and another shrinks. If `max_forwards` allows all choices of widths, all are evaluated. Costs lie denser towards small sizes,
-    where the loss changes most.
+    which shows how much loss each layer costs there. Features are ordered by importance, so this loss grows faster than the
+    cost saved, as a power of it. The widths at which the sum of these powers is least are evaluated too, and the best of all
+    is where the search goes on. So it needs an evaluation for each layer and size. (A greedy search, which shrinks one layer by
+    a small step at a time, needs one for each layer and step.) The rest of `max_forwards` goes into exchanges, in which one
+    layer grows and another shrinks. If `max_forwards` allows all choices of widths, all are evaluated. Costs lie denser towards
+    small sizes, where the loss changes most.
 
-    The more the features of the layers are ordered by importance, the closer the result comes to the best: on networks trained
-    with TailDropout within 1 %. The widths are chosen on one part of the batches and judged on another, since the loss that they
-    were chosen by is too good.
+    The more the features of the layers are ordered by importance, the closer the result comes to the best: on a small network
+    trained with TailDropout within 1 %. The widths are chosen on one part of the batches and judged on another, since the loss
+    that they were chosen by is too good.
 
     Args:
         model: any module with TailDropouts. It is left as it was, as by `scree`.
@@ -68,7 +68,7 @@ def frontier(
             what is set there.
         held_out: batches that judge the sizes; if None, every second one of `batches` (a single batch does both, and
             `Frontier.method` says so).
-        sizes: how many costs to find widths for. The result has fewer sizes where less cost gives less loss.
+        sizes: how many sizes to find; fewer are found if not so many beat the smaller ones.
         max_forwards: about how many times the search may go over its batches. Below (number of layers + 2) * `sizes` not every
             layer is shrunk alone at every size, which is less exact.
         max_batches: use no more than so many of `batches`, and of `held_out`; all if None.
@@ -128,17 +128,16 @@ def frontier(
                 "accuracy, maximize=False for a loss"
             )
         if cost_at(most) < cost_at(least):
-            raise ValueError(
-                f"the cost is {cost_at(most):.6g} at full width and {cost_at(least):.6g} at the least; let it fall"
-            )
-        chosen = search.run(_targets(cost_at(least), cost_at(most), sizes), partial(_track, progress, sizes))
-        points = []
-        for widths in sorted(dict.fromkeys([most, *chosen]), key=lambda widths: (cost_at(widths), -search.known[widths])):
+            raise ValueError(f"the cost is {cost_at(most):.6g} at full width, {cost_at(least):.6g} at the least; let it fall")
+        judged_sizes: dict[tuple[int, ...], Size] = {}
+        chosen = search.sizes(_targets(cost_at(least), cost_at(most), sizes), partial(_track, progress, sizes))
+        for widths in dict.fromkeys([*chosen, most]):
             by_name = dict(zip(names, widths, strict=True))
-            points.append(Size(by_name, cost_at(widths), *_mean(caller, by_name, judged), sign * search.known[widths]))
+            mean, stderr = _mean(caller, by_name, judged)
+            judged_sizes[widths] = Size(by_name, cost_at(widths), mean, stderr, sign * search.known[widths])
     return Frontier(
-        tuple(points),
-        cost_at(most),
+        tuple(judged_sizes[widths] for widths in chosen),
+        judged_sizes[most],
         cost if isinstance(cost, str) else getattr(cost, "__name__", "cost").replace("<lambda>", "cost"),
         bool(more_is_better),
         name_of(loss) if name is None else name,
