@@ -63,7 +63,14 @@ class Search:
 
         Where one choice is the best for two targets, another unbeaten one joins, from the largest gap between costs.
         """
-        chosen = set(self.run(targets, track))
+        self.run(targets, track)
+        while True:
+            chosen = self._chosen(targets)
+            if self.left <= 0 or not self._improve([self.cost(widths) for widths in chosen]):
+                return chosen
+
+    def _chosen(self, targets: Sequence[float]) -> list[Widths]:
+        chosen = {self.best(target) for target in targets}
         others = {widths for widths in self.unbeaten() if widths not in chosen}
         while others and len(chosen) < len(targets):
             joins = max(others, key=lambda widths: min(abs(self.cost(widths) - self.cost(other)) for other in chosen))
@@ -84,9 +91,8 @@ class Search:
         between = [target for target in targets if self.cost(smallest) < target < self.cost(self.full)]
         for number, target in enumerate(track(between)):
             current = self._shrink(current, target, number, self.left // (len(between) - number))
-        improved = 1
-        while improved and self.left > 0:
-            improved = sum(self._exchange(target) or self._inherit(target, between) for target in between)
+        while self.left > 0 and self._improve(between):
+            pass
         return [self.best(target) for target in targets]
 
     def _shrink(self, current: Widths, target: float, number: int, budget: int) -> Widths:
@@ -124,9 +130,15 @@ class Search:
         return _with(widths, layer, low)
 
     def _steepness(self, power: float) -> list[float]:
-        """Return the loss of each layer over this power of the cost saved."""
-        least = _LEAST_SHARE * max(max(loss for loss, _, _ in self._probes), 1e-300)
-        return [max(loss, least) / saved**power if saved > 0 else 0.0 for loss, saved, _ in self._probes]
+        """Return the loss of each layer over this power of the cost saved, as a share of the steepest; 0 without a probe."""
+        worst = max(loss for loss, _, _ in self._probes)
+        most = max((saved for _, saved, _ in self._probes), default=0.0)
+        shares = [max(loss / worst, _LEAST_SHARE) if worst > 0 else 1.0 for loss, _, _ in self._probes]
+        steepness = [
+            share / (saved / most) ** power if saved > 0 else 0.0
+            for share, (_, saved, _) in zip(shares, self._probes, strict=True)
+        ]
+        return [value / (max(steepness) or 1.0) for value in steepness]
 
     def _spread(self, current: Widths, target: float, power: float) -> Widths:
         """Shrink all layers at once, so that the sum of the powers of what each saves is least."""
@@ -161,6 +173,10 @@ class Search:
     def _grown(self, widths: Widths, layer: int, target: float) -> Widths:
         grown = self._shrunk(_with(widths, layer, self.full[layer]), layer, target)
         return grown if grown[layer] > widths[layer] else widths
+
+    def _improve(self, targets: Sequence[float]) -> int:
+        """Try exchanges at each target, and the widths of its neighbours; return at how many targets the loss fell."""
+        return sum(self._exchange(target) or self._inherit(target, targets) for target in targets)
 
     def _exchange(self, target: float) -> bool:
         """Let a layer grow and another shrink; return True if one such exchange has less loss."""

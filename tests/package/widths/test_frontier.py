@@ -263,3 +263,14 @@ def test_the_search_finds_the_optimum_of_ordered_features(seed) -> None:
         every = itertools.product(*(range(1, n + 1) for n in full))
         assert cost(widths) <= target
         assert loss(widths) <= 1.01 * min(loss(other) for other in every if cost(other) <= target)
+
+
+def test_the_search_goes_on_where_no_layer_costs_a_loss() -> None:
+    """A network that is far too wide: at first every smaller one is better."""
+
+    def loss(widths):
+        return sum(max(k, 3) for k in widths) + (3 - min(*widths, 3))
+
+    search = Search((40, 50), sum, loss, 60)
+    chosen = search.run([90, 60, 30, 10, 2])
+    assert search.known[chosen[3]] <= 10
