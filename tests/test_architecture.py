@@ -33,6 +33,7 @@ EXTRAS = {
     "graph": {"torch_pruning"},
     "progress": {"rich", "tqdm"},
     "result": {"matplotlib", "pandas"},
+    "sizes": {"matplotlib", "pandas"},
     "triton_kernel": {"triton"},
 }
 # What the modules of `baselines` import of the package.
