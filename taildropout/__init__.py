@@ -11,7 +11,7 @@ from .layer import TailDropout
 from .mlp import TailMLP
 from .models import at_k
 from .pruning import PruningError, prune
-from .widths import Scree, scree
+from .widths import Frontier, Scree, frontier, scree
 
 if TYPE_CHECKING:
     from . import baselines
@@ -20,12 +20,14 @@ __version__ = "0.2.0.dev0"
 
 __all__ = [
     "CensoredGeometric",
+    "Frontier",
     "PruningError",
     "Scree",
     "TailDropout",
     "TailMLP",
     "at_k",
     "baselines",
+    "frontier",
     "get_scale_param",
     "insert_dropout",
     "keep_first",

@@ -54,6 +54,9 @@ has_storage: Callable[[Tensor], bool] = _private("_C._has_storage", lambda tenso
 # Is the tensor a zero of autograd, which has no memory? If unknown: yes, so that plain torch is used.
 is_zero_tensor: Callable[[Tensor], bool] = _private("Tensor._is_zerotensor", lambda tensor: True)
 
+# How often was the tensor written into? If unknown: another answer every time, as if it had been written into since.
+times_written: Callable[[Tensor], object] = _private("Tensor._version.__get__", lambda tensor: object())
+
 
 def _nested_containers() -> ModuleType:
     """Return torch's module for nested containers, or the one of this package, which knows fewer types of containers."""

@@ -32,7 +32,13 @@ GROUPS = [
 # Folders of which other folders and modules import only the names in `__all__` of their `__init__.py`.
 FACES = {"selection", "mlp", "baselines"}
 # What a module imports of an extra, inside the function that needs it; `triton_kernel` as a whole is imported so.
-EXTRAS = {"graph": {"torch_pruning"}, "result": {"matplotlib"}, "triton_kernel": {"triton"}}
+EXTRAS = {
+    "graph": {"torch_pruning"},
+    "progress": {"rich", "tqdm"},
+    "result": {"matplotlib", "pandas"},
+    "sizes": {"matplotlib", "pandas"},
+    "triton_kernel": {"triton"},
+}
 # What the modules of `baselines` import of the package.
 FOR_BASELINES = {"_torch", "distribution", "dims", "functional", "tracing"}
 

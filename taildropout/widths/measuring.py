@@ -1,279 +1,228 @@
-"""`scree`: the loss of a trained network at every width of one of its layers."""
+"""`scree`: the loss of a trained network at every width of one of its layers, or of several."""
 
 from __future__ import annotations
 
-import operator
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from itertools import pairwise
-from numbers import Real
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
-from .._torch import tree_leaves, tree_map_only, without_compiler
+from .._torch import without_compiler
 from ..layer import TailDropout
 from ..models import at_k
-from ..names import named
-from .replay import Resumable
+from .arguments import check_limit, check_widths, find_layers, length, widths_up_to
+from .calling import Call, Caller, Example, Loss, check_batches
+from .evaluation import Evaluation
+from .losses import RunningMean, stack_losses
+from .progress import track
+from .recording import Interception, Recorder, Recording
 from .result import Scree
+from .what import direction_of, name_of
+
+Widths = Iterable[int] | Literal["log"] | None
+
+
+@overload
+def scree(  # type: ignore[overload-overlap]  # a str is a sequence of str
+    model: nn.Module,
+    layer: TailDropout | str,
+    batches: Iterable[Any],
+    loss: Loss | None = None,
+    *,
+    widths: Widths = None,
+    call: Call | None = None,
+    device: torch.device | str | None = None,
+    max_rows: int | None = None,
+    max_batches: int | None = None,
+    per_sample: bool = False,
+    maximize: bool | None = None,
+    name: str | None = None,
+    progress: bool = True,
+) -> Scree: ...
+
+
+@overload
+def scree(
+    model: nn.Module,
+    layer: Sequence[TailDropout | str],
+    batches: Iterable[Any],
+    loss: Loss | None = None,
+    *,
+    widths: Widths = None,
+    call: Call | None = None,
+    device: torch.device | str | None = None,
+    max_rows: int | None = None,
+    max_batches: int | None = None,
+    per_sample: bool = False,
+    maximize: bool | None = None,
+    name: str | None = None,
+    progress: bool = True,
+) -> dict[str, Scree]: ...
 
 
 def scree(
     model: nn.Module,
-    layer: TailDropout | str,
+    layer: TailDropout | str | Sequence[TailDropout | str],
     batches: Iterable[Any],
-    loss: Callable[[Any, Any], Any],
+    loss: Loss | None = None,
     *,
-    widths: Iterable[int] | Literal["log"] | None = None,
+    widths: Widths = None,
+    call: Call | None = None,
     device: torch.device | str | None = None,
     max_rows: int | None = None,
+    max_batches: int | None = None,
     per_sample: bool = False,
+    maximize: bool | None = None,
+    name: str | None = None,
     progress: bool = True,
-) -> Scree:
-    """The mean loss of a model at every width of one of its layers.
+) -> Scree | dict[str, Scree]:
+    """Measure the mean loss of a model at every width of one of its layers, or of each of several.
 
-    It gives what a loop over `layer.set_k(k)` gives with the model in evaluation mode, but runs what stands before the layer
-    once for each batch, and what follows it for many widths at a time. Where a Linear takes the layer's output, its output at
-    every width is a running sum over features, in float32 at least and begun anew after 32 widths: so it is as exact as the
-    Linear itself, and much faster. All this is compared with the model as it is on the first batch, at four of
-    the widths; where samples depend on one another, or a connection goes around the layer, one width is computed at a time.
-    `Scree.method` says what was done and why.
+    The result is that of a loop over `layer.set_k(k)` with the model in evaluation mode. But what stands before the layer runs
+    once for each batch, and what follows runs for many widths at a time. Four strategies are tried, the fastest first, and
+    compared with the model itself on the first batch, at four of the widths:
 
-    Mode, k, grad mode and the state of torch's random numbers are as before in the end, also after an exception. Other
-    TailDropouts keep what is set there, or all. Compiled models are evaluated without their compiled code.
+    * running sums, if a Linear reads the layer: its output at every width is a running sum over features, in float32 at least
+      and begun anew after 32 widths, so it is as exact as the Linear itself;
+    * a copy of the layer's output for each width, side by side along its dim of samples;
+    * one k per sample: a copy of the whole batch for each width, for networks with a connection around the layer, such as the
+      residual connections of a transformer;
+    * one width at a time, where samples depend on one another.
+
+    `Scree.method` says which strategy was used, and why no faster one. Mode, k, grad mode and the state of torch's random
+    numbers are as before in the end, also after an exception. Other TailDropouts keep the k that is set there, or all features.
+    Compiled models are evaluated without their compiled code.
 
     Args:
-        model: any module that takes the input of a batch as its one argument.
-        layer: a TailDropout of the model, or its name as in `model.named_modules()`.
-        batches: pairs (input, target): a list, a DataLoader, any iterable. They may hold tensors in tuples, lists and dicts.
-        loss: called as `loss(output, target)` with the output at one width. It gives the loss of each sample (a tensor whose
-            first dim counts samples; its mean is taken over the others), or the mean over the batch (a 0-d tensor or a number).
-            Means are weighted by the number of elements of the target, so that the last batch may be smaller. Any metric that
-            is a mean will do, such as `lambda output, target: output.argmax(1) == target`.
+        model: any module that contains the layer.
+        layer: a TailDropout of the model, or its name as in `model.named_modules()`; or a sequence of layers, names and
+            patterns as in `fnmatch`. The width of one layer is varied at a time. What stands before the layers is shared.
+        batches: a list, a DataLoader, any iterable of
+            pairs (input, target), for which `model(input)` is called, or of
+            dicts and other mappings (`BatchEncoding`), for which `model(**batch)` is called, or of
+            anything else, if `call` is given. They may hold tensors in tuples, lists and dicts.
+        loss: called as `loss(output, target)` with the output at one width; for batches that are no pairs as
+            `loss(output, batch)`. It gives the loss of each sample (a tensor whose first dim counts samples; its mean is taken
+            over the others), or the mean over the batch (a 0-d tensor or a number). Means are weighted by the number of
+            elements of the target, so that the last batch may be smaller. Any metric that is a mean will do, such as
+            `lambda output, target: output.argmax(1) == target`. If None, the model's own: `output.loss` or `output["loss"]`,
+            weighted by the number of labels other than -100.
         widths: from 0 to the layer's number of features n; an iterable of ints; "log" for 0, 1, 2, 4, 8 … n; all if None.
+        call: called as `call(model, batch)` and returns the output. Default: as said under `batches`.
         device: where batches go; if None, to that of the model's first parameter that is on one ("meta" is none). The model is
             not moved.
         max_rows: how many samples, all copies counted, go through what follows the layer at a time; one copy at least. By
-            default as many as hold about half a million numbers at the layer (16 million on a GPU).
+            default as many as hold about half a million numbers at the layer (16 million on a GPU); with one k per sample, four
+            million numbers in the largest of the layer's input and the model's outputs (64 million on a GPU).
+        max_batches: use no more than so many batches; all if None.
         per_sample: keep the loss of each sample at each width.
-        progress: count batches on stderr, if that is a terminal.
+        maximize: True if more is better, as for an accuracy; False for a loss. Kept in the result, for `choose`. Known without
+            it for torch's losses and the model's own.
+        name: what is measured, for plots and tables; by default the name of the loss.
+        progress: show a progress bar on a terminal or in a notebook, if tqdm or rich is installed.
 
     Returns:
-        Widths, mean losses and their standard errors; see `Scree`.
+        A `Scree`: widths, mean losses and their standard errors. For a sequence of layers a dict of them by name, in its order.
 
     Raises:
         KeyError: if the model has no TailDropout of this name.
-        TypeError: if an argument is of a wrong type, a batch is no pair, or the loss gives no number.
-        ValueError: if the layer is not in the model or never called, a width is repeated or outside 0 … n, there is no batch,
-            or a loss is NaN.
+        TypeError: if an argument is of a wrong type, a batch is of a form that the model cannot be called with, or the loss
+            gives no number.
+        ValueError: if the layer is not in the model or never called, a layer or a width is repeated or a width is outside
+            0 … n, there is no batch, a loss is NaN, or there is neither a loss nor a model with its own.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), TailDropout(), nn.Linear(8, 1))
         >>> batches = [(torch.randn(16, 4), torch.randn(16, 1)) for _ in range(3)]
         >>> result = scree(model, "1", batches, nn.MSELoss())
-        >>> len(result.widths)
+        >>> len(result)
         9
     """
-    layer = _find(model, layer)
-    asked = _check_widths(widths)
-    if isinstance(loss, type):
-        raise TypeError(f"loss is the class {loss.__name__}; give an instance of it: {loss.__name__}()")
-    if not callable(loss):
-        raise TypeError(f"loss is a {type(loss).__name__}; give a callable of output and target")
-    if isinstance(batches, Tensor | str) or not isinstance(batches, Iterable):
-        raise TypeError(f"batches is a {type(batches).__name__}; give an iterable of pairs (input, target)")
-    if max_rows is not None and (isinstance(max_rows, bool) or not isinstance(max_rows, int) or max_rows < 1):
-        raise ValueError(f"max_rows={max_rows!r} is no number of rows; give an int, 1 or more, or None")
-    if device is None:
-        # Weights that are moved in only while they are used stand on "meta" meanwhile.
-        device = next((each.device for each in model.parameters() if not each.is_meta), None)
-    mean = _RunningMean(keep=per_sample)
-    chosen: list[int] = []
+    layers = find_layers(model, layer)
+    asked = check_widths(widths)
+    caller = Caller(model, loss, call, device)
+    check_batches(batches)
+    check_limit("max_rows", max_rows, "rows")
+    check_limit("max_batches", max_batches, "batches")
+    if not isinstance(maximize, bool | None):
+        raise TypeError(f"maximize={maximize!r} is a {type(maximize).__name__}; give True, False or None")
     count = 0
-    with _evaluating(model, layer), Resumable(model, layer, max_rows) as forward:
-        for batch in _counted(batches, progress):
+    with evaluation_mode(model), Interception(model) as interception:
+        runs = [_Run(part, caller, interception, asked, max_rows, per_sample) for part in layers.values()]
+        total = min((size for size in (max_batches, length(batches)) if size is not None), default=None)
+        for batch in track(islice(batches, max_batches), "scree", progress, total):
             count += 1
-            if not isinstance(batch, tuple | list) or len(batch) != 2:
-                raise TypeError(f"batch {count} is a {type(batch).__name__}, not a pair; let batches give (input, target)")
-            if any(type(leaf).__module__ == "numpy" and hasattr(leaf, "__array_interface__") for leaf in tree_leaves(batch)):
-                raise TypeError(f"batch {count} holds a NumPy array; give tensors: torch.from_numpy(array)")
-            input, target = tree_map_only(Tensor, lambda tensor: tensor.to(device), tuple(batch))
-            if count == 1:
-                n = forward.start(input)
-                chosen = _widths_up_to(n, asked)
-                forward.choose_way(input, chosen)
-            values = []
-            for output in forward.outputs(input, chosen):
-                with _FewClasses() if _on_cpu(output) else nullcontext():
-                    values.append(_check_loss(loss(output, target)))
-            sizes = [leaf.numel() for leaf in tree_leaves((target, input)) if isinstance(leaf, Tensor)]
-            mean.add(_stack(values, chosen, count), sizes[0] if sizes else 1)
+            example = caller.read(batch, count)
+            recordings: dict[nn.Module, Recording] = {}
+            if len(runs) > 1 and count > 1 and any(run.evaluation.replayable for run in runs):
+                interception.handler = recorder = Recorder(layers.values())
+                caller.run(example.input, example.keywords)
+                interception.handler, recordings = None, recorder.recordings
+            for run in runs:
+                run.add(example, count, recordings.get(run.layer))
         if not count:
-            raise ValueError("batches is empty, or an iterator that is used up; give at least one pair (input, target)")
-        return Scree(tuple(chosen), *mean.result(), forward.method, mean.all())
+            raise ValueError("batches is empty, or an iterator that is used up; give at least one batch, (input, target) say")
+        kind = direction_of(loss) if maximize is None else maximize
+        label = name_of(loss) if name is None else name
+        results = {key: run.result(kind, label) for key, run in zip(layers, runs, strict=True)}
+    return next(iter(results.values())) if isinstance(layer, str | TailDropout) else results
 
 
-def _find(model: nn.Module, layer: TailDropout | str) -> TailDropout:
-    if isinstance(layer, str):
-        found = named(model, TailDropout, layer)[layer]
-        assert isinstance(found, TailDropout)
-        return found
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model={model!r} is a {type(model).__name__}; give an nn.Module")
-    if not isinstance(layer, TailDropout):
-        raise TypeError(f"layer is a {type(layer).__name__}; give a TailDropout of the model, or its name")
-    if not any(module is layer for module in model.modules()):
-        raise ValueError(f"{layer} is no module of this {type(model).__name__}; give one that is, or its name")
-    return layer
+class _Run:
+    """The widths of one layer, from batch to batch."""
 
+    def __init__(
+        self,
+        layer: TailDropout,
+        caller: Caller,
+        interception: Interception,
+        asked: list[int] | str | None,
+        max_rows: int | None,
+        per_sample: bool,
+    ) -> None:
+        self.layer, self.caller, self.asked = layer, caller, asked
+        self.evaluation = Evaluation(layer, interception, max_rows, own_loss=caller.loss is None)
+        self.mean = RunningMean(keep=per_sample)
+        self.widths: list[int] = []
 
-def _check_widths(widths: Iterable[int] | str | None) -> list[int] | str | None:
-    if widths is None or (isinstance(widths, str) and widths == "log"):
-        return widths
-    if isinstance(widths, str) or not isinstance(widths, Iterable):
-        raise TypeError(f"widths={widths!r}; give ints, 'log', or None for all")
-    given = list(widths)
-    if any(isinstance(k, bool) or not hasattr(k, "__index__") for k in given):
-        raise TypeError(f"widths={given!r} are not all ints; a width is a number of features")
-    ordered = sorted(map(operator.index, given))
-    if not ordered:
-        raise ValueError("widths is empty; give at least one, or None for all")
-    if ordered[0] < 0:
-        raise ValueError(f"width {ordered[0]} is negative; give 0 (no feature) up to the number of features")
-    if repeated := [a for a, b in pairwise(ordered) if a == b]:
-        raise ValueError(f"width {repeated[0]} is given twice; give each once")
-    return ordered
+    def add(self, example: Example, number: int, recording: Recording | None) -> None:
+        """Add the losses of a batch; the first one also shows the widths and the strategy."""
+        self.evaluation.run = partial(self.caller.run, keywords=example.keywords)
+        with at_k(self.layer, 0):
+            if number == 1:
+                self.widths = widths_up_to(self.evaluation.start(example.input), self.asked)
+                self.evaluation.choose_strategy(example.input, self.widths)
+            values: dict[int, Tensor] = {}
+            for place, output in self.evaluation.outputs(example.input, self.widths, recording):
+                values[place] = self.caller.loss_of(output, example.target)
+        labels = [f"width {k}" for k in self.widths]
+        losses = stack_losses([values[place] for place in range(len(labels))], labels, number)
+        self.mean.add(losses, example.weight)
 
-
-def _widths_up_to(n: int, asked: list[int] | str | None) -> list[int]:
-    if isinstance(asked, list):
-        if asked[-1] > n:
-            raise ValueError(f"width {asked[-1]} is greater than the {n} features of the layer; give {n} or less")
-        return asked
-    return list(range(n + 1)) if asked is None else [0, *(2**i for i in range(n.bit_length()) if 2**i < n), n]
+    def result(self, maximize: bool | None, name: str) -> Scree:
+        """Return the losses so far."""
+        every = self.mean.all()
+        return Scree(tuple(self.widths), *self.mean.result(), self.evaluation.method, every, maximize=maximize, name=name)
 
 
 @contextmanager
-def _evaluating(model: nn.Module, layer: TailDropout) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients, without compiled code and without traces."""
     # Not by `eval()`, in which TailDropouts forget k, and modules may do more than that.
     modes = [(module, module.training) for module in model.modules()]
     gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    with at_k(layer, 0), torch.random.fork_rng(gpus), torch.inference_mode(False), torch.no_grad(), without_compiler():
+    fastpath = torch.backends.mha.get_fastpath_enabled()  # which bypasses the layers of an nn.TransformerEncoder
+    with torch.random.fork_rng(gpus), torch.inference_mode(False), torch.no_grad(), without_compiler():
         try:
+            torch.backends.mha.set_fastpath_enabled(False)
             for module, _ in modes:
                 module.training = False
             yield
         finally:
+            torch.backends.mha.set_fastpath_enabled(fastpath)
             for module, module.training in modes:  # noqa: B007
                 pass
-
-
-def _counted(batches: Iterable[Any], progress: bool) -> Iterator[Any]:
-    """The batches, their number told on a terminal."""
-    if not progress or not sys.stderr.isatty():
-        yield from batches
-        return
-    try:
-        total = f" of {len(batches)}"  # type: ignore[arg-type]
-    except TypeError:  # a generator has no length
-        total = ""
-    for number, batch in enumerate(batches, 1):
-        print(f"\rscree: batch {number}{total}", end="", file=sys.stderr, flush=True)
-        yield batch
-    print(file=sys.stderr)
-
-
-class _FewClasses(TorchFunctionMode):
-    """The same cross-entropy, with the classes in a dim that is not the last.
-
-    A softmax over fewer than 16 numbers in a row takes torch's CPU code up to eight times as long, longer than all the rest.
-    """
-
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if function is functional.cross_entropy and len(args) == 2:
-            output, target = args
-            if output.dim() == 2 and 2 < output.shape[1] < 16 and output.shape[:1] == target.shape[:1]:
-                few: Tensor = function(output.T[None], (target.T if target.dim() == 2 else target)[None], **kwargs)
-                return few.squeeze(0)
-        return function(*args, **kwargs)
-
-
-def _on_cpu(output: Any) -> bool:
-    return isinstance(output, Tensor) and output.is_cpu
-
-
-def _check_loss(value: Any) -> Tensor:
-    """A loss as a tensor, 0-d for a mean or 1-d with one element per sample."""
-    if isinstance(value, Real):
-        return torch.tensor(float(value), dtype=torch.float64)
-    if not isinstance(value, Tensor) or value.is_complex():
-        what = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise TypeError(f"the loss gave {what}; it should give a number, or a tensor of one number per sample")
-    losses: Tensor = value if value.is_floating_point() else value.float()  # right or wrong, say
-    return losses if losses.dim() < 2 else losses.flatten(1).mean(1, dtype=torch.promote_types(losses.dtype, torch.float32))
-
-
-def _stack(values: list[Tensor], widths: Sequence[int], batch: int) -> Tensor:
-    """The losses of a batch: (widths,) where they are means, else (widths, samples)."""
-    if len({value.shape for value in values}) > 1 or values[0].shape == (0,):
-        shapes = ", ".join(str(tuple(shape)) for shape in sorted({value.shape for value in values}))
-        raise ValueError(f"the loss gave {shapes} in batch {batch}; it should give a mean, or one number per sample, always")
-    together = torch.stack(values).to("cpu").double()
-    if together.isnan().any():
-        at = int(together.isnan().reshape(len(values), -1).any(1).nonzero()[0])
-        raise ValueError(
-            f"the loss is NaN at width {widths[at]} in batch {batch}; look for NaN or inf in the batch and in the model"
-        )
-    return together
-
-
-class _RunningMean:
-    """Mean and standard error of losses that come batch by batch, by the update of Chan, Golub & LeVeque (1979)."""
-
-    def __init__(self, keep: bool) -> None:
-        self.weight = 0
-        self.units = 0  # independent ones: samples, or batches if only their means are known
-        self.sum: Tensor | float = 0.0
-        self.squares: Tensor | float = 0.0  # of deviations from the mean
-        self.dims = 0
-        self.keep, self.kept = keep, list[Tensor]()
-
-    def add(self, losses: Tensor, weight: int) -> None:
-        """Add a batch: (widths, samples), or means of the given weight (widths,)."""
-        if self.units and losses.dim() != self.dims:
-            raise ValueError("the loss gave means in some batches and one number per sample in others; let it give one kind")
-        if self.keep and losses.dim() == 1:
-            raise ValueError("per_sample=True needs a loss that gives one number per sample: with reduction='none', say")
-        self.dims = losses.dim()
-        units = 1
-        mean, squares = losses, torch.zeros_like(losses)
-        if losses.dim() == 2:
-            weight = units = losses.shape[1]
-            mean = losses.mean(1)
-            squares = (losses - mean[:, None]).square().sum(1)
-        if self.units:
-            squares += (mean - self.sum / self.weight).square() * (self.weight * weight / (self.weight + weight))
-        self.sum = self.sum + mean * weight
-        self.squares = self.squares + squares
-        self.weight += weight
-        self.units += units
-        if self.keep:
-            self.kept.append(losses)
-
-    def result(self) -> tuple[Tensor, Tensor]:
-        """Mean, and its standard error: NaN where there is but one unit."""
-        variance = torch.as_tensor(self.squares) / (self.units - 1 or torch.nan)
-        return torch.as_tensor(self.sum) / self.weight, (variance / self.weight).sqrt()
-
-    def all(self) -> Tensor | None:
-        """Every loss, (widths, samples), if they were kept."""
-        return torch.cat(self.kept, 1) if self.keep else None

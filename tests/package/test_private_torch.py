@@ -108,6 +108,7 @@ HIDDEN = [
     "_C._functorch.is_functorch_wrapped_tensor",
     "_C._has_storage",
     "Tensor._is_zerotensor",
+    "Tensor._version.__get__",
     "_current_level",
     "_global_forward_hooks",
     "_forward_hooks",

@@ -80,6 +80,9 @@ WRONG = {
     "the name of something else": (NET, "1", FIVE, per_element, {}, KeyError, "'2'"),
     "a layer of another model": (NET, TailDropout(), FIVE, per_element, {}, ValueError, "no module of this Sequential"),
     "another module": (NET, NET[1], FIVE, per_element, {}, TypeError, "layer is a ReLU"),
+    "a pattern for one": (NET, "*", FIVE, per_element, {}, KeyError, r"'\*' is a pattern; give a list, \['\*'\]"),
+    "no layers": (NET, [], FIVE, per_element, {}, ValueError, "empty sequence"),
+    "a layer twice": (NET, ["2", NET[2]], FIVE, per_element, {}, ValueError, "'2' is given twice"),
     "no module": (max, TailDropout(), FIVE, per_element, {}, TypeError, "give an nn.Module"),
     "beyond n": (NET, "2", FIVE, per_element, {"widths": [3, 13]}, ValueError, "width 13 is greater than the 12 features"),
     "negative": (NET, "2", FIVE, per_element, {"widths": [3, -1]}, ValueError, "width -1 is negative"),
@@ -103,6 +106,11 @@ WRONG = {
     "no losses per sample": (NET, "2", FIVE, nn.MSELoss(), {"per_sample": True}, ValueError, "reduction='none'"),
     "NaN": (NET, "2", NAN, per_element, {}, ValueError, "NaN at width 1 in batch 2"),
     "NaN means": (NET, "2", NAN, nn.MSELoss(), {}, ValueError, "NaN at width 1 in batch 2"),
+    "max_batches": (NET, "2", FIVE, per_element, {"max_batches": 0}, ValueError, "max_batches=0 is no number of batches"),
+    "maximize": (NET, "2", FIVE, per_element, {"maximize": 1}, TypeError, "maximize=1"),
+    "call": (NET, "2", FIVE, per_element, {"call": 1}, TypeError, "call is a int"),
+    "one dict": (NET, "2", {"x": FIVE[0][0]}, per_element, {}, TypeError, "batches is a dict; give an iterable of pairs"),
+    "no loss": (NET, "2", FIVE, None, {}, ValueError, "gave a Tensor without a loss of its own; give scree a loss"),
     "max_rows": (NET, "2", FIVE, per_element, {"max_rows": 0}, ValueError, "max_rows=0"),
     "the model's own error": (NET, "2", [FIVE[0], (normal(3, 4), FIVE[0][1])], per_element, {}, RuntimeError, "3x4"),
     "the loss's own error": (NET, "2", [(FIVE[0][0], normal(7, 2))], per_element, {}, RuntimeError, "must match"),
@@ -123,18 +131,6 @@ def test_a_layer_that_is_never_called() -> None:
     model = Custom(lambda net, x: net.decode(net.encode(x)))
     with pytest.raises(ValueError, match="never called the layer"):
         scree(model, "drop", FIVE, per_element)
-
-
-def test_progress_is_told_on_a_terminal_only(monkeypatch, capsys) -> None:
-    scree(NET, "2", FIVE, per_element)
-    assert capsys.readouterr() == ("", "")
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    scree(NET, "2", FIVE, per_element, progress=False)
-    assert capsys.readouterr().err == ""
-    scree(NET, "2", FIVE, per_element)
-    assert capsys.readouterr().err == "\rscree: batch 1 of 3\rscree: batch 2 of 3\rscree: batch 3 of 3\n"
-    scree(NET, "2", iter(FIVE[:1]), per_element)
-    assert capsys.readouterr().err == "\rscree: batch 1\n"
 
 
 class Followed(nn.Module):

@@ -43,6 +43,19 @@ def classes(n: int, c: int, sizes=(7, 7, 4)) -> list[tuple[Tensor, Tensor]]:
     return [(torch.randn(b, n, dtype=torch.float64), torch.randint(c, (b,))) for b in sizes]
 
 
+def computed(module: nn.Module) -> list[int]:
+    """The number of samples at each computation of a module, as a list that grows; what is replayed is not computed."""
+    rows: list[int] = []
+    forward = module.forward
+
+    def count(*args):
+        rows.append(len(args[0]))
+        return forward(*args)
+
+    module.forward = count
+    return rows
+
+
 class Recurrent(nn.Module):
     """Time first; the GRU behind the layer mixes along dim 0, so that copies can only lie along dim 1."""
 
@@ -144,7 +157,7 @@ def transformer() -> nn.Module:
     return nn.Sequential(layer, nn.Linear(8, 3))
 
 
-SUMS, COPIES, ONE, WHOLE = "running sums", "copies", "one width at a time:", "one width at a time, all of the model"
+SUMS, COPIES, EACH, ONE = "running sums", "copies", "one k per sample along dim", "one width at a time:"
 NETWORKS = {
     "mlp": (wide_linear, "2", regression(5), f"{SUMS} along dim 0"),
     "linear last": (lambda: nn.Sequential(nn.Linear(5, 12), TailDropout(), nn.Linear(12, 3)), "1", regression(5), SUMS),
@@ -167,11 +180,11 @@ NETWORKS = {
         lambda: nn.Sequential(TailDropout(0.5, 1), nn.Linear(5, 3)), "0", regression(6, 5, out=(6, 3), dim=1),
         f"{SUMS} along dim 1",
     ),
-    "transformer": (transformer, "0.dropout", regression(4, 8, out=(4, 3)), ONE),
+    "transformer": (transformer, "0.dropout", regression(4, 8, out=(4, 3)), f"{EACH} 0: "),
     "one sample a batch": (wide_linear, "2", regression(5, sizes=(1, 1, 1)), SUMS),
-    "around the layer": (lambda: Custom(residual), "drop", regression(5), f"{ONE} copies along dim 0 do not work"),
+    "around the layer": (lambda: Custom(residual), "drop", regression(5), f"{EACH} 0: copies along dim 0 do not work"),
     "samples mixed": (lambda: Custom(centred), "drop", regression(5), f"{ONE} copies along dim 0 do not work"),
-    "called twice": (lambda: Custom(twice), "drop", regression(5), f"{ONE} the model calls the layer 2 times"),
+    "called twice": (lambda: Custom(twice), "drop", regression(5), f"{EACH} 0: the model calls the layer 2 times"),
     "one dim": (
         lambda: nn.Sequential(TailDropout(0.5, ()), nn.Linear(5, 3)), "0",
         [(normal(5), normal(3))] * 2, f"{ONE} the input of the layer has no dim",
@@ -185,5 +198,5 @@ NETWORKS = {
     "in place in the layer": (lambda: Custom(in_place_after, inplace=True), "drop", regression(5), COPIES),
     "rows merged": (lambda: Custom(flattened), "drop", regression(4, 5, out=(4, 3)), COPIES),
     "used besides the Linear": (lambda: Custom(used_otherwise), "drop", regression(5), COPIES),
-    "a batch size from before": (lambda: Custom(own_batch_size), "drop", regression(5), f"{ONE} copies along dim 0"),
+    "a batch size from before": (lambda: Custom(own_batch_size), "drop", regression(5), f"{EACH} 0: copies along dim 0"),
 }  # fmt: skip

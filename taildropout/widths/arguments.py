@@ -1,0 +1,94 @@
+"""The arguments of `scree` and `frontier`: checked, and layers found by name."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+from torch import nn
+
+from ..layer import TailDropout
+from ..names import named
+
+
+def find_layers(model: nn.Module, layer: Any) -> dict[str, TailDropout]:
+    """Return the layers by name: of a name, a layer (named ""), or a sequence of both and of patterns."""
+    if isinstance(layer, str):
+        matches = named(model, TailDropout, layer, "layer")
+        if layer not in matches:
+            raise KeyError(f"{layer!r} is a pattern; give a list, [{layer!r}], for all of {', '.join(map(repr, matches))}")
+        return matches
+    if isinstance(layer, nn.Module) or not isinstance(layer, Iterable):
+        return {"": _check_layer(model, layer)}
+    names = {module: name for name, module in model.named_modules()} if isinstance(model, nn.Module) else {}
+    layers: dict[str, TailDropout] = {}
+    for part in layer:
+        matches = (
+            named(model, TailDropout, part, "layer")
+            if isinstance(part, str)
+            else {names.get(part, ""): _check_layer(model, part)}
+        )
+        exact = not isinstance(part, str) or part in matches
+        for name, module in matches.items():
+            if module in layers.values() and not exact:  # one pattern may match two names of a module, or overlap another
+                continue
+            if module in layers.values():
+                raise ValueError(f"layer {name!r} is given twice; give each once")
+            layers[name] = module
+    if not layers:
+        raise ValueError("layer is an empty sequence; give a TailDropout, its name, or several")
+    return layers
+
+
+def _check_layer(model: nn.Module, layer: Any) -> TailDropout:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model={model!r} is a {type(model).__name__}; give an nn.Module")
+    if not isinstance(layer, TailDropout):
+        raise TypeError(f"layer is a {type(layer).__name__}; give a TailDropout of the model, or its name")
+    if not any(module is layer for module in model.modules()):
+        raise ValueError(f"{layer} is no module of this {type(model).__name__}; give one that is, or its name")
+    return layer
+
+
+def check_widths(widths: Iterable[int] | str | None) -> list[int] | str | None:
+    """Return widths in ascending order; None and "log" as they are."""
+    if widths is None or (isinstance(widths, str) and widths == "log"):
+        return widths
+    if isinstance(widths, str) or not isinstance(widths, Iterable):
+        raise TypeError(f"widths={widths!r}; give ints, 'log', or None for all")
+    given = list(widths)
+    if any(isinstance(k, bool) or not hasattr(k, "__index__") for k in given):
+        raise TypeError(f"widths={given!r} are not all ints; a width is a number of features")
+    ordered = sorted(map(operator.index, given))
+    if not ordered:
+        raise ValueError("widths is empty; give at least one, or None for all")
+    if ordered[0] < 0:
+        raise ValueError(f"width {ordered[0]} is negative; give 0 (no feature) up to the number of features")
+    if repeated := [a for a, b in pairwise(ordered) if a == b]:
+        raise ValueError(f"width {repeated[0]} is given twice; give each once")
+    return ordered
+
+
+def widths_up_to(n: int, asked: list[int] | str | None) -> list[int]:
+    """Return the widths asked for, of a layer with n features."""
+    if isinstance(asked, list):
+        if asked[-1] > n:
+            raise ValueError(f"width {asked[-1]} is greater than the {n} features of the layer; give {n} or less")
+        return asked
+    return list(range(n + 1)) if asked is None else [0, *(2**i for i in range(n.bit_length()) if 2**i < n), n]
+
+
+def check_limit(name: str, value: object, what: str) -> None:
+    """Raise ValueError unless the argument is None or an int of 1 or more."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"{name}={value!r} is no number of {what}; give an int, 1 or more, or None")
+
+
+def length(batches: Iterable[Any]) -> int | None:
+    """Return how many batches there are, or None if they do not tell."""
+    try:
+        return len(batches)  # type: ignore[arg-type]
+    except TypeError:  # a generator has no length
+        return None

@@ -1,0 +1,233 @@
+"""A model's outputs at many widths of one layer, by the fastest strategy that agrees with the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+from torch import Tensor
+
+from ..layer import TailDropout
+from ..pruning.verification import difference
+from .losses import LossPerCopy
+from .recording import DivergedError, Interception, Recording
+from .replay import Replay
+from .strategy import ONE_AT_A_TIME, Strategy, dim_of_copies, split_copies
+from .tiling import Tiling
+from .trees import leaves_of
+
+
+class Evaluation:
+    """Evaluate a model at many widths of `layer`, inside the `with` block of `interception`.
+
+    `start` runs the model on the first batch. `choose_strategy` finds the fastest strategy that gives what the model gives.
+    `outputs` yields the model's output at each width. `run` calls the model with an input; `own_loss` says that its output
+    holds a loss, which is needed for each copy.
+    """
+
+    run: Callable[[Any], Any]
+
+    def __init__(
+        self, layer: TailDropout, interception: Interception, max_rows: int | None = None, own_loss: bool = False
+    ) -> None:
+        self.layer, self.interception, self.max_rows = layer, interception, max_rows
+        self.inside = LossPerCopy(lambda: self.replay.copies) if own_loss else nullcontext()
+        self.replay = Replay(layer, max_rows)
+        self.reasons = list[str]()
+        self.replayable = False  # may what stands before the layer be replayed?
+        self._dims: list[int | None] = []  # along which dim of each output tensor the copies lie
+        self._at_zero: list[Any] = []  # the first batch's output tensors at width 0
+        self._known: dict[int, Any] = {}  # outputs of the first batch, by width
+
+    @property
+    def strategy(self) -> Strategy:
+        """The strategy in use."""
+        return self.replay.strategy
+
+    @property
+    def method(self) -> str:
+        """The strategy in words, with the reason why it is no faster one."""
+        whole = "" if self.replayable else ", all of the model each time"
+        return f"{self.strategy}{whole}{': ' if self.reasons else ''}{'; '.join(self.reasons)}"
+
+    def start(self, input: Any) -> int:
+        """Run the model at width 0 and return the layer's number of features."""
+        self.replay.forget()
+        self._at_zero = leaves_of(self._forward(input, [0])[0])
+        if self.replay.recording is None:
+            raise ValueError(
+                "the model never called the layer, so that its width makes no difference; "
+                "give a layer that model(input) uses in evaluation"
+            )
+        n = self.replay.recording.input.shape[self.layer.dropout_dim]
+        return min(n, getattr(self.layer, "features", n))  # of a layer that `prune` made slice
+
+    def choose_strategy(self, input: Any, widths: Sequence[int]) -> None:
+        """Try strategies, the fastest first, and keep the first that agrees with the model itself at four of the widths."""
+        # Two at a time: the last two go together because copies at width 0 are all zero, which hides a sum over them.
+        last = len(widths) - 1
+        probes = [widths[at] for at in (0, last // 4, (last + 1) // 2, last)]
+        at = {k: leaves_of(self._forward(input, [k])[0]) if k else self._at_zero for k in probes}
+        expected = [at[k] for k in probes]
+        single, shapes = self.replay.recording, self.replay.shapes
+        assert single is not None
+        for strategy in self._copying_strategies():
+            self._try(strategy)
+            wrong = self._error(input, probes, expected)
+            if not wrong:
+                self.reasons.clear()
+                self.replay.max_copies = None
+                return
+            if strategy.kind == "copies":
+                self.reasons.append(_not_working(strategy, wrong))
+        for dim in (0, 1) if last else ():
+            self._try(Strategy("one k per sample", dim))
+            tiling = Tiling(input, dim, shapes, max(_size(leaf) for leaf in [single.input, *self._at_zero]))
+            if tiling.possible():
+                self.replay.tiling = tiling
+                wrong = self._tiling_error(input, widths, dict(zip(probes, expected, strict=True)), single)
+                if not wrong:
+                    self.replay.max_copies = None
+                    return
+                self.reasons.append(_not_working(self.strategy, wrong))
+        self._try(ONE_AT_A_TIME)
+        self.replay.max_copies = None
+        if wrong := self._error(input, probes, expected):
+            self.replayable = False
+            self.reasons.append(f"what stands before the layer cannot be given again ({wrong})")
+
+    def outputs(self, input: Any, widths: Sequence[int], recording: Recording | None = None) -> Iterator[tuple[int, Any]]:
+        """Yield the model's output at each of the widths, as (place among the widths, output), in any order.
+
+        `recording`: of this input, if there is one already.
+        """
+        self.replay.forget()
+        self.replay.recording = recording
+        places = {k: place for place, k in enumerate(widths)}
+        while self._known:
+            k, output = self._known.popitem()
+            yield places.pop(k), output
+        while places:
+            waiting = list(places)
+            try:
+                outputs = self._forward(input, waiting)
+            except Exception as error:
+                if self.strategy.dim is None and not self.replayable:
+                    raise
+                # The next try, a step nearer to the model itself, shows whether the error is the model's own.
+                self.reasons.append(f"in a later batch, {_not_working(self.strategy, _in_words(error))}")
+                self.replayable = self.replayable and self.strategy.dim is not None
+                self.replay.strategy, self.replay.tiling = ONE_AT_A_TIME, None
+                self.replay.forget()
+                continue
+            for k, output in zip(waiting, outputs, strict=False):
+                yield places.pop(k), output
+
+    def _copying_strategies(self) -> Iterator[Strategy]:
+        assert self.replay.recording is not None
+        ndim = self.replay.recording.input.dim()
+        feature = self.layer.dropout_dim % ndim
+        named = self.layer.batch_dim
+        dims = [dim % ndim for dim in ([named] if isinstance(named, int) else named or range(ndim)) if dim % ndim != feature]
+        if len(self.replay.shapes) > 1:
+            self.reasons.append(f"the model calls the layer {len(self.replay.shapes)} times")
+            dims = []
+        elif not dims:
+            self.reasons.append("the input of the layer has no dim of samples")
+        if self.replay.linears and feature == ndim - 1:
+            yield from (Strategy("running sums", dim) for dim in dims)
+        yield from (Strategy("copies", dim) for dim in dims)
+
+    def _try(self, strategy: Strategy) -> None:
+        self.replay.strategy, self.replay.max_copies, self.replay.tiling = strategy, 2, None
+        self.replayable, self._dims = True, []
+        self.replay.forget()
+
+    def _error(self, input: Any, widths: Sequence[int], expected: Sequence[list[Any]]) -> str | None:
+        """Say how the strategy's outputs at these widths differ from those expected; None if they do not."""
+        outputs: list[Any] = []
+        try:
+            while len(outputs) < len(widths):
+                outputs += self._forward(input, widths[len(outputs) :])
+            pairs = zip(expected, map(leaves_of, outputs), strict=True)
+            return next(filter(None, (difference(*pair, 0) for pair in pairs)), None)
+        except Exception as error:  # not the caller's: the model itself has run on this batch
+            return _in_words(error)
+
+    def _tiling_error(self, input: Any, widths: Sequence[int], expected: dict[int, list[Any]], single: Recording) -> str | None:
+        """Say how outputs with one k per sample differ from those expected; None, and keep them, if they do not.
+
+        As many widths as fit go together, so that the first batch needs no further forward for them.
+        """
+        tiling = self.replay.tiling
+        assert tiling is not None
+        probes, others = list(expected), [k for k in widths if k not in expected]
+        # Samples that are not in dim 0 may be positions of a sequence: many copies would make that very long.
+        fit = tiling.copies_at_a_time(input, self.max_rows) if tiling.dim == 0 else 2
+        groups = [(probes + others)[:fit]] if fit >= len(probes) else [probes[:2], probes[-2:]]
+        outputs: dict[int, Any] = {}
+        try:
+            for group in groups:
+                self.replay.forget()
+                self.replay.max_copies = len(group)
+                outputs |= dict(zip(group, self._forward(input, group), strict=True))
+            for k, leaves in expected.items():
+                if wrong := difference(leaves, leaves_of(outputs[k]), 0):
+                    return wrong
+            tiled = self.replay.recording
+            self.replayable = tiled is not None and tiling.learn_outputs(single, tiled, len(groups[-1]))
+        except Exception as error:  # not the caller's: the model itself has run on this batch
+            return _in_words(error)
+        self._known = outputs
+        return None
+
+    def _forward(self, input: Any, widths: Sequence[int]) -> list[Any]:
+        """Return the outputs at the first of the widths, as many as one forward of the model computes."""
+        if not self.replayable:
+            self.replay.forget()
+        tiling = self.replay.tiling
+        tiled, copied = False, input
+        if tiling is not None:
+            fit = self.replay.max_copies or tiling.copies_at_a_time(input, self.max_rows)
+            # The first forward on a batch has one copy: it records what the others replay.
+            recorded = self.replay.recording is not None or not self.replayable or self.replay.max_copies is not None
+            widths = widths[: fit if recorded else 1]
+            tiled = len(widths) > 1
+            copied = tiling.input(input, len(widths)) if tiled else input
+        self.replay.begin(widths, tiled)
+        self.interception.handler = self.replay
+        try:
+            with self.inside:
+                output = self.run(copied)
+        except DivergedError:
+            self.replayable = False
+            return self._forward(input, widths)
+        finally:
+            self.interception.handler = None
+        if self.strategy.dim is None:
+            return [output]
+        if not self.replay.shapes:
+            raise RuntimeError("the layer was not called")
+        copies = self.replay.copies
+        if tiling is not None and not tiled:
+            return [output]
+        if copies == 1:
+            return [output]
+        if not self._dims:
+            pairs = zip(leaves_of(output), self._at_zero, strict=True)
+            self._dims = [dim_of_copies(*pair, copies) for pair in pairs]
+        return split_copies(output, self._dims, copies)
+
+
+def _size(leaf: Any) -> int:
+    return leaf.numel() if isinstance(leaf, Tensor) else 0
+
+
+def _not_working(strategy: Strategy, reason: str) -> str:
+    do = "do" if strategy.kind in ("copies", "running sums") else "does"
+    return f"{strategy} {do} not work ({reason})"
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

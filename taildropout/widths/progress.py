@@ -1,0 +1,34 @@
+"""A progress bar over batches: that of tqdm or rich, where one of them is installed and somebody is there to see it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+def track(items: Iterable[Item], what: str, show: bool, total: int | None = None) -> Iterable[Item]:
+    """Return `items`, with a progress bar on stderr while they are iterated if `show`.
+
+    There is none if stderr is no terminal and this is no notebook, or if neither tqdm nor rich is installed.
+    """
+    if not show or not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+        return items
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return _track_by_rich(items, what, total)
+    bar: Iterable[Item] = tqdm(items, desc=what, total=total)
+    return bar
+
+
+def _track_by_rich(items: Iterable[Item], what: str, total: int | None) -> Iterable[Item]:
+    try:
+        from rich.console import Console
+        from rich.progress import track
+    except ImportError:
+        return items
+    tracked: Iterator[Item] = iter(track(items, what, total, console=Console(stderr=True)))
+    return tracked

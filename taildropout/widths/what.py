@@ -1,0 +1,38 @@
+"""What a loss measures: its name, and whether more of it is better."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+
+def _innermost(loss: Any) -> Any:
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    return loss
+
+
+def direction_of(loss: Callable[..., Any] | None) -> bool | None:
+    """Return False for a loss of torch, or the model's own (None), of which less is better; None if that is unknown."""
+    loss = _innermost(loss)
+    if loss is None:
+        return False
+    if isinstance(loss, nn.Module):
+        known = any(kind.__module__ == "torch.nn.modules.loss" for kind in type(loss).__mro__)
+    else:
+        name = getattr(loss, "__name__", "")
+        is_loss = name.endswith(("_loss", "cross_entropy", "cross_entropy_with_logits")) or name == "kl_div"
+        known = is_loss and getattr(loss, "__module__", None) == "torch.nn.functional"
+    return False if known else None
+
+
+def name_of(loss: Callable[..., Any] | None) -> str:
+    """Return the name of a loss; "loss" for the model's own (None), and "" if it has none."""
+    loss = _innermost(loss)
+    if loss is None:
+        return "loss"
+    name = type(loss).__name__ if isinstance(loss, nn.Module) else getattr(loss, "__name__", "")
+    return "" if name == "<lambda>" else str(name)
