@@ -1,0 +1,45 @@
+"""Estimate how long a comparison takes, before it starts."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..system.durations import format_wait
+from .instructions import LEAST_SECONDS, SHARE, countable
+from .measuring import SECONDS, Comparison
+from .processes import cores_for
+from .rule import LOOKS
+
+START = 4.0  # seconds until a process has imported torch and both versions
+
+
+@dataclass(frozen=True)
+class Duration:
+    """Seconds of a comparison: if the first look decides every case, and if every case needs all looks and a second batch."""
+
+    usual: float
+    most: float
+
+    def sentence(self, budget: float = float("inf")) -> str:
+        """Say how long it takes; `budget` is the longest that the user allows."""
+        usual, most = min(self.usual, budget), min(self.most, budget)
+        longest = f", {format_wait(most)} at most where versions differ or the machine is noisy" if most > usual else ""
+        return f"It takes about {format_wait(usual)}{longest}."
+
+
+def estimate_duration(comparison: Comparison, names: Sequence[str]) -> Duration:
+    """Estimate the duration of comparing these cases."""
+    traits = comparison.workload.cases()
+    parallel = len(cores_for(comparison.workload, names))
+    prepare = START + sum(traits[name].seconds for name in names)
+    process = prepare + SECONDS * len(names)
+    usual = prepare + math.ceil(LOOKS[0] / parallel) * process
+    most = prepare + math.ceil(2 * LOOKS[-1] / parallel) * process
+    if not countable(comparison, names):
+        return Duration(usual, most)
+    return Duration(usual + instruction_seconds(usual), most + instruction_seconds(most))
+
+
+def instruction_seconds(others: float) -> float:
+    """Return the seconds that instructions may take, given those of everything else."""
+    return max(LEAST_SECONDS, others * SHARE / (1 - SHARE))
