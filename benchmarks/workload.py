@@ -14,9 +14,8 @@ from . import ROOT
 from .gate.workload import Amounts, Run, Slowdown, Traits
 from .suite import cases as suite
 from .suite import compilation, measure
-from .suite.loading import PACKAGE, load
-
-__all__ = ["load"]
+from .suite.loading import PACKAGE
+from .suite.loading import load as load
 
 repository = ROOT
 package = PACKAGE

@@ -3,8 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from .estimate import instruction_seconds
-from .instructions import instruction_rows
+from .instructions import allowed_seconds, instruction_rows
 from .measuring import Comparison
 from .report import Row
 from .signals import count_rows, lack_rows, time_rows
@@ -15,6 +14,6 @@ def compare(comparison: Comparison, names: Sequence[str], threshold: float) -> l
     started = time.monotonic()
     rows = count_rows(comparison, names)
     rows += time_rows(comparison, comparison.measurable(names), threshold)
-    allowed = instruction_seconds(time.monotonic() - started)
+    allowed = allowed_seconds(time.monotonic() - started)
     rows += instruction_rows(comparison, comparison.measurable(names), allowed)
     return rows + lack_rows(comparison, names)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..system.durations import format_wait
-from .instructions import LEAST_SECONDS, SHARE, countable
+from .instructions import PER_CASE, countable
+from .instructions import START as INSTRUCTION_START
 from .measuring import SECONDS, Comparison
 from .processes import cores_for
 from .rule import LOOKS
@@ -35,11 +36,6 @@ def estimate_duration(comparison: Comparison, names: Sequence[str]) -> Duration:
     process = prepare + SECONDS * len(names)
     usual = prepare + math.ceil(LOOKS[0] / parallel) * process
     most = prepare + math.ceil(2 * LOOKS[-1] / parallel) * process
-    if not countable(comparison, names):
-        return Duration(usual, most)
-    return Duration(usual + instruction_seconds(usual), most + instruction_seconds(most))
-
-
-def instruction_seconds(others: float) -> float:
-    """Return the seconds that instructions may take, given those of everything else."""
-    return max(LEAST_SECONDS, others * SHARE / (1 - SHARE))
+    counted = math.ceil(len(countable(comparison, names)) / parallel)
+    instructions = INSTRUCTION_START + PER_CASE * counted if counted else 0.0
+    return Duration(usual + instructions, most + 2 * instructions)

@@ -17,13 +17,20 @@ from .rule import IMPROVED, INCOMPARABLE, PASS, REGRESSED, UNSTABLE
 
 LEAST_MARGIN = 0.005
 SHARE = 0.25  # of the time of the whole comparison
-LEAST_SECONDS = 60.0  # for a comparison of so few cases that a quarter of it would not start one process
+LEAST_SECONDS = 120.0  # where a quarter of the comparison is less than one process may need on a busy machine
+START, PER_CASE = 25.0, 5.0  # seconds of one process on an idle core, under valgrind: importing torch, and counting a case
 
 
 def countable(comparison: Comparison, names: Sequence[str]) -> list[str]:
     """Return the cases whose instructions are worth counting, if anything counts them here."""
     traits = comparison.workload.cases()
-    return [name for name in names if traits[name].instructions] if counters.available() else []
+    worth = [name for name in names if traits[name].instructions]
+    return worth if worth and counters.available() else []
+
+
+def allowed_seconds(others: float) -> float:
+    """Return the seconds that instructions may take, given those of everything else."""
+    return max(LEAST_SECONDS, others * SHARE / (1 - SHARE))
 
 
 def instruction_rows(comparison: Comparison, names: Sequence[str], seconds: float = float("inf")) -> list[Row]:
