@@ -12,6 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from benchmarks.gate.revisions import PACKAGE, UnknownRevision, extract, load
 
 from benchmarks import ROOT
 from benchmarks.__main__ import main
@@ -23,7 +24,6 @@ from benchmarks.gate.injection import plant, solved
 from benchmarks.gate.measuring import Gate, counter
 from benchmarks.gate.processes import Broken
 from benchmarks.gate.report import Row
-from benchmarks.gate.revisions import PACKAGE, UnknownRevision, extract, load
 from benchmarks.gate.rule import FAILED, IMPROVED, INCOMPARABLE, PASS, REGRESSED, UNSTABLE, decide
 
 SMALL = "8x16-f32-fwd"

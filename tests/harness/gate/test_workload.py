@@ -4,7 +4,6 @@ import ast
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -151,11 +150,9 @@ def test_importing_the_gate_imports_neither_torch_nor_the_project() -> None:
 
 def test_our_own_workload_names_cases_that_exist() -> None:
     known = ours.cases()
-    injected: list[str] = [*ours.slowdowns, *ours.more_instructions, *(case for cases in ours.CANARY.values() for case in cases)]
-    assert set(injected) <= set(known)
+    canary = {case: kind for device in ours.CANARY.values() for case, kind in device.items()}
+    calibration_kinds = {case: slowdown.kind for case, slowdown in (ours.slowdowns | ours.more_instructions).items()}
+    injected = canary.items() | calibration_kinds.items()
+    assert {case for case, _ in injected} <= set(known)
+    assert {kind for _, kind in injected} == set(ours.first_amounts)
     assert all(known[case].instructions for case in ours.more_instructions)
-    kinds: list[Callable[[], set[str]]] = [
-        lambda: {slowdown.kind for slowdown in (*ours.slowdowns.values(), *ours.more_instructions.values())},
-        lambda: {kind for cases in ours.CANARY.values() for kind in cases.values()},
-    ]
-    assert all(find() <= set(ours.first_amounts) for find in kinds)
