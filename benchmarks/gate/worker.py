@@ -9,7 +9,7 @@ import os
 import random
 import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -69,27 +69,35 @@ def main() -> int:
     if task.whole_package:
         count_packages(workload, versions, report)
     for case in task.cases:
-        report(measure(case, workload, versions, task))
+        for message in measure(case, workload, versions, task):
+            report(message)
     report(Done())
     return 0
 
 
-def measure(case: str, workload: Workload, versions: Mapping[str, Any], task: Task) -> CaseMessage:
-    """Prepare, check and measure one case; whatever it raises is its finding, and the other cases go on."""
-    side = BOTH
-    try:
-        runs: dict[str, Run] = {}
-        for side, version in versions.items():
+def measure(case: str, workload: Workload, versions: Mapping[str, Any], task: Task) -> Iterator[CaseMessage]:
+    """Prepare, check and measure one case; yield what it gives, or a message per side that lacks it or fails."""
+    runs: dict[str, Run] = {}
+    for side, version in versions.items():
+        try:
             runs[side] = workload.prepare(case, version)
-        side = BOTH
+        except Exception as error:
+            yield refusal(case, side, error)
+    if len(runs) < len(versions):
+        return
+    try:
         if workload.cases()[case].profiled:
             require_isolation(workload.package, versions, runs)
         workload.check(case, runs)
-        return MEASURES[task.signal](case, workload, runs, task)
-    except NotImplementedError as error:
-        return Lacking(case, side, brief(error))
+        yield MEASURES[task.signal](case, workload, runs, task)
     except Exception as error:
-        return Failure(case, side, brief(error))
+        yield refusal(case, BOTH, error)
+
+
+def refusal(case: str, side: str, error: Exception) -> CaseMessage:
+    """Return the message for a case that raised: it is lacking, or it failed. The other cases go on."""
+    kind = Lacking if isinstance(error, NotImplementedError) else Failure
+    return kind(case, side, brief(error))
 
 
 def brief(error: BaseException) -> str:
