@@ -30,8 +30,8 @@ from ..gate.versions import extract
 from ..profiling import events
 from ..profiling.events import OUTSIDE, Operator
 from ..results import record
-from ..system.durations import format_duration
 from ..system.git import UnknownRevision, resolve
+from ..system.units import format_seconds
 from .run import CannotMeasure, known_case
 
 if TYPE_CHECKING:
@@ -236,8 +236,8 @@ def cells(operator: Operator | None, gpu: bool) -> Sequence[str]:
     """Calls, times and bytes; empty where the side has no such operator."""
     if operator is None:
         return ("",) * (4 if gpu else 3)
-    device = [format_duration(operator.device * 1e-6)] if gpu else []
-    return str(operator.calls or ""), format_duration(max(operator.host, 0.0) * 1e-6), *device, size(operator.allocated)
+    device = [format_seconds(operator.device * 1e-6)] if gpu else []
+    return str(operator.calls or ""), format_seconds(max(operator.host, 0.0) * 1e-6), *device, size(operator.allocated)
 
 
 def size(count: int) -> str:

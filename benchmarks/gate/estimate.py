@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..system.durations import format_wait
+from ..system.units import format_minutes
 from .instructions import PER_CASE, countable
 from .instructions import START as INSTRUCTION_START
 from .measuring import SECONDS, Comparison
@@ -24,8 +24,8 @@ class Duration:
     def sentence(self, budget: float = float("inf")) -> str:
         """Say how long it takes; `budget` is the longest that the user allows."""
         usual, most = min(self.usual, budget), min(self.most, budget)
-        longest = f", {format_wait(most)} at most where versions differ or the machine is noisy" if most > usual else ""
-        return f"It takes about {format_wait(usual)}{longest}."
+        longest = f", {format_minutes(most)} at most where versions differ or the machine is noisy" if most > usual else ""
+        return f"It takes about {format_minutes(usual)}{longest}."
 
 
 def estimate_duration(comparison: Comparison, names: Sequence[str]) -> Duration:

@@ -12,6 +12,7 @@ from queue import Empty, Queue
 from typing import IO
 
 from ..system import machine
+from ..system.errors import CommandError
 from .messages import BOTH, CaseMessage, Done, Failure, Message, Task, decode, encode_task
 from .workload import Workload
 
@@ -20,8 +21,10 @@ MOST_CORES = 2  # processes at a time: more would share a core's memory bandwidt
 ROOT = Path(__file__).parents[2]  # from where `benchmarks.gate` can be imported
 
 
-class Broken(Exception):
+class Broken(CommandError):
     """A version that cannot be imported, or a process that died."""
+
+    summary = "Could not measure"
 
 
 class Processes:

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 from rich.table import Table
 from rich.text import Text
 
-from ..system.durations import format_duration
+from ..system.units import format_seconds
 from .rule import FAILED, IMPROVED, INCOMPARABLE, PASS, REGRESSED, UNSTABLE, Estimate
 
 HEADINGS = ("case", "signal", "base", "head", "change", "interval", "verdict", "note")
@@ -54,7 +54,7 @@ class Row:
 
     def cells(self) -> tuple[str, ...]:
         """Return the text under each of `HEADINGS`."""
-        written = format_duration if self.signal == "time" else "{:,.0f}".format
+        written = format_seconds if self.signal == "time" else "{:,.0f}".format
         sides = ["" if value is None else written(value) for value in (self.base, self.head)]
         shown = self.low is None or self.high is None or not self.low <= 0 <= self.high
         change = "" if self.change is None else f"{self.change:+.2%}{'' if shown else ' ~'}"

@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import ROOT
-from ..system.durations import format_duration
 from ..system.files import write
+from ..system.units import format_seconds
 
 RECORDS = ROOT / "benchmarks" / "records"
 FINDINGS = ROOT / "examples" / "results"
@@ -59,7 +59,7 @@ class Row:
 
     def cells(self) -> tuple[str, ...]:
         """What stands under `HEADINGS`."""
-        times = [format_duration(self.seconds[layer]) if layer in self.seconds else "" for layer in ("TailDropout", *RIVALS)]
+        times = [format_seconds(self.seconds[layer]) if layer in self.seconds else "" for layer in ("TailDropout", *RIVALS)]
         compared = [spread(*self.ratio[rival]) if rival in self.ratio else "" for rival in RIVALS]
         lack = self.note or "not measured"
         return (self.case, *(cell or lack for cell in (*times, *compared)), self.wanted())

@@ -1,1 +1,1 @@
-"""Git, files, durations, the machine and process groups: the only place for each."""
+"""Git, files, errors, durations, units, the machine and process groups: the only place for each."""

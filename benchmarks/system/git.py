@@ -9,14 +9,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .. import ROOT
+from .errors import CommandError
 
 
-class GitError(Exception):
+class GitError(CommandError):
     """git failed or took too long; the text says which command and what git wrote."""
 
+    summary = "Could not use git"
 
-class UnknownRevision(Exception):
+
+class UnknownRevision(CommandError):
     """A revision that git does not know, or that lacks what is to be taken out of it."""
+
+    summary = "Could not measure"
 
 
 def git(

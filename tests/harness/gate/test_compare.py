@@ -71,7 +71,7 @@ def test_a_budget_that_is_no_time_is_refused(text, capsys):
     [
         (float("inf"), "It takes about 4 min, 17 min at most where versions differ or the machine is noisy."),
         (300.0, "It takes about 4 min, 5 min at most where versions differ or the machine is noisy."),
-        (60.0, "It takes about 60 s."),
+        (40.0, "It takes about 40 s."),
     ],
 )
 def test_the_duration_is_said_in_words(budget, sentence):
