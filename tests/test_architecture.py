@@ -116,6 +116,44 @@ def test_the_suite_imports_torch_the_standard_library_and_itself(path: Path) -> 
         assert depth == 1 or name != "taildropout", "cases are handed the package, so that two versions fit"
 
 
+# What each folder or module of `benchmarks` imports of the others. The gate knows neither the package nor the suite.
+HARNESS = {
+    "system": set(),
+    "gate": {"system"},
+    "suite": set(),
+    "workload": {"system", "gate", "suite"},
+    "results": {"system", "gate", "suite", "workload"},
+}
+HARNESS |= {folder: {*HARNESS} for folder in ("nightly", "dashboard", "profiling")}
+HARNESS["commands"] = {*HARNESS}
+HARNESS["__main__"] = set()  # it imports commands by name
+
+
+def harness_imports(path: Path) -> set[str]:
+    """What a file of `benchmarks` imports of the folders and modules beside its own."""
+    place = path.relative_to(ROOT / "benchmarks").with_suffix("").parts
+    targets = {(*place[: len(place) - level], *name.split("."))[0] for level, name in imports(path) if level}
+    targets |= {name.split(".")[1] for level, name in imports(path) if not level and name.startswith("benchmarks.")}
+    return targets - {place[0], "ROOT"}
+
+
+def test_every_part_of_the_harness_has_its_place() -> None:
+    there = {path.relative_to(ROOT / "benchmarks").with_suffix("").parts[0] for path in (ROOT / "benchmarks").rglob("*.py")}
+    assert there - {"__init__"} == {*HARNESS}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "benchmarks").glob("*/**/*.py")), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_imports_of_the_harness_point_one_way(path: Path) -> None:
+    folder = path.relative_to(ROOT / "benchmarks").parts[0]
+    assert harness_imports(path) <= HARNESS[folder]
+
+
+def test_the_workload_imports_the_gate_and_the_suite() -> None:
+    assert harness_imports(ROOT / "benchmarks" / "workload.py") == {"gate", "suite"}
+
+
 @pytest.mark.parametrize("folder", [PACKAGE, ROOT / "benchmarks"], ids=["package", "harness"])
 def test_no_imports_go_in_a_circle(folder: Path) -> None:
     """Not even those inside functions."""

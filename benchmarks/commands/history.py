@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..gate.revisions import git
 from ..results import series
 from ..results.change_points import Change, changes
 from ..results.stored import ASV_RESULTS, BrokenResult
+from ..system.git import git
 
 BENCHMARK = "history.Pinned.track_over_pinned"
 HEADINGS = ("machine", "case", "commit", "change", "standard errors", "subject")
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print the table of changes."""
-    commits = git("rev-list", "--topo-order", "--reverse", "HEAD").split()
+    commits = git("rev-list", "--topo-order", "--reverse", "HEAD", otherwise="").split()
     try:
         stored, lost = series.load(ASV_RESULTS, {commit: place for place, commit in enumerate(commits)})
     except BrokenResult as error:
@@ -94,7 +94,7 @@ def table(found: Sequence[Step]) -> Table:
     for heading in HEADINGS:
         made.add_column(heading, justify="right" if heading in ("change", "standard errors") else "left")
     for step in found:
-        subject = git("log", "-1", "--format=%s", step.commit)
+        subject = git("log", "-1", "--format=%s", step.commit, otherwise="")
         cells = (step.machine, step.case, step.commit[:8], f"{step.change.size:+.1%}", f"{step.change.errors:.0f}", subject)
         made.add_row(*map(Text, cells), style="red" if step.change.size > 0 else "green")
     return made

@@ -29,8 +29,8 @@ from ..nightly.report import Report
 from ..nightly.results_branch import BranchTrouble
 from ..nightly.state import Outcome
 from ..nightly.steps import Steps, real
+from ..system.durations import parse_duration
 from ..system.files import write
-from .compare import duration
 from .run import CannotMeasure, has_cuda, select
 
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("--results", type=Path, metavar="DIR", help="worktree of the branch (default: .asv/asv-results)")
     parser.add_argument(
-        "--budget", type=duration, default=duration("2h"), metavar="TIME", help="such as 90m or 5h (default 2h)"
+        "--budget", type=parse_duration, default=parse_duration("2h"), metavar="TIME", help="such as 90m or 5h (default 2h)"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--case", action="append", metavar="NAME", help="only this case; may be given again")

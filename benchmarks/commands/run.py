@@ -31,6 +31,7 @@ from ..results import stored as results
 from ..results.stored import Entry, Figure
 from ..results.tables import RECORDS, Row, markdown, record_rows, record_title, render
 from ..system import machine
+from ..system.errors import CannotMeasure
 from ..system.files import write
 
 if TYPE_CHECKING:
@@ -41,10 +42,6 @@ MAX_NAMED = 20  # of failures; where all fail, the reason is one
 QUICK_MODULES = "counts", "process", "quality"  # beside speed and history
 QUICK_COUNTS = "8x16-f32-train", "1024x512-f32-train", "0.5"  # parameters of the counts that are taken in quick
 ENVIRONMENTS = ROOT / ".asv" / "env"
-
-
-class CannotMeasure(Exception):
-    """Something that keeps the suite from being run at all."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -25,12 +25,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .. import ROOT
-from ..gate import revisions
+from .. import ROOT, workload
+from ..gate.versions import extract
 from ..profiling import events
 from ..profiling.events import OUTSIDE, Operator
 from ..results import record
-from ..results.tables import duration
+from ..system.git import UnknownRevision, resolve
+from ..system.units import format_seconds
 from .run import CannotMeasure, known_case
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def main(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted; no trace is written.", file=sys.stderr)
         return 130
-    except (CannotMeasure, CannotTrace, events.BrokenTrace, revisions.UnknownRevision, OSError) as error:
+    except (CannotMeasure, CannotTrace, events.BrokenTrace, UnknownRevision, OSError) as error:
         print(f"Could not trace: {error}", file=sys.stderr)
         return 2
     console.print(render(found, case))
@@ -132,14 +133,14 @@ def sides(against: str, console: Console) -> Iterator[list[Side]]:
             raise CannotTrace(f"the package cannot be imported: {error}") from error
         yield [Side("TailDropout", "TailDropout", package), Side(against, against, package)]
         return
-    commit = revisions.resolve(against)
+    commit = resolve(against)
     with ExitStack() as stack:
         both: list[Side] = []
         # Both are built in the same way, so that one with C code is not compared with one that lacks it by chance.
         for name, revision in (("TailDropout", None), (f"TailDropout-{commit[:8]}", against)):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "source"
-            version = revisions.extract(revision, folder)
-            built = "with C code" if version.built else "without C code"
+            version = extract(workload, revision, folder)
+            built = version.note or "with its C code"
             console.print(f"{name} is {version}, {built}", highlight=False, markup=False, soft_wrap=True)
             both.append(Side(name, "TailDropout", load(folder, f"taildropout_traced_{len(both)}", str(version))))
         yield both
@@ -148,7 +149,7 @@ def sides(against: str, console: Console) -> Iterator[list[Side]]:
 def load(folder: Path, name: str, version: str) -> ModuleType:
     """The package of a version."""
     try:
-        return revisions.load(folder, name)
+        return workload.load(folder, name)
     except Exception as error:  # whatever an old version's import may raise
         raise CannotTrace(f"{version} cannot be imported: {type(error).__name__}: {error}") from error
 
@@ -235,8 +236,8 @@ def cells(operator: Operator | None, gpu: bool) -> Sequence[str]:
     """Calls, times and bytes; empty where the side has no such operator."""
     if operator is None:
         return ("",) * (4 if gpu else 3)
-    device = [duration(operator.device * 1e-6)] if gpu else []
-    return str(operator.calls or ""), duration(max(operator.host, 0.0) * 1e-6), *device, size(operator.allocated)
+    device = [format_seconds(operator.device * 1e-6)] if gpu else []
+    return str(operator.calls or ""), format_seconds(max(operator.host, 0.0) * 1e-6), *device, size(operator.allocated)
 
 
 def size(count: int) -> str:

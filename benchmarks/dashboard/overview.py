@@ -20,6 +20,7 @@ from ..results import tables as table
 from ..results.series import Series
 from ..results.stored import BrokenResult, Entry
 from ..results.tables import RIVALS, Row
+from ..system.units import format_seconds
 from .sparkline import Trend
 
 BENCHMARKS = ("speed.Ratio.track_over_nn_dropout", "speed.Ratio.track_over_copy")  # of each of RIVALS
@@ -127,7 +128,7 @@ def write(html: Path, root: Path, stored: Sequence[Series], order: Mapping[str, 
         lost=sorted(commit[:8] for commit in lost),
         legend=table.NOTE.replace("`", ""),
         shown=SHOWN,
-        duration=table.duration,
+        duration=format_seconds,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     (html / "overview.html").write_text(page, encoding="utf-8")
@@ -217,7 +218,7 @@ def published_steps(html: Path) -> list[Step]:
 
 def amount(value: float, unit: str) -> str:
     """A figure with its unit."""
-    return table.duration(value) if unit == "seconds" else f"{value:.3g} {'' if unit == 'ratio' else unit}".strip()
+    return format_seconds(value) if unit == "seconds" else f"{value:.3g} {'' if unit == 'ratio' else unit}".strip()
 
 
 def read_record(file: Path) -> Record:

@@ -1,15 +1,16 @@
-"""The gate's rates of error, from recorded trials and from replaying what their processes saw.
+"""Compute the gate's rates of error, from recorded trials and from replaying the log-ratios of their processes.
 
-A replay draws processes with replacement from those of the recorded trials without a planted slowdown (quiet ones), adds an
-effect to one of the cases, and has `verdict.decide` judge, as in a live trial.
+A replay draws processes with replacement from those of the quiet trials without an injected slowdown, adds an effect to one
+of the cases, and lets `rule.decide` judge, as in a live trial.
 """
 
 import math
 import random
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scipy import stats
+from scipy.stats import binomtest
 
 from .rule import IMPROVED, LOOKS, REGRESSED, UNSTABLE, decide
 
@@ -21,16 +22,15 @@ Processes = Sequence[Mapping[str, float]]
 
 
 def interval(events: int, trials: int) -> tuple[float, float]:
-    """Clopper and Pearson's interval: each end is a one-sided bound of 95 %."""
+    """Return Clopper and Pearson's interval, each end of which is a one-sided bound of 95 %."""
     if trials == 0:
         return 0.0, 1.0
-    low = float(stats.beta.ppf(0.05, events, trials - events + 1)) if events else 0.0
-    high = float(stats.beta.ppf(0.95, events + 1, trials - events)) if events < trials else 1.0
-    return low, high
+    exact = binomtest(events, trials).proportion_ci(0.90, "exact")
+    return float(exact.low), float(exact.high)
 
 
 def evaluate(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """All rates: a row per signal, effect, kind of machine and rule."""
+    """Return all rates: a row per signal, effect, condition of the machine and rule."""
     rows = []
     for state in ("quiet", "busy"):
         prefix = "busy " if state == "busy" else ""
@@ -42,54 +42,66 @@ def evaluate(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def live(record: Mapping[str, Any], kind: str, signal: str, effect: float, state: str) -> list[dict[str, Any]]:
-    """The rows of one kind of trial: the gate's, by planted case, and other rules' beside it."""
+    """Return the rows of one kind of trial: those of the gate, and beside them those of other rules."""
     trials = [trial for trial in record["trials"] if trial["kind"] == kind]
     if not trials:
         return []
-    rows = []
-    if not effect:  # a trial is a false alarm if any of its cases is
-        verdicts = [{found["verdict"] for found in trial["cases"].values()} for trial in trials]
-        rows.append(row("gate", signal, effect, "live", state, "any case", [REGRESSED in found for found in verdicts],
-                        [UNSTABLE in found for found in verdicts], [IMPROVED in found for found in verdicts]))  # fmt: skip
-    else:
-        for case in trials[0]["cases"]:
-            found = [trial["cases"][case] for trial in trials]
-            caught = [each["verdict"] == REGRESSED for each in found]
-            planted = record["planted"]["time" if signal == "time" else "instructions"][case][0]
-            changes = [
-                math.expm1(sum(each["logs"]) / len(each["logs"])) if "logs" in each else each["change"] for each in found
-            ]
-            rows.append(row("gate", signal, effect, "live", state, f"{case} ({planted})", caught,
-                            [each["verdict"] == UNSTABLE for each in found]))  # fmt: skip
-            rows[-1]["seen"] = sum(changes) / len(changes)
+    rows = caught(record, trials, signal, effect, state) if effect else [false_alarms(trials, signal, state)]
     for rule in ("asv", "t-test") if signal == "time" else ():
-        flagged = [found["flags"][rule] for trial in trials for found in trial["cases"].values()]
+        flagged = [case["flags"][rule] for trial in trials for case in trial["cases"].values()]
         rows.append(row(rule, signal, effect, "live", state, "each case", flagged))
     return rows
 
 
+def false_alarms(trials: Sequence[Mapping[str, Any]], signal: str, state: str) -> dict[str, Any]:
+    """Return the row of trials without a slowdown: a trial is a false alarm if any of its cases is."""
+    verdicts = [{case["verdict"] for case in trial["cases"].values()} for trial in trials]
+    seen = {verdict: [verdict in trial for trial in verdicts] for verdict in (REGRESSED, UNSTABLE, IMPROVED)}
+    return row("gate", signal, 0.0, "live", state, "any case", seen[REGRESSED], seen[UNSTABLE], seen[IMPROVED])
+
+
+def caught(
+    record: Mapping[str, Any], trials: Sequence[Mapping[str, Any]], signal: str, effect: float, state: str
+) -> list[dict[str, Any]]:
+    """Return a row per case of trials with an injected slowdown, with the mean of the changes that were measured."""
+    rows = []
+    for case in trials[0]["cases"]:
+        figures = [trial["cases"][case] for trial in trials]
+        kind = record["planted"][signal][case][0]
+        slower = [one["verdict"] == REGRESSED for one in figures]
+        unsettled = [one["verdict"] == UNSTABLE for one in figures]
+        found = row("gate", signal, effect, "live", state, f"{case} ({kind})", slower, unsettled)
+        rows.append(found | {"seen": statistics.fmean(map(measured_change, figures))})
+    return rows
+
+
+def measured_change(case: Mapping[str, Any]) -> float:
+    """Return the change that a trial measured in one of its cases."""
+    return math.expm1(statistics.fmean(case["logs"])) if "logs" in case else float(case["change"])
+
+
 def row(rule: str, signal: str, effect: float, source: str, state: str, case: str, slower: Sequence[bool],
         unstable: Sequence[bool] = (), faster: Sequence[bool] = ()) -> dict[str, Any]:  # fmt: skip
-    """One row of rates."""
-    what = {"rule": rule, "signal": signal, "effect": effect, "source": source, "machine": state, "case": case}
-    return what | {"trials": len(slower), "regressed": sum(slower), "unstable": sum(unstable), "improved": sum(faster)}
+    """Return one row of rates."""
+    key = {"rule": rule, "signal": signal, "effect": effect, "source": source, "machine": state, "case": case}
+    return key | {"trials": len(slower), "regressed": sum(slower), "unstable": sum(unstable), "improved": sum(faster)}
 
 
 def pool(record: Mapping[str, Any]) -> Processes:
-    """What each process of the first look of quiet trials without a slowdown saw, for all cases."""
+    """Return the log-ratios of each process of the first look, by case, from quiet trials without a slowdown."""
     trials = [trial["cases"] for trial in record["trials"] if trial["kind"] == "same"]
-    return [{case: found["logs"][i] for case, found in cases.items()} for cases in trials for i in range(LOOKS[0])]
+    return [{case: figures["logs"][i] for case, figures in cases.items()} for cases in trials for i in range(LOOKS[0])]
 
 
 def replay(processes: Processes, effect: float, seed: int) -> tuple[str, bool]:
-    """The verdict on the case that has the effect, and whether another one is called slower."""
+    """Return the verdict on the case that has the effect, and True if another case is called slower."""
     chance = random.Random(seed)
     names = list(processes[0])
     slowed = names[seed % len(names)]
 
     def draw(wanted: Sequence[str], count: int) -> dict[str, list[float]]:
         drawn = chance.choices(processes, k=count)
-        return {name: [each[name] + (math.log1p(effect) if name == slowed else 0.0) for each in drawn] for name in wanted}
+        return {name: [one[name] + (math.log1p(effect) if name == slowed else 0.0) for one in drawn] for name in wanted}
 
     decisions = decide(names, draw)
     others = any(decisions[name].verdict == REGRESSED for name in names if name != slowed)
@@ -97,26 +109,26 @@ def replay(processes: Processes, effect: float, seed: int) -> tuple[str, bool]:
 
 
 def replayed(processes: Processes, effect: float, times: int | None = None) -> dict[str, Any]:
-    """The rates of one effect, replayed; without an effect any case called slower is a false alarm."""
-    found = [replay(processes, effect, seed) for seed in range(times or REPLAYS)]
-    slower = [verdict == REGRESSED or (effect == 0 and others) for verdict, others in found]
-    unstable, faster = ([verdict == which for verdict, _ in found] for which in (UNSTABLE, IMPROVED))
+    """Return the rates of one effect from replays; without an effect, any case called slower is a false alarm."""
+    verdicts = [replay(processes, effect, seed) for seed in range(times or REPLAYS)]
+    slower = [verdict == REGRESSED or (effect == 0 and others) for verdict, others in verdicts]
+    unsettled, faster = ([verdict == which for verdict, _ in verdicts] for which in (UNSTABLE, IMPROVED))
     case = "one of them" if effect else "any case"
-    return row("gate", "time", effect, "replayed", "quiet", case, slower, unstable, faster)
+    return row("gate", "time", effect, "replayed", "quiet", case, slower, unsettled, faster)
 
 
 def smallest_caught(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """The smallest slowdown of time that is caught at least 95 % of the time, as a one-sided bound of 95 % says."""
-    caught = [
-        each["effect"]
-        for each in rows
-        if each["source"] == "replayed" and each["effect"] > 0 and interval(each["regressed"], each["trials"])[0] >= CAUGHT
+    """Return the smallest slowdown of time that is caught at least 95 % of the time, by a one-sided bound of 95 %."""
+    effects = [
+        row["effect"]
+        for row in rows
+        if row["source"] == "replayed" and row["effect"] > 0 and interval(row["regressed"], row["trials"])[0] >= CAUGHT
     ]
-    return min(caught, default=None)
+    return min(effects, default=None)
 
 
 def markdown(record: Mapping[str, Any]) -> str:
-    """The table of rates, led by the one number that a user reads first."""
+    """Return the table of rates, led by the one number that a user reads first."""
     rows = record.get("rates", [])
     smallest = smallest_caught(rows)
     first = (
@@ -136,6 +148,6 @@ def markdown(record: Mapping[str, Any]) -> str:
 
 
 def rate(events: int, trials: int) -> str:
-    """A rate with its interval."""
+    """Return a rate with its interval."""
     low, high = interval(events, trials)
     return f"{events / trials:.1%} [{low:.1%}, {high:.1%}]"

@@ -1,184 +1,234 @@
-"""Measures two versions side by side in fresh processes: time, instructions, exact counts.
+"""Measure two versions side by side in fresh processes: time, instructions, exact counts.
 
 Each process loads both versions, head and base first in turn, and measures every open case. Two processes run at a time
-where there are two cores, each held to its own.
+where there are two cores, each pinned to its own.
 """
 
 import os
 import shutil
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from queue import Queue
 from typing import Any
 
 from ..system import machine
-from .processes import Broken, Processes, lanes
-from .revisions import Version
+from . import counters
+from .messages import (
+    BASE,
+    BASE_COPY,
+    COUNTS,
+    HEAD,
+    INSTRUCTIONS,
+    TIME,
+    CaseMessage,
+    Counts,
+    Environment,
+    Failure,
+    Instructions,
+    Lacking,
+    Message,
+    NotImportable,
+    Task,
+    Times,
+)  # fmt: skip
+from .processes import Broken, Processes, cores_for
 from .rule import log_ratio
+from .versions import Version
+from .workload import Workload
 
 SECONDS = 1.0  # of rounds for a case in a process; small cases have their rounds sooner
 
-Findings = list[dict[str, Any]]
+
+@dataclass(frozen=True)
+class Measured:
+    """What one process found, and the conditions under which it ran."""
+
+    signal: str
+    number: int
+    first: str  # the side that was loaded first
+    core: int | None
+    load: float
+    stolen_ticks: int
+    messages: list[CaseMessage]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the process as `--json` writes it; the figures of the sides stand beside the name of the case."""
+        found = []
+        for message in self.messages:
+            fields = asdict(message)
+            inner = fields.pop("seconds", {}) if isinstance(message, Times) else {}
+            inner = fields.pop("counts") if isinstance(message, Instructions) else inner
+            found.append(fields | inner)
+        process = {key: value for key, value in vars(self).items() if key not in ("signal", "messages")}
+        return {"what": self.signal, **process, "found": found}
 
 
 @dataclass
-class Gate:
-    """Two versions and all that was measured of them. `folder` holds what the processes leave; `seed` orders the rounds."""
+class Comparison:
+    """Two versions of a workload, and everything that was measured of them.
 
+    `folder` holds what the processes leave behind; `seed` orders the rounds; `deadline` is on the clock of time.monotonic.
+    """
+
+    workload: Workload
     base: Version
     head: Version
     folder: Path
     seed: int = 0
-    deadline: float = float("inf")  # on time.monotonic's clock
-    begins: Callable[[str, int], None] = lambda what, processes: None  # told when processes start, and when each ends
-    ends: Callable[[], None] = lambda: None
-    raw: Findings = field(default_factory=list)  # every process with its rounds
-    failures: dict[str, str] = field(default_factory=dict)  # case → why it could not be measured
-    lacking: dict[str, dict[str, str]] = field(default_factory=dict)  # case → the sides that lack it, and why
+    deadline: float = float("inf")
+    on_start: Callable[[str, int], None] = lambda what, processes: None  # called before so many processes start
+    on_end: Callable[[], None] = lambda: None  # called when each of them ends
+    processes: list[Measured] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)  # case -> why it could not be measured
+    lacking: dict[str, dict[str, str]] = field(default_factory=dict)  # case -> side that lacks it -> why
     environment: dict[str, Any] = field(default_factory=dict)
-    per_process: float = 0.0  # seconds per process of the last draw
+    seconds_per_process: float = 0.0  # of the last draw
 
     def __post_init__(self) -> None:
-        self.processes = Processes(self.folder)
+        self.runner = Processes(self.folder)
 
-    def draw(self, names: Sequence[str], processes: int) -> dict[str, list[float]] | None:
-        """So many fresh processes: a log-ratio per case and process; None if they would end after the deadline."""
+    def draw(self, names: Sequence[str], count: int) -> dict[str, list[float]] | None:
+        """Measure the time in `count` fresh processes: a log-ratio per case and process.
+
+        Return None if the processes would end after the deadline.
+        """
         started = time.monotonic()
-        if started + processes * self.per_process > self.deadline:
+        if started + count * self.seconds_per_process > self.deadline:
             return None
-        self.begins(f"time of {len(names)} case(s)", processes)
-        first = sum(each["what"] == "time" for each in self.raw)
+        first = sum(process.signal == TIME for process in self.processes)
+        self.on_start(f"time of {len(names)} case(s)", count)
+        drawn = self.side_by_side([(names, number) for number in range(first, first + count)], self.time_process)
+        self.seconds_per_process = (time.monotonic() - started) / count
+        ratios: dict[str, list[float]] = {name: [] for name in names}
+        for message in (message for messages in drawn for message in messages):
+            if isinstance(message, Times):
+                ratios[message.case].append(log_ratio(message.seconds[BASE], message.seconds[HEAD]))
+        return ratios
+
+    def time_process(self, names: Sequence[str], number: int, core: int | None = None) -> list[CaseMessage]:
+        """Measure the time of each case in one process."""
+        return self.run_process(self.task(TIME, names, number), number, core)
+
+    def count_instructions(self, names: Sequence[str], number: int, until: float = float("inf")) -> dict[str, Instructions]:
+        """Count instructions of base, head and a copy of base, in one process per core; processes share out the cases.
+
+        `until`, on time.monotonic's clock, ends them; the cases that are not done by then are missing.
+        """
+        parallel = min(len(names), len(cores_for(self.workload, names)))
+        groups = [names[start::parallel] for start in range(parallel)]
+        self.base_copy()  # made before two processes want it
+        self.on_start("instructions", len(groups))
+        measure = partial(self.instruction_process, until=until)
+        drawn = self.side_by_side([(group, number) for group in groups], measure)
+        return {message.case: message for messages in drawn for message in messages if isinstance(message, Instructions)}
+
+    def instruction_process(
+        self, names: Sequence[str], number: int, core: int | None = None, until: float = float("inf")
+    ) -> list[CaseMessage]:
+        """Count the instructions of each case in one process, by what this machine has for it."""
+        prefix, output = counters.valgrind(self.folder) if counters.available() == counters.CALLGRIND else ([], "")
+        task = replace(self.task(INSTRUCTIONS, names, number, self.base_copy()), callgrind=output)
+        return self.run_process(task, number, core, prefix, until)
+
+    def exact_counts(self, names: Sequence[str]) -> list[Counts]:
+        """Take the exact counts of both sides, those of the whole package too."""
+        self.on_start("exact counts", 1)
+        messages = self.run_process(replace(self.task(COUNTS, names, 0), whole_package=True), 0)
+        self.on_end()
+        return [message for message in messages if isinstance(message, Counts)]
+
+    def side_by_side(
+        self,
+        groups: Sequence[tuple[Sequence[str], int]],
+        measure: Callable[[Sequence[str], int, int | None], list[CaseMessage]],
+    ) -> list[list[CaseMessage]]:
+        """Run a process per group (cases, number) on the cores there are; kill all of them if one raises."""
         cores: Queue[int | None] = Queue()
-        for core in lanes(names):
+        for core in cores_for(self.workload, [name for names, _ in groups for name in names]):
             cores.put(core)
 
-        def one(number: int) -> Findings:
+        def one(names: Sequence[str], number: int) -> list[CaseMessage]:
             core = cores.get()
             try:
-                return self.process("time", names, number, core)
+                return measure(names, number, core)
             finally:
                 cores.put(core)
-                self.ends()
+                self.on_end()
 
         with ThreadPoolExecutor(cores.qsize()) as pool:
-            futures = [pool.submit(one, number) for number in range(first, first + processes)]
+            futures = [pool.submit(one, names, number) for names, number in groups]
             try:
-                done = [future.result() for future in futures]
+                return [future.result() for future in futures]
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
-                self.processes.stop()
+                self.runner.stop()
                 raise
-        self.per_process = (time.monotonic() - started) / processes
-        found: dict[str, list[float]] = {name: [] for name in names}
-        for finding in (finding for findings in done for finding in findings if "head" in finding):
-            found[finding["case"]].append(log_ratio(finding["base"], finding["head"]))
+
+    def task(self, signal: str, names: Sequence[str], number: int, copy: Version | None = None) -> Task:
+        """Return the task of a process; every second one loads head first."""
+        sides = [[BASE, str(self.base.folder)], [HEAD, str(self.head.folder)]][:: -1 if number % 2 else 1]
+        sides += [[BASE_COPY, str(copy.folder)]] if copy else []
+        name = self.workload.__name__
+        path = str(Path(import_module(name).__file__ or "").resolve().parents[name.count(".")])
+        return Task(name, path, signal, list(names), sides, SECONDS, self.seed + number)
+
+    def run_process(
+        self, task: Task, number: int, core: int | None = None, prefix: Sequence[str] = (), until: float = float("inf")
+    ) -> list[CaseMessage]:
+        """Run a task, and keep what it finds in `processes`; after a case that hangs, another process measures the rest."""
+        ticks, found = machine.stolen_ticks(), list[CaseMessage]()
+        names = task.cases
+        while True:
+            messages = [self.record_finding(message) for message in self.runner.findings(task, core, prefix, until)]
+            found += [message for message in messages if isinstance(message, CaseMessage)]
+            reported = {message.case for message in found}
+            task = replace(task, cases=[name for name in names if name not in reported], whole_package=False)
+            last = messages[-1] if messages else None
+            if not (task.cases and isinstance(last, Failure) and last.hangs):
+                break
+        stolen = machine.stolen_ticks() - ticks
+        self.processes.append(Measured(task.signal, number, task.sides[0][0], core, machine.load_average(), stolen, found))
         return found
+
+    def record_finding(self, message: Message) -> Message:
+        """Note a case that cannot be measured; Broken for a version that cannot be loaded."""
+        if isinstance(message, NotImportable):
+            version = self.head if message.side == HEAD else self.base
+            raise Broken(f"{message.side}, {version}, cannot be imported: {message.error}")
+        if isinstance(message, Environment):
+            self.environment.update(message.values)
+        elif isinstance(message, Failure):
+            self.failures[message.case] = f"{message.side}: {message.error}"
+        elif isinstance(message, Lacking):
+            self.lacking.setdefault(message.case, {})[message.side] = message.error
+        return message
+
+    def measurable(self, names: Sequence[str]) -> list[str]:
+        """Return the cases that both sides can run, as far as is known."""
+        return [name for name in names if name not in self.failures and name not in self.lacking]
 
     def out_of_time(self) -> bool:
-        """Whether the budget is spent."""
+        """Return True if the budget is spent."""
         return time.monotonic() > self.deadline
 
-    def process(
-        self, what: str, names: Sequence[str], number: int, core: int | None = None, twin: bool = False,
-        prefix: Sequence[str] = (), **more: Any,
-    ) -> Findings:  # fmt: skip
-        """What one process finds, kept in `raw` too. After a case that hangs the others get their turn in another one."""
-        sides = [("base", self.base), ("head", self.head)][:: -1 if number % 2 else 1]
-        sides += [("twin", self.twin())] if twin else []
-        task = {"what": what, "cases": list(names), "sides": [(side, str(version.folder)) for side, version in sides]}
-        task |= {"seconds": SECONDS, "seed": self.seed + number, "graphs": what == "counts", **more}
-        ticks, findings = stolen(), []
-        while True:
-            heard = [self.heard(finding) for finding in self.processes.findings(task, core, prefix)]
-            findings += [finding for finding in heard if "case" in finding]
-            told = {finding["case"] for finding in findings}
-            task |= {"cases": [name for name in names if name not in told], "graphs": False}
-            if not (task["cases"] and heard[-1].get("hangs")):
-                break
-        state = {"load": os.getloadavg()[0], "stolen_ticks": stolen() - ticks}
-        self.raw.append({"what": what, "number": number, "first": sides[0][0], "core": core, **state, "found": findings})
-        return findings
+    def times_of(self, name: str) -> list[Times]:
+        """Return the rounds of a case, a message per process."""
+        return [message for process in self.processes for message in process.messages
+                if isinstance(message, Times) and message.case == name]  # fmt: skip
 
-    def heard(self, finding: dict[str, Any]) -> dict[str, Any]:
-        """Note what a finding says of a case that cannot be measured; Broken for a version that cannot be loaded."""
-        if "broken" in finding:
-            version = self.head if finding["broken"] == "head" else self.base
-            raise Broken(f"{finding['broken']}, {version}, cannot be imported: {finding['error']}")
-        self.environment.update(finding.get("environment", {}))
-        if "fails" in finding:
-            self.failures[finding["case"]] = f"{finding['fails']}: {finding['error']}"
-        elif "lacks" in finding:
-            self.lacking.setdefault(finding["case"], {})[finding["lacks"]] = finding["error"]
-        return finding
-
-    def instructions(self, names: Sequence[str], number: int) -> Findings:
-        """Instructions per call of base, head and a second copy of base (`counter` says how)."""
-        self.begins("instructions", 1)
-        tool, output = [], ""
-        if counter() == "callgrind":
-            # A folder of its own: a count must never be read from what an earlier process left.
-            place = tempfile.mkdtemp(prefix="callgrind-", dir=self.folder)
-            output = f"{place}/counts"
-            tool = [
-                "valgrind",
-                f"--vgdb-prefix={place}/vgdb",
-                "--quiet",
-                "--tool=callgrind",
-                "--instr-atstart=no",
-                "--collect-atstart=no",
-            ]
-            tool.append(f"--callgrind-out-file={output}")
-        found = self.process("instructions", names, number, twin=True, prefix=tool, callgrind=output)
-        self.ends()
-        return found
-
-    def counts(self, names: Sequence[str]) -> Findings:
-        """Exact counts of both sides."""
-        self.begins("exact counts", 1)
-        found = self.process("counts", names, 0)
-        self.ends()
-        return found
-
-    def twin(self) -> Version:
-        """A second copy of base, whose difference from base is noise."""
-        folder = self.folder / "twin"
+    def base_copy(self) -> Version:
+        """Return a second copy of base, whose difference from base is noise."""
+        folder = self.folder / BASE_COPY
         if not folder.exists():
             shutil.copytree(self.base.folder, folder)
         return replace(self.base, folder=folder)
 
     def notes(self) -> dict[str, Any]:
-        """What can explain a figure: environment, versions, how busy the machine was."""
-        return self.environment | {"machine": machine.describe(), "load": os.getloadavg(), "governor": governor()}
-
-
-@cache
-def counter() -> str | None:
-    """What counts instructions here: the processor, else valgrind's callgrind, else nothing (None)."""
-    # A private name of torch, so guarded: where it is gone, the exit code says so too.
-    code = "import torch; c = torch._C._instruction_counter; h = c.start(); raise SystemExit(h < 0 or c.end(h) <= 0)"
-    if subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0:
-        return "hardware counter"
-    return "callgrind" if shutil.which("valgrind") and shutil.which("callgrind_control") else None
-
-
-def governor() -> str:
-    """How the first core's clock is steered, where the system tells."""
-    try:
-        return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
-    except OSError:
-        return "unknown"
-
-
-def stolen() -> int:
-    """Ticks that the host has given to others since the start; 0 where the system does not tell."""
-    try:
-        return int(Path("/proc/stat").read_text().split("\n", 1)[0].split()[8])
-    except (OSError, IndexError, ValueError):
-        return 0
+        """Return what can explain a figure: environment, versions, how busy the machine was."""
+        conditions = {"machine": machine.describe(), "load": os.getloadavg(), "governor": machine.governor()}
+        return self.environment | conditions

@@ -1,4 +1,4 @@
-"""What other rules would say of the rounds that the gate measured, so that they can be compared with it.
+"""Apply other decision rules to the rounds that the gate measured, so that they can be compared with it.
 
     asv       the rule of `asv continuous`: base's times from one process and head's from another, Mann-Whitney at .002,
               and a change of the median beyond the factor, here the gate's threshold
@@ -18,18 +18,18 @@ ASV_P, T_P = 0.002, 0.01
 
 
 def flags(processes: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, bool]:
-    """Whether each rule calls head slower, given the rounds (`base`, `head`) of two processes or more."""
+    """Return, by rule, True if it calls head slower, given the rounds (`base`, `head`) of two processes or more."""
     first, second = processes[:2]
     return {"asv": by_asv(first["base"], second["head"]), "t-test": by_t_test(first["base"], first["head"])}
 
 
 def by_asv(base: Sequence[float], head: Sequence[float]) -> bool:
-    """asv's rule."""
+    """Apply the rule of `asv continuous`."""
     slower = statistics.median(head) > (1 + THRESHOLD) * statistics.median(base)
     return slower and float(stats.mannwhitneyu(base, head).pvalue) < ASV_P
 
 
 def by_t_test(base: Sequence[float], head: Sequence[float]) -> bool:
-    """The t-test that takes rounds for independent."""
+    """Apply the t-test, which takes rounds for independent."""
     slower = statistics.fmean(head) > (1 + THRESHOLD) * statistics.fmean(base)
     return slower and float(stats.ttest_ind(base, head, equal_var=False).pvalue) < T_P

@@ -1,111 +1,114 @@
-"""Starts the gate's measuring processes, hears what they find, and ends them whatever happens."""
+"""Start the measuring processes, read their findings, and end them whatever happens."""
 
 import contextlib
-import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import Empty, Queue
-from typing import IO, Any
+from typing import IO
 
-from .. import ROOT
 from ..system import machine
+from ..system.errors import CommandError
+from .messages import BOTH, CaseMessage, Done, Failure, Message, Task, decode, encode_task
+from .workload import Workload
 
-SILENCE = 150.0  # seconds without a finding, after which a case hangs; the first compilation takes some 20
-LANES = 2  # processes at a time: more would share a core's memory bandwidth
+SILENCE = 150.0  # seconds without a finding, after which a case hangs; a first compilation takes some 20
+MOST_CORES = 2  # processes at a time: more would share a core's memory bandwidth
+ROOT = Path(__file__).parents[2]  # from where `benchmarks.gate` can be imported
 
 
-class Broken(Exception):
-    """A version that cannot be imported, or a process that ends without a word."""
+class Broken(CommandError):
+    """A version that cannot be imported, or a process that died."""
+
+    summary = "Could not measure"
 
 
 class Processes:
-    """The processes of one comparison; `folder` takes their caches and complaints."""
+    """The processes of one comparison; `folder` takes their caches and their standard error."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.running: set[subprocess.Popen[str]] = set()
 
     def findings(
-        self, task: Mapping[str, Any], core: int | None = None, prefix: Sequence[str] = ()
-    ) -> Iterator[dict[str, Any]]:
-        """What one process finds, as it comes. A case that hangs ends it, with a finding that says so; Broken if it dies."""
+        self, task: Task, core: int | None = None, prefix: Sequence[str] = (), until: float = float("inf")
+    ) -> Iterator[Message]:
+        """Yield what one process finds, as it comes; `until`, on time.monotonic's clock, ends it in silence.
+
+        A case that hangs ends the process; the last message then is a Failure with `hangs`. Broken if the process dies.
+        """
         pin = ["taskset", "--cpu-list", str(core)] if core is not None else []
         command = [*pin, *prefix, sys.executable, "-m", "benchmarks.gate.worker"]
-        complaints = self.folder / f"complaints.{threading.get_ident()}"
-        left = list(task["cases"])
-        with open(complaints, "w") as stderr, self.started(command, stderr) as process:
-            lines = self.hand_over(process, json.dumps(task))
+        errors = self.folder / f"stderr.{threading.get_ident()}"
+        left = list(task.cases)
+        with open(errors, "w") as stderr, self.started(command, stderr) as process:
+            lines = hand_over(process, encode_task(task))
             while True:
                 try:
-                    line = lines.get(timeout=SILENCE)
+                    line = lines.get(timeout=max(0.0, min(SILENCE, until - time.monotonic())))
                 except Empty:
-                    case = left[0] if left else "compiler"
-                    yield {"case": case, "fails": "both", "hangs": True, "error": f"it hangs: no result after {SILENCE:.0f} s"}
+                    if time.monotonic() >= until:
+                        return
+                    case = left[0] if left else "package"
+                    yield Failure(case, BOTH, f"it hangs: no result after {SILENCE:.0f} s", hangs=True)
                     return
                 if not line:
-                    said = complaints.read_text(errors="replace").strip().splitlines()[-1:] or ["it left no message"]
+                    last = errors.read_text(errors="replace").strip().splitlines()[-1:] or ["it left no message"]
                     at = f" at {left[0]}" if left else ""
-                    raise Broken(f"a measuring process died{at} (exit code {process.wait()}): {said[0]}")
-                finding = json.loads(line)
-                if "end" in finding:
+                    raise Broken(f"a measuring process died{at} (exit code {process.wait()}): {last[0]}")
+                message = decode(line)
+                if isinstance(message, Done):
                     return
-                if finding.get("case") in left:
-                    left.remove(finding["case"])
-                yield finding
-
-    @staticmethod
-    def hand_over(process: "subprocess.Popen[str]", task: str) -> "Queue[str]":
-        """Give a process its task; the queue has its lines, an empty one at the end."""
-        assert process.stdin is not None
-        assert process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):  # it died at once: its complaints say why
-            process.stdin.write(task)
-            process.stdin.close()
-        lines: Queue[str] = Queue()
-        threading.Thread(target=pump, args=(process.stdout, lines), daemon=True).start()
-        return lines
+                if isinstance(message, CaseMessage) and message.case in left:
+                    left.remove(message.case)
+                yield message
 
     @contextlib.contextmanager
     def started(self, command: Sequence[str], stderr: IO[str]) -> Iterator["subprocess.Popen[str]"]:
-        """A process in the fixed environment; it is dead in the end."""
-        surroundings = {**os.environ, **machine.ENVIRONMENT, "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor")}
+        """Start a process in the fixed environment; kill it in the end."""
+        env = {**os.environ, **machine.ENVIRONMENT, "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor")}
         pipe = subprocess.PIPE
-        with subprocess.Popen(
-            command, cwd=ROOT, env=surroundings, stdin=pipe, stdout=pipe, stderr=stderr, text=True
-        ) as process:
+        with subprocess.Popen(command, cwd=ROOT, env=env, stdin=pipe, stdout=pipe, stderr=stderr, text=True) as process:
             self.running.add(process)
             try:
                 yield process
             finally:
                 self.running.discard(process)
-                process.kill()  # what ends in order has said so before
+                process.kill()  # a process that ended in order has reported that before
                 process.wait()
 
     def stop(self) -> None:
-        """End all processes now."""
+        """Kill all processes now."""
         for process in list(self.running):
             process.kill()
 
 
+def hand_over(process: "subprocess.Popen[str]", task: str) -> "Queue[str]":
+    """Give a process its task; return a queue of its lines, with an empty one at the end."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(BrokenPipeError):  # it died at once: its standard error says why
+        process.stdin.write(task)
+        process.stdin.close()
+    lines: Queue[str] = Queue()
+    threading.Thread(target=pump, args=(process.stdout, lines), daemon=True).start()
+    return lines
+
+
 def pump(stream: IO[str], lines: "Queue[str]") -> None:
-    """Hand on each line, and an empty one at the end."""
+    """Put each line of a stream into a queue, and an empty one at the end."""
     with contextlib.suppress(ValueError):  # closed, since the process was ended
         for line in stream:
             lines.put(line)
     lines.put("")
 
 
-def lanes(names: Sequence[str]) -> list[int | None]:
-    """The cores on which processes run side by side; [None] is one process anywhere."""
-    from ..suite.cases import CASES
-
-    alone = any(CASES[name].device == "cuda" or CASES[name].model == "ddp" for name in names)
-    if alone or shutil.which("taskset") is None or not hasattr(os, "sched_getaffinity"):
-        return [None]
-    cores = sorted(os.sched_getaffinity(0))[:LANES]
+def cores_for(workload: Workload, names: Sequence[str]) -> list[int | None]:
+    """Return the cores on which processes measure these cases side by side; [None] is one process on any core."""
+    traits = workload.cases()
+    cores = [] if any(traits[name].exclusive for name in names) else machine.cores(MOST_CORES)
     return list(cores) if len(cores) > 1 else [None]

@@ -1,4 +1,4 @@
-"""Show the gate's findings as a table, a line, Markdown and JUnit, and give its exit code."""
+"""Show the rows of a comparison as a table, a line, Markdown and JUnit, and return the exit code."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 from rich.table import Table
 from rich.text import Text
 
-from ..results.tables import duration
+from ..system.units import format_seconds
 from .rule import FAILED, IMPROVED, INCOMPARABLE, PASS, REGRESSED, UNSTABLE, Estimate
 
 HEADINGS = ("case", "signal", "base", "head", "change", "interval", "verdict", "note")
@@ -32,7 +32,7 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Row:
-    """One signal of one case."""
+    """The verdict on one signal of one case, with its figures."""
 
     case: str
     signal: str
@@ -47,14 +47,14 @@ class Row:
     note: str = ""
 
     @classmethod
-    def of(cls, case: str, signal: str, verdict: str, found: Estimate | None, **more: Any) -> "Row":
-        """A row with an estimate's figures."""
-        figures = {} if found is None else asdict(found)
+    def of(cls, case: str, signal: str, verdict: str, estimate: Estimate | None, **more: Any) -> "Row":
+        """Return a row with the figures of an estimate."""
+        figures = {} if estimate is None else asdict(estimate)
         return cls(case, signal, verdict, **figures, **more)
 
     def cells(self) -> tuple[str, ...]:
-        """What stands under `HEADINGS`."""
-        written = duration if self.signal == "time" else "{:,.0f}".format
+        """Return the text under each of `HEADINGS`."""
+        written = format_seconds if self.signal == "time" else "{:,.0f}".format
         sides = ["" if value is None else written(value) for value in (self.base, self.head)]
         shown = self.low is None or self.high is None or not self.low <= 0 <= self.high
         change = "" if self.change is None else f"{self.change:+.2%}{'' if shown else ' ~'}"
@@ -63,12 +63,12 @@ class Row:
 
 
 def ordered(rows: Iterable[Row]) -> list[Row]:
-    """Worst first: by verdict, then by change."""
+    """Sort rows by verdict, then by change, the worst first."""
     return sorted(rows, key=lambda row: (WORST_FIRST.index(row.verdict), -(row.change or 0.0), row.case))
 
 
 def overall(rows: Sequence[Row]) -> str:
-    """The verdict on all: the worst there is. What base lacks cannot be compared and does no harm beside what can."""
+    """Return the worst verdict. INCOMPARABLE does no harm beside cases that could be compared."""
     verdicts = {row.verdict for row in rows}
     for verdict in (REGRESSED, FAILED, UNSTABLE, IMPROVED, PASS):
         if verdict in verdicts:
@@ -77,18 +77,18 @@ def overall(rows: Sequence[Row]) -> str:
 
 
 def exit_code(rows: Sequence[Row]) -> int:
-    """0 pass, 1 regressed, 2 could not measure, 3 unstable."""
+    """Return the exit code: 0 pass, 1 regressed, 2 could not measure, 3 unstable."""
     return EXIT.get(overall(rows), 2)
 
 
 def geometric_mean(rows: Iterable[Row], signal: str) -> float | None:
-    """The mean change of a signal over cases, minus 1."""
+    """Return the geometric mean of head / base of a signal over all cases, minus 1."""
     logs = [math.log1p(row.change) for row in rows if row.signal == signal and row.change is not None and row.change > -1]
     return math.expm1(sum(logs) / len(logs)) if logs else None
 
 
 def line(rows: Sequence[Row], base: str, head: str) -> str:
-    """The verdict in one line."""
+    """Return the verdict in one line."""
     verdict = overall(rows)
     worst = [f"{row.case} {row.signal} {row.change:+.1%}" for row in ordered(rows) if row.verdict == verdict and row.change]
     named = f": {', '.join(worst[:3])}" if verdict in (REGRESSED, UNSTABLE, IMPROVED) and worst else ""
@@ -97,7 +97,7 @@ def line(rows: Sequence[Row], base: str, head: str) -> str:
 
 
 def lines_of(rows: Sequence[Row]) -> list[tuple[Row | None, tuple[str, ...]]]:
-    """The table's lines, the mean of each signal below."""
+    """Return the lines of the table, with the mean of each signal at the end."""
     lines: list[tuple[Row | None, tuple[str, ...]]] = [(row, row.cells()) for row in ordered(rows)]
     for signal in ("time", "instructions"):
         mean = geometric_mean(rows, signal)
@@ -107,7 +107,7 @@ def lines_of(rows: Sequence[Row]) -> list[tuple[Row | None, tuple[str, ...]]]:
 
 
 def render(rows: Sequence[Row], title: str) -> Table:
-    """The table for a terminal."""
+    """Return the table for a terminal."""
     table = Table(title=title, caption=Text(NOTE), caption_justify="left")
     for number, heading in enumerate(HEADINGS):
         table.add_column(heading, justify="right" if 2 <= number <= 5 else "left", no_wrap=number < 7)
@@ -117,7 +117,7 @@ def render(rows: Sequence[Row], title: str) -> Table:
 
 
 def markdown(rows: Sequence[Row], title: str, verdict: str) -> str:
-    """The same in Markdown."""
+    """Return the table in Markdown."""
     lines = [f"### {title}", "", f"**{verdict}**", "", "| " + " | ".join(HEADINGS) + " |"]
     lines.append("| --- | --- |" + " ---: |" * 4 + " --- | --- |")
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for _, cells in lines_of(rows)]
@@ -125,7 +125,7 @@ def markdown(rows: Sequence[Row], title: str, verdict: str) -> str:
 
 
 def junit(rows: Sequence[Row], title: str) -> str:
-    """A test per case and signal: what regressed is a failure, what could not be judged an error."""
+    """Return JUnit XML, a test per case and signal: REGRESSED is a failure, FAILED and UNSTABLE are errors."""
     failures = sum(row.verdict == REGRESSED for row in rows)
     errors = sum(row.verdict in (FAILED, UNSTABLE) for row in rows)
     attributes = {"name": title, "tests": str(len(rows)), "failures": str(failures), "errors": str(errors)}

@@ -1,17 +1,17 @@
-"""How the gate decides: from the change that each process saw to a verdict per case, with a known rate of false alarms.
+"""Decide: from the change that each process saw to a verdict per case, with a known rate of false alarms.
 
-A process gives one number per case: the logarithm of the median, over its rounds, of head's time over base's. The
-process is the independent unit (what it was dealt, by the placement of memory for instance, stays with it), so an
-interval is Student's over processes.
+A process gives one number per case: the logarithm of the median, over its rounds, of head's time over base's. The process is
+the independent unit: the placement of its memory, for instance, stays the same for all of its rounds. So an interval is
+Student's over processes.
 
-There are looks at 6, 12 and 24 processes, declared beforehand, between which `ALPHA` is divided: however many looks are
-taken, one case or more of a pair of equal versions is suspected with probability ALPHA at most (Holm over the cases at
-each look, Bonferroni over the looks). A suspected case must change by more than the threshold, and then again in as many
-fresh processes: only then is it REGRESSED or IMPROVED. A case passes once its interval is narrower than the threshold on
-either side: a slowdown of twice the threshold then shows itself with 95 % or more. What neither passes nor is suspected at the
-last look, or when the time is up, is UNSTABLE: never a pass.
+Looks take place at 6, 12 and 24 processes, declared beforehand. `ALPHA` is divided between them: however many looks are taken,
+one case or more of two equal versions is suspected with probability sum(ALPHA) at most (Holm over the cases at each look,
+Bonferroni over the looks). A suspected case must change by more than the threshold, and then again in as many fresh processes:
+only then is it REGRESSED or IMPROVED. A case passes once its interval is narrower than the threshold on either side: a slowdown
+of twice the threshold then shows with probability 95 % or more. A case that neither passes nor is suspected at the last look,
+or when the time is up, is UNSTABLE: never a pass.
 
-Nothing here measures. `decide` draws its processes from whatever is handed in: live ones, or recorded ones replayed.
+Nothing here measures. `decide` gets its processes from the function that it is given: live ones, or recorded ones replayed.
 """
 
 import math
@@ -32,7 +32,7 @@ PASS, REGRESSED, IMPROVED, UNSTABLE, INCOMPARABLE, FAILED = (
 )  # fmt: skip
 
 Samples = Mapping[str, Sequence[float]]
-# So many fresh processes for these cases: what each gave. None: there is no time for them.
+# Measures these cases in so many fresh processes: a log-ratio per case and process. None: there is no time for them.
 Draw = Callable[[Sequence[str], int], Samples | None]
 
 
@@ -48,13 +48,13 @@ class Estimate:
 
     @property
     def half_width(self) -> float:
-        """Half the interval's length."""
+        """Return half the length of the interval."""
         return (self.high - self.low) / 2
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The verdict on one case; `confirmed` is what the second batch found, where there was one."""
+    """The verdict on one case; `confirmed` is the estimate of the second batch, where there was one."""
 
     verdict: str
     estimate: Estimate | None = None
@@ -63,12 +63,12 @@ class Decision:
 
 
 def log_ratio(base: Sequence[float], head: Sequence[float]) -> float:
-    """What one process saw: the logarithm of the median of paired head / base."""
+    """Return the one number of a process: the logarithm of the median, over rounds, of head / base."""
     return math.log(statistics.median(h / b for h, b in zip(head, base, strict=True)))
 
 
 def estimate(sample: Sequence[float]) -> Estimate:
-    """Mean of the processes' log-ratios with Student's interval, turned into a relative change."""
+    """Return the mean of log-ratios with Student's interval, turned into a relative change."""
     n = len(sample)
     if n < 2:
         raise ValueError(f"{n} process(es) give no interval; hand in 2 or more")
@@ -80,7 +80,7 @@ def estimate(sample: Sequence[float]) -> Estimate:
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Adjusted p-values: rejecting those at most α errs anywhere with probability α at most."""
+    """Return p-values adjusted by Holm: rejecting those at most α errs anywhere with probability α at most."""
     adjusted, worst = {}, 0.0
     for rank, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
         worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[name]))
@@ -89,62 +89,87 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def decide(names: Sequence[str], draw: Draw, threshold: float = THRESHOLD) -> dict[str, Decision]:
-    """Look at 6, 12, 24 processes until every case is decided, and confirm what is suspected by a second batch."""
-    samples: dict[str, list[float]] = {name: [] for name in names}
-    decided: dict[str, Decision] = {}
-    suspected: dict[str, Estimate] = {}
+    """Look at 6, 12 and 24 processes until every case is decided; confirm each suspected case by a second batch."""
+    looks = Looks(names, threshold)
     note = f"not settled after {LOOKS[-1]} processes"
-    for look, alpha in zip(LOOKS, ALPHA, strict=True):
-        open_cases = [name for name in names if name not in decided and name not in suspected]
-        if not open_cases:
+    for size, alpha in zip(LOOKS, ALPHA, strict=True):
+        undecided = looks.undecided()
+        if not undecided:
             break
-        fresh = draw(open_cases, look - len(samples[open_cases[0]]))
-        if fresh is None:
+        drawn = draw(undecided, size - len(looks.samples[undecided[0]]))
+        if drawn is None:
             note = "no time for more processes"
             break
-        found = {}
-        for name in open_cases:
-            samples[name] += fresh.get(name, ())
-            if len(samples[name]) < look:  # a process broke off; what is incomplete is not judged
-                decided[name] = Decision(FAILED, note=f"{len(samples[name])} of {look} processes gave a figure")
+        looks.judge(drawn, size, alpha)
+    decisions = looks.decided | {name: unstable(looks.samples[name], note) for name in looks.undecided()}
+    decisions |= confirm(looks.suspected, draw, threshold)
+    return {name: decisions[name] if name in decisions else Decision(UNSTABLE) for name in names}
+
+
+class Looks:
+    """The first batch: what was sampled so far, and what the looks made of it."""
+
+    def __init__(self, names: Sequence[str], threshold: float) -> None:
+        self.names, self.threshold = names, threshold
+        self.samples: dict[str, list[float]] = {name: [] for name in names}
+        self.decided: dict[str, Decision] = {}
+        self.suspected: dict[str, Estimate] = {}
+
+    def undecided(self) -> list[str]:
+        """Return the cases that need more processes."""
+        return [name for name in self.names if name not in self.decided and name not in self.suspected]
+
+    def judge(self, drawn: Samples, size: int, alpha: float) -> None:
+        """Add a draw and look: suspect, pass or fail each undecided case, or leave it undecided."""
+        estimates = {}
+        for name in self.undecided():
+            self.samples[name] += drawn.get(name, ())
+            there = len(self.samples[name])
+            if there < size:  # a process broke off, and an incomplete sample is not judged
+                self.decided[name] = Decision(FAILED, note=f"{there} of {size} processes gave a figure")
             else:
-                found[name] = estimate(samples[name])
-        adjusted = holm({name: found[name].p if name in found else 1.0 for name in names})
-        for name, seen in found.items():
-            if abs(seen.change) > threshold and adjusted[name] <= alpha:
-                suspected[name] = seen
-            elif abs(seen.change) <= threshold and seen.half_width <= threshold:
-                decided[name] = Decision(PASS, seen)
-    for name in names:
-        if name not in decided and name not in suspected:
-            last = estimate(samples[name]) if len(samples[name]) > 1 else None
-            decided[name] = Decision(UNSTABLE, last, note=note)
-    return {name: decided[name] if name in decided else Decision(UNSTABLE) for name in names} | confirm(
-        suspected, draw, threshold
-    )
+                estimates[name] = estimate(self.samples[name])
+        # Holm over all cases, those decided before too: the family does not shrink from look to look.
+        adjusted = holm({name: estimates[name].p if name in estimates else 1.0 for name in self.names})
+        for name, seen in estimates.items():
+            if abs(seen.change) > self.threshold and adjusted[name] <= alpha:
+                self.suspected[name] = seen
+            elif within(seen, self.threshold):
+                self.decided[name] = Decision(PASS, seen)
+
+
+def within(seen: Estimate, threshold: float) -> bool:
+    """Return True if the change is below the threshold and known to within it."""
+    return abs(seen.change) <= threshold and seen.half_width <= threshold
+
+
+def unstable(sample: Sequence[float], note: str) -> Decision:
+    """Return the decision on a case that no look decided."""
+    return Decision(UNSTABLE, estimate(sample) if len(sample) > 1 else None, note=note)
 
 
 def confirm(suspected: Mapping[str, Estimate], draw: Draw, threshold: float) -> dict[str, Decision]:
-    """Judge what is suspected by a second batch, as large as the first and independent of it."""
-    found = {}
+    """Judge suspected cases by a second batch, as large as the first and independent of it."""
+    decisions = {}
     for size in LOOKS:
         names = [name for name, first in suspected.items() if first.processes == size]
-        fresh = draw(names, size) if names else {}
+        drawn = draw(names, size) if names else {}
         for name in names:
-            sample = () if fresh is None else fresh.get(name, ())
+            sample = () if drawn is None else drawn.get(name, ())
             if len(sample) == size:
-                found[name] = agree(suspected[name], estimate(sample), threshold)
+                decisions[name] = agree(suspected[name], estimate(sample), threshold)
+            elif drawn is None:
+                decisions[name] = Decision(UNSTABLE, suspected[name], note="no time for the second batch")
             else:
-                note = "no time for the second batch" if fresh is None else "the second batch failed"
-                found[name] = Decision(UNSTABLE if fresh is None else FAILED, suspected[name], note=note)
-    return found
+                decisions[name] = Decision(FAILED, suspected[name], note="the second batch failed")
+    return decisions
 
 
 def agree(first: Estimate, second: Estimate, threshold: float) -> Decision:
-    """The verdict on a suspected case, given its second batch."""
-    same = second.change * first.change > 0 and abs(second.change) > threshold and second.p / 2 <= AGREE
-    if same:
+    """Return the decision on a suspected case, given its second batch."""
+    same_direction = second.change * first.change > 0
+    if same_direction and abs(second.change) > threshold and second.p / 2 <= AGREE:
         return Decision(REGRESSED if first.change > 0 else IMPROVED, first, second)
-    if abs(second.change) <= threshold and second.half_width <= threshold:
+    if within(second, threshold):
         return Decision(PASS, second, note=f"a first batch showed {first.change:+.1%}, a second one did not")
     return Decision(UNSTABLE, first, second, "the second batch does not agree")

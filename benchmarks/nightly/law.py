@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree import ElementTree
 
-from ..commands.run import CannotMeasure
 from ..gate.rule import FAILED, PASS
 from ..system import process_group as leash
+from ..system.errors import CannotMeasure
 from .state import REJECTED, Outcome
 
 TESTS = "tests/test_law.py"

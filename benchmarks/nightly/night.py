@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ..commands.run import CannotMeasure
 from ..gate.rule import FAILED, IMPROVED, PASS, REGRESSED, UNSTABLE
+from ..system.errors import CannotMeasure
 from ..system.files import write
+from ..system.git import git
 from ..system.process_group import OutOfTime
 from . import github_issues as alarm
 from .report import Report, slower
@@ -293,4 +294,4 @@ class Night:
 
     def git(self, *words: str) -> str:
         """What git says of the repository; empty where it fails."""
-        return subprocess.run(["git", *words], cwd=self.root, capture_output=True, text=True, check=False).stdout.strip()
+        return git(*words, folder=self.root, otherwise="")

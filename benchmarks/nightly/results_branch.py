@@ -5,13 +5,12 @@ both sides' files are united. Where it was rewritten there, what was here is kep
 """
 
 import contextlib
-import os
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from ..system.files import write
+from ..system.git import GitError, git
 from .results_merge import combined, put_aside, whole
 
 BRANCH, REMOTE = "asv-results", "origin"
@@ -208,17 +207,8 @@ class ResultsBranch:
     ) -> str:
         """What git prints; where it fails, `fails` if that is given, else BranchTrouble with what it says."""
         names = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in AUTHOR.items()}
-        surroundings = {**os.environ, **names, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+        env = {**names, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
         try:
-            done = subprocess.run(
-                ["git", *words], cwd=cwd or self.root, env=surroundings, input=given, capture_output=True, text=True,
-                check=False, timeout=PATIENCE,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            raise BranchTrouble(f"git {words[0]} was not done after {PATIENCE} s") from None
-        if done.returncode == 0:
-            return done.stdout.strip() if strip else done.stdout
-        if fails is not None:
-            return fails
-        said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-        raise BranchTrouble(f"git {words[0]} failed: {said}")
+            return git(*words, folder=cwd or self.root, otherwise=fails, stdin=given, env=env, timeout=PATIENCE, strip=strip)
+        except GitError as error:
+            raise BranchTrouble(str(error)) from None

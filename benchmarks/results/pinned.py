@@ -2,8 +2,9 @@
 
 import shutil
 
-from ..gate.revisions import UnknownRevision, extract, resolve
+from .. import workload
 from ..suite.history import COMMIT, PINNED
+from ..system.git import UnknownRevision, export, resolve
 
 # The tag once it exists, until then the commit that landed the layer.
 REVISIONS = ("v0.1.0", "7a760ecc6c2f619dd9a88264aa513a0cb537057e")
@@ -18,7 +19,8 @@ def lay_out() -> str | None:
             continue
         if not COMMIT.exists() or COMMIT.read_text().strip() != commit:
             shutil.rmtree(PINNED, ignore_errors=True)
-            extract(commit, PINNED)
+            export(commit, PINNED)
+            workload.build(PINNED)
             COMMIT.write_text(commit)  # last, so that what an interruption leaves does not look whole
         return None
     names = " or ".join(REVISIONS)

@@ -5,7 +5,6 @@ Where the history is not at hand, TAILDROPOUT_COMMIT in the environment says whi
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,7 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .. import ROOT
 from ..system import machine
-from ..system.files import write
+from ..system.files import write_atomically
+from ..system.git import git
 
 if TYPE_CHECKING:
     from ..suite.cases import Case
@@ -123,15 +123,6 @@ def rounded(value: float) -> float:
     return float(f"{value:.{ACCURACY}g}")
 
 
-def git(*words: str) -> str:
-    """What git prints; empty where there is no repository, or no git."""
-    try:
-        result = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
-    except FileNotFoundError:  # no git either
-        return ""
-    return result.stdout.strip() if result.returncode == 0 else ""
-
-
 def record(names: Sequence[str], device: str, seconds: float, console: Console) -> dict[str, Any]:
     """Measure the named cases with the package of this working tree and say on what."""
     import torch
@@ -149,8 +140,8 @@ def record(names: Sequence[str], device: str, seconds: float, console: Console) 
         "version": 1,
         "machine": machine.describe(device),
         "versions": versions,
-        "commit": git("rev-parse", "HEAD") or os.environ.get("TAILDROPOUT_COMMIT", "unknown"),
-        "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "taildropout", "benchmarks/suite")),
+        "commit": git("rev-parse", "HEAD", otherwise="") or os.environ.get("TAILDROPOUT_COMMIT", "unknown"),
+        "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "taildropout", "benchmarks/suite", otherwise="")),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "cases": measure(names, package, seconds, console),
     }
@@ -158,4 +149,4 @@ def record(names: Sequence[str], device: str, seconds: float, console: Console) 
 
 def store(found: dict[str, Any], folder: Path) -> Path:
     """Write a record; return its file."""
-    return write(folder / f"{found['machine']['name']}.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    return write_atomically(folder / f"{found['machine']['name']}.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from .. import ROOT
 from ..system.files import write
+from ..system.units import format_seconds
 
 RECORDS = ROOT / "benchmarks" / "records"
 FINDINGS = ROOT / "examples" / "results"
@@ -58,7 +59,7 @@ class Row:
 
     def cells(self) -> tuple[str, ...]:
         """What stands under `HEADINGS`."""
-        times = [duration(self.seconds[layer]) if layer in self.seconds else "" for layer in ("TailDropout", *RIVALS)]
+        times = [format_seconds(self.seconds[layer]) if layer in self.seconds else "" for layer in ("TailDropout", *RIVALS)]
         compared = [spread(*self.ratio[rival]) if rival in self.ratio else "" for rival in RIVALS]
         lack = self.note or "not measured"
         return (self.case, *(cell or lack for cell in (*times, *compared)), self.wanted())
@@ -71,14 +72,6 @@ class Row:
     def met(self, rival: str, goal: float) -> str:
         """What stands behind a goal: nothing where it is met or not measured."""
         return " (missed)" if rival in self.ratio and self.ratio[rival][0] > goal else ""
-
-
-def duration(seconds: float) -> str:
-    """Three digits and a unit."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if seconds >= size:
-            return f"{seconds / size:#.3g} {unit}".replace(". ", " ")
-    return f"{seconds / 1e-9:.0f} ns"
 
 
 def spread(median: float, low: float, high: float) -> str:
@@ -166,13 +159,14 @@ def speed() -> str:
 
 def gate() -> str:
     """The tables of the gate's own errors, one for each machine on which it was calibrated."""
+    from .. import workload
     from ..gate import error_rates
-    from ..gate import stored as gate_record
+    from ..gate.records import load_record
 
-    files = sorted(gate_record.FOLDER.glob("*.json"))
+    files = sorted(workload.records.glob("*.json"))
     if not files:
         raise ValueError("the gate was never calibrated; do it: python -m benchmarks calibrate")
-    return "\n\n".join(f"**{file.stem}**\n\n{error_rates.markdown(gate_record.load(file))}" for file in files)
+    return "\n\n".join(f"**{file.stem}**\n\n{error_rates.markdown(load_record(file))}" for file in files)
 
 
 def tables() -> dict[str, str]:

@@ -1,10 +1,10 @@
-"""Writing a file in one step."""
+"""Write a file in one step."""
 
 from pathlib import Path
 
 
-def write(file: Path, text: str) -> Path:
-    """Write so that a killed run or a full disk leaves the former file whole; its folder is made."""
+def write_atomically(file: Path, text: str) -> Path:
+    """Write `text` so that a killed run or a full disk leaves the former file whole; make its folder. Return the file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.partial")
     try:
@@ -13,3 +13,6 @@ def write(file: Path, text: str) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return file
+
+
+write = write_atomically  # the former name, until every caller uses the new one

@@ -1,11 +1,12 @@
-"""The machine as results name it: what decides their speed, and nothing that changes from boot to boot."""
+"""Describe the machine: what decides the speed of a result, and nothing that changes from boot to boot."""
 
 import os
 import platform
 import re
+import shutil
 from pathlib import Path
 
-# As in asv.conf.json, which says why. The C library reads them when a process starts.
+# The same as in asv.conf.json, where the reasons stand. The C library reads them when a process starts.
 ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "1073741824",
@@ -16,16 +17,16 @@ ENVIRONMENT = {
 
 
 def cpu() -> str:
-    """The processor's model, as far as the system tells it."""
+    """Return the model of the processor, as far as the system tells it."""
     try:
-        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        match = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
-        found = None
-    return " ".join((found.group(1) if found else platform.processor() or platform.machine()).split())
+        match = None
+    return " ".join((match.group(1) if match else platform.processor() or platform.machine()).split())
 
 
 def memory() -> str:
-    """Memory in whole GiB: what is reported varies by some pages from boot to boot."""
+    """Return the memory in whole GiB, since the reported size varies by some pages from boot to boot."""
     try:
         return f"{round(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30)} GiB"
     except (AttributeError, ValueError, OSError):
@@ -33,7 +34,7 @@ def memory() -> str:
 
 
 def name(device: str = "cpu") -> str:
-    """A file name for this machine: its processor and number of cores, or its GPU."""
+    """Return a file name for this machine: its processor and number of cores, or its GPU."""
     if device == "cuda":
         import torch
 
@@ -44,7 +45,7 @@ def name(device: str = "cpu") -> str:
 
 
 def describe(device: str = "cpu") -> dict[str, str]:
-    """What a record says about this machine."""
+    """Return what a record says about this machine."""
     described = {"name": name(device), "cpu": cpu(), "cores": str(os.cpu_count()), "memory": memory()}
     described["os"] = platform.system()
     if device == "cuda":
@@ -52,3 +53,40 @@ def describe(device: str = "cpu") -> dict[str, str]:
 
         described["gpu"] = torch.cuda.get_device_name()
     return described
+
+
+def load_average() -> float:
+    """Return the number of processes that ran or waited to run, averaged over the last minute."""
+    return os.getloadavg()[0]
+
+
+def governor() -> str:
+    """Return how the clock of the first core is steered, where the system tells."""
+    try:
+        return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
+    except OSError:
+        return "unknown"
+
+
+def stolen_ticks() -> int:
+    """Return the clock ticks since the start that the host gave to other guests; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/stat").read_text().split("\n", 1)[0].split()[8])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def busy_seconds() -> float:
+    """Return the processor time that anybody used since the start, stolen time too; 0 where the system does not tell."""
+    try:
+        user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+    except (OSError, ValueError):
+        return 0.0
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def cores(most: int) -> list[int]:
+    """Return at most `most` of the cores that this process may use and can pin others to; [] where pinning is impossible."""
+    if shutil.which("taskset") is None or not hasattr(os, "sched_getaffinity"):
+        return []
+    return sorted(os.sched_getaffinity(0))[:most]

@@ -1,7 +1,7 @@
-"""Runs a command that must not outlive whoever started it, nor its time.
+"""Run a command that must not outlive the process that started it, nor its time.
 
 `python -m benchmarks.system.process_group COMMAND …` runs COMMAND in its own process group and ends the whole group when its
-standard input closes, as it does when the process at the other end dies, however it dies. `run` starts that and waits.
+standard input closes. The input closes when the process at the other end dies, however it dies. `run` starts this and waits.
 """
 
 import contextlib
@@ -15,27 +15,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-KEPT = 25  # of the lines that a command said last
+KEPT_LINES = 25  # of the last ones on standard error
 
 
 class OutOfTime(Exception):
-    """A command was ended since its time was up."""
+    """A command was ended because its time was up."""
 
 
 def run(command: Sequence[str], seconds: float, cwd: Path, **environment: str) -> tuple[int, str]:
-    """Run a command for so long at most; its exit code and its last lines on standard error, all of which is shown too.
+    """Run a command for at most `seconds`; return its exit code and its last lines on standard error.
 
-    Raises OutOfTime.
+    Standard error is also passed on as it comes. Raises OutOfTime.
     """
-    leash = [sys.executable, "-P", str(Path(__file__)), *command]  # -P: modules here are not to hide the standard library's
+    # -P: the modules beside this file must not hide those of the standard library.
+    wrapped = [sys.executable, "-P", str(Path(__file__)), *command]
     pipe = subprocess.PIPE
-    surroundings = {**os.environ, **environment}
-    said: deque[str] = deque(maxlen=KEPT)
+    env = {**os.environ, **environment}
+    stderr: deque[str] = deque(maxlen=KEPT_LINES)
     with subprocess.Popen(
-        leash, cwd=cwd, env=surroundings, stdin=pipe, stderr=pipe, text=True, errors="replace", start_new_session=True
+        wrapped, cwd=cwd, env=env, stdin=pipe, stderr=pipe, text=True, errors="replace", start_new_session=True
     ) as process:
         assert process.stderr is not None
-        reader = threading.Thread(target=show, args=(process.stderr, said), daemon=True)
+        reader = threading.Thread(target=pass_on, args=(process.stderr, stderr), daemon=True)
         reader.start()
         try:
             code = process.wait(seconds)
@@ -45,28 +46,28 @@ def run(command: Sequence[str], seconds: float, cwd: Path, **environment: str) -
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             reader.join(5)
-    return code, "\n".join(said)
+    return code, "\n".join(stderr)
 
 
-def show(stream: IO[str], said: deque[str]) -> None:
-    """Pass on what a command complains of, and remember the end of it."""
+def pass_on(stream: IO[str], kept: deque[str]) -> None:
+    """Copy each line of `stream` to standard error, and to `kept` unless it is blank."""
     for line in stream:
         print(line, end="", file=sys.stderr, flush=True)
         if line.strip():
-            said.append(line.rstrip())
+            kept.append(line.rstrip())
 
 
-def hold() -> None:
-    """Wait for the other end to let go, then end the group."""
+def end_with_stdin() -> None:
+    """Wait until standard input closes, then kill the process group."""
     while os.read(0, 1024):
         pass
     os.killpg(0, signal.SIGKILL)
 
 
 def main(command: Sequence[str]) -> int:
-    """Run the command; its exit code."""
+    """Run the command; return its exit code."""
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
-        threading.Thread(target=hold, daemon=True).start()
+        threading.Thread(target=end_with_stdin, daemon=True).start()
         code = process.wait()
     return code if code >= 0 else 128 - code
 

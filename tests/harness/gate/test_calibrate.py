@@ -3,20 +3,19 @@
 import json
 import math
 import random
+from pathlib import Path
 
 import pytest
 
-from benchmarks import ROOT
+from benchmarks import ROOT, workload
 from benchmarks.__main__ import main
-from benchmarks.commands import calibrate
-from benchmarks.gate import error_rates
-from benchmarks.gate import injection as planted
-from benchmarks.gate import other_rules as rivals
-from benchmarks.gate import stored as gate_record
+from benchmarks.gate import calibration, counters, error_rates, injection, other_rules
+from benchmarks.gate.records import instruction_noise, load_record, record_path, store_record
 from benchmarks.gate.rule import IMPROVED, LOOKS, PASS, REGRESSED, UNSTABLE
+from benchmarks.gate.workload import Slowdown
 from benchmarks.results import tables as table
 
-CASES = list(calibrate.TIME)
+CASES = list(workload.slowdowns)
 
 
 def trial(kind, chance, change=0.0, verdict=PASS):
@@ -42,10 +41,16 @@ def record():
     chance = random.Random(1)
     trials = [trial("same", chance) for _ in range(18)] + [trial("same", chance, verdict=UNSTABLE)]
     trials += [trial("slower", chance, 0.05, REGRESSED) for _ in range(5)] + [trial("busy same", chance)]
-    instructions = {case: {"verdict": REGRESSED, "change": 0.01, "twin": 0.0002} for case in calibrate.INSTRUCTIONS}
+    instructions = {case: {"verdict": REGRESSED, "change": 0.01, "base_copy": 0.0002} for case in workload.more_instructions}
     trials.append({**trial("instructions slower", chance), "cases": instructions})
-    plan = {"time": calibrate.TIME, "instructions": calibrate.INSTRUCTIONS, "digest": "0"}
-    return {"version": 1, "trials": trials, "instructions": {"128x256-f32-train": [0.0002]}, "planted": plan}
+    kinds = {"time": workload.slowdowns, "instructions": workload.more_instructions}
+    amounts = {signal: {case: (each.kind, 40) for case, each in slowed.items()} for signal, slowed in kinds.items()}
+    return {
+        "version": 1,
+        "trials": trials,
+        "instructions": {"128x256-f32-train": [0.0002]},
+        "planted": {"digest": "0", **amounts},
+    }
 
 
 def found(rows, **wanted):
@@ -83,13 +88,13 @@ def test_the_first_number_is_the_smallest_slowdown_that_is_surely_caught():
 
 
 def test_the_table_of_rates_leads_with_that_number(record, monkeypatch, tmp_path):
-    monkeypatch.setattr(gate_record, "FOLDER", tmp_path)
+    monkeypatch.setattr(workload, "records", tmp_path)
     with pytest.raises(ValueError, match="never calibrated"):
         table.gate()
     monkeypatch.setattr(error_rates, "REPLAYS", 300)
     monkeypatch.setattr(error_rates, "EFFECTS", (0.0, 0.05))
     record["rates"] = error_rates.evaluate(record)
-    gate_record.store(record, tmp_path / "some-cpu.json")
+    store_record(record, tmp_path / "some-cpu.json")
     text = table.gate()
     assert text.startswith("**some-cpu**\n\nThe smallest slowdown caught at least 95 % of the time: **5%** (replayed).")
     assert "| gate | time | +5% | one of them | quiet, replayed | 300 | 100.0% [99.0%, 100.0%] |" in text
@@ -97,45 +102,59 @@ def test_the_table_of_rates_leads_with_that_number(record, monkeypatch, tmp_path
 
 def test_a_record_is_read_back_as_it_was_stored(record, tmp_path):
     file = tmp_path / "gate" / "some-cpu.json"
-    assert gate_record.load(file) == {"version": 1, "trials": [], "instructions": {}}
-    gate_record.store(record, file)
-    assert gate_record.load(file) == json.loads(json.dumps(record))
+    assert load_record(file) == {"version": 1, "trials": [], "instructions": {}}
+    store_record(record, file)
+    assert load_record(file) == json.loads(json.dumps(record))
     assert len(file.read_text().splitlines()) > len(record["trials"])  # a trial a line: readable differences
     file.write_text("{")
     with pytest.raises(ValueError, match=r"some-cpu\.json is no JSON .*take it back from git"):
-        gate_record.load(file)
+        load_record(file)
     file.write_text('{"version": 9}')
     with pytest.raises(ValueError, match="version 9"):
-        gate_record.load(file)
+        load_record(file)
+
+
+def test_a_record_of_an_earlier_version_of_the_gate_still_loads(tmp_path, monkeypatch):
+    old = load_record(Path(__file__).parent / "old_record.json")
+    monkeypatch.setattr(error_rates, "EFFECTS", (0.05,))
+    monkeypatch.setattr(error_rates, "REPLAYS", 20)
+    rows = error_rates.evaluate(old)
+    case = "1024x512-f32-train (python)"
+    assert found(rows, signal="instructions", case=case)["regressed"] == 2
+    assert found(rows, rule="gate", signal="time", effect=0.0, machine="quiet", source="live")["trials"] == 4
+    assert found(rows, source="replayed")["regressed"] == 20
+    store_record(old, record_path(tmp_path))
+    assert len(instruction_noise(tmp_path, "1024x512-f32-train")) == 15
+    assert calibration.next_kind(old) in calibration.WANTED
 
 
 def test_trials_are_neither_replaced_nor_lost(record, tmp_path, monkeypatch, capsys):
-    file = tmp_path / "machine.json"
-    monkeypatch.setattr(gate_record, "path", lambda: file)
-    gate_record.store(record, file)
+    monkeypatch.setattr(workload, "records", tmp_path)
+    file = record_path(tmp_path)
+    store_record(record, file)
     assert main(["calibrate"]) == 2
     assert "add to them with --resume" in capsys.readouterr().err
     monkeypatch.setattr(error_rates, "EFFECTS", ())
     assert main(["calibrate", "--resume", "--hours", "0"]) == 0
     assert "Not known yet" in capsys.readouterr().out
-    assert gate_record.load(file)["trials"] == json.loads(json.dumps(record["trials"]))
+    assert load_record(file)["trials"] == json.loads(json.dumps(record["trials"]))
     file.write_text("{")
     assert main(["calibrate", "--resume"]) == 2
     assert file.read_text() == "{"
 
 
 def test_the_kind_that_lags_most_is_next(record, monkeypatch):
-    monkeypatch.setattr(calibrate, "counter", lambda: None)
-    assert calibrate.next_kind({"trials": []}) == "same"
-    assert calibrate.next_kind(record) == "busy slower"
+    monkeypatch.setattr(counters, "available", lambda: None)
+    assert calibration.next_kind({"trials": []}) == "same"
+    assert calibration.next_kind(record) == "busy slower"
     record["trials"] += [{"asked": "busy slower"}] * 15
-    assert calibrate.next_kind(record) == "busy same"
-    monkeypatch.setattr(calibrate, "counter", lambda: "callgrind")
-    assert calibrate.next_kind(record) == "instructions same"
+    assert calibration.next_kind(record) == "busy same"
+    monkeypatch.setattr(counters, "available", lambda: counters.CALLGRIND)
+    assert calibration.next_kind(record) == "instructions same"
 
 
 def test_other_processes_are_seen():
-    with calibrate.competitors(True), calibrate.watched() as seen:
+    with calibration.competitors(True), calibration.watched() as seen:
         sum(range(20_000_000))
     assert seen["foreign"] > 0.2
 
@@ -148,24 +167,24 @@ def test_other_rules_judge_the_same_rounds(slower, expected):
         base = [drift * chance.gauss(1, 0.02) for _ in range(100)]
         return {"base": base, "head": [slower * drift * chance.gauss(1, 0.02) for _ in range(100)]}
 
-    flags = rivals.flags([process(1.0), process(1.0)])
+    flags = other_rules.flags([process(1.0), process(1.0)])
     assert (flags["asv"], flags["t-test"]) == expected
-    assert rivals.flags([process(1.0), process(1.2)])["asv"]  # a process that is slower as a whole: a false alarm
+    assert other_rules.flags([process(1.0), process(1.2)])["asv"]  # a process that is slower as a whole: a false alarm
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="versions come from git, and this is a copy without it")
 def test_real_trials_are_recorded(tmp_path, monkeypatch):
-    monkeypatch.setattr(calibrate, "TIME", {"8x16-f32-fwd": ("python", 0.5)})
-    monkeypatch.setattr(calibrate, "WANTED", {"same": 1, "slower": 1})
-    monkeypatch.setattr(calibrate, "counter", lambda: None)
-    monkeypatch.setattr(planted, "TUNING_STEPS", 2)
-    monkeypatch.setattr(gate_record, "path", lambda: tmp_path / "machine.json")
+    monkeypatch.setattr(workload, "slowdowns", {"8x16-f32-fwd": Slowdown("python", 0.5)})
+    monkeypatch.setattr(calibration, "WANTED", {"same": 1, "slower": 1})
+    monkeypatch.setattr(counters, "available", lambda: None)
+    monkeypatch.setattr(injection, "TUNING_STEPS", 2)
+    monkeypatch.setattr(workload, "records", tmp_path)
     ticks = iter([0.0] * 3 + [1e9] * 9)
-    monkeypatch.setattr(calibrate, "QUIET", 9.0)
-    monkeypatch.setattr(calibrate, "out_of_time", lambda end: next(ticks) > 0)
+    monkeypatch.setattr(calibration, "QUIET", 9.0)
+    monkeypatch.setattr(calibration, "out_of_time", lambda end: next(ticks) > 0)
     assert main(["calibrate", "--hours", "1"]) == 0
-    trials = gate_record.load(tmp_path / "machine.json")["trials"]
+    trials = load_record(record_path(tmp_path))["trials"]
     assert [each["kind"] for each in trials] == ["same", "slower", "same"]
     assert trials[1]["cases"]["8x16-f32-fwd"]["verdict"] == REGRESSED
     assert trials[0]["cases"]["8x16-f32-fwd"]["verdict"] not in (REGRESSED, IMPROVED)

@@ -12,8 +12,7 @@ import pytest
 from nights import CASE
 
 from benchmarks import __main__ as command
-from benchmarks.commands import canary, nightly
-from benchmarks.gate.report import Row
+from benchmarks.commands import nightly
 from benchmarks.gate.rule import FAILED, PASS, REGRESSED, UNSTABLE
 from benchmarks.nightly import law
 from benchmarks.nightly import steps as night_steps
@@ -129,25 +128,6 @@ def test_the_canarys_finding_is_read_from_what_it_wrote(said, tmp_path):
     assert night_steps.real(tmp_path, "cpu").canary("abc", 60) == Outcome(VOID, "not seen")
     given["code"] = 0
     assert night_steps.real(tmp_path, "cpu").canary("abc", 60).verdict == PASS
-
-
-@pytest.mark.parametrize(
-    ("verdict", "change", "seen"),
-    [(REGRESSED, 0.1, True), (REGRESSED, 0.049, False), (REGRESSED, 0.21, False), (PASS, 0.1, False), (FAILED, None, False)],
-)
-def test_a_canary_is_seen_if_it_is_called_slower_by_about_what_was_planted(verdict, change, seen):
-    rows = [Row("one", "time", REGRESSED, change=0.1), Row("two", "time", verdict, change=change)]
-    assert canary.unseen(rows) == ([] if seen else ["two"])
-    assert ("not seen" in canary.line(rows, canary.unseen(rows))) != seen
-
-
-def test_every_canary_is_a_case_of_its_device():
-    from benchmarks.suite.cases import CASES
-
-    assert {device: {CASES[name].device for name in cases} for device, cases in canary.PLANTED.items()} == {
-        "cpu": {"cpu"},
-        "cuda": {"cuda"},
-    }
 
 
 def test_a_device_that_is_not_there_is_refused(capsys, monkeypatch):

@@ -24,10 +24,10 @@ from test_events import assert_nested
 from benchmarks import ROOT
 from benchmarks import __main__ as command
 from benchmarks.commands import trace
-from benchmarks.gate import revisions
 from benchmarks.profiling.events import OUTSIDE, Operator, is_step, operators, read
 from benchmarks.results import record
 from benchmarks.suite.cases import CASES
+from benchmarks.system.git import git
 
 CASE = "1024x512-f32-train"
 RUNS = ["TailDropout", "nn.Dropout"]
@@ -169,9 +169,9 @@ def tensorboard(printed: str, folder: Path) -> Iterator[Callable[..., Any]]:
         server.wait(30)
 
 
-@pytest.mark.skipif(not revisions.git("rev-parse", "--git-dir"), reason="there is no git history here")
+@pytest.mark.skipif(not git("rev-parse", "--git-dir", otherwise=""), reason="there is no git history here")
 def test_the_working_tree_is_traced_beside_a_revision(tmp_path: Path) -> None:
-    commit = revisions.git("rev-parse", "HEAD")
+    commit = git("rev-parse", "HEAD")
     printed = run("8x16-f32-fwd", "--against", "HEAD", "--out", str(tmp_path))
     names = ["TailDropout", f"TailDropout-{commit[:8]}"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names

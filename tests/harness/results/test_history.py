@@ -11,11 +11,11 @@ import pytest
 from benchmarks import ROOT
 from benchmarks.__main__ import main
 from benchmarks.commands import history
-from benchmarks.gate.revisions import UnknownRevision
 from benchmarks.results import change_points as changes
 from benchmarks.results import pinned
 from benchmarks.suite import history as suite
 from benchmarks.suite.cases import NotAvailable
+from benchmarks.system.git import UnknownRevision
 
 
 def ratios(levels, deviation, seed, heavy=False):
@@ -90,7 +90,7 @@ def test_noise_is_judged_beside_steps_and_outliers():
 def stored(tmp_path, monkeypatch):
     """asv's results of 30 commits, with a step of 6 % at the 20th."""
     newest = [f"{number:08x}{'0' * 32}" for number in range(30)]
-    monkeypatch.setattr(history, "git", lambda *words: "\n".join(newest) if words[0] == "rev-list" else "a subject")
+    monkeypatch.setattr(history, "git", lambda *words, **_: "\n".join(newest) if words[0] == "rev-list" else "a subject")
     folder = tmp_path / "results"
     (folder / "machine").mkdir(parents=True)
     (folder / "machine" / "machine.json").write_text(json.dumps({"machine": "machine", "version": 1}))

@@ -16,6 +16,7 @@ from benchmarks.results import tables as table
 from benchmarks.results.stored import Entry, Figure
 from benchmarks.results.tables import Row
 from benchmarks.system import machine
+from benchmarks.system.units import format_seconds
 
 COLUMNS = [
     "result",
@@ -175,7 +176,7 @@ def test_the_table_marks_losses_and_what_is_undecided():
     ("seconds", "text"), [(2.0, "2.00 s"), (0.0123, "12.3 ms"), (4e-4, "400 µs"), (1.234e-6, "1.23 µs"), (5e-9, "5 ns")]
 )
 def test_durations_have_three_digits(seconds, text):
-    assert table.duration(seconds) == text
+    assert format_seconds(seconds) == text
 
 
 def test_the_terminal_shows_brackets_and_all_columns():

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from benchmarks.gate import error_rates
-from benchmarks.gate import rule as verdict
+from benchmarks.gate import error_rates, rule
 from benchmarks.gate.rule import ALPHA, FAILED, IMPROVED, LOOKS, PASS, REGRESSED, THRESHOLD, UNSTABLE, decide, estimate, holm
 
 CASES = "8x16-f32-train", "1024x512-f32-train"  # whose rounds are recorded
@@ -46,7 +45,7 @@ def test_an_interval_holds_the_truth_as_often_as_it_says(size):
     for _ in range(trials):
         found = estimate([0.03 + chance.gauss(0, 0.01) for _ in range(size)])
         held += found.low <= math.expm1(0.03) <= found.high
-    assert abs(held / trials - verdict.CONFIDENCE) < 4 * math.sqrt(0.05 * 0.95 / trials)
+    assert abs(held / trials - rule.CONFIDENCE) < 4 * math.sqrt(0.05 * 0.95 / trials)
 
 
 def test_processes_that_agree_exactly_leave_no_doubt():
@@ -65,7 +64,7 @@ def test_holm_multiplies_the_smallest_by_all_and_never_falls():
 def test_equal_versions_are_suspected_no_more_often_than_declared(monkeypatch):
     """The first batch alone, any of 5 cases: at most the 1 % that is spent; 2000 trials, 5 standard errors (3e-7)."""
     suspected = []
-    monkeypatch.setattr(verdict, "confirm", lambda first, draw, threshold: suspected.append(bool(first)) or {})
+    monkeypatch.setattr(rule, "confirm", lambda first, draw, threshold: suspected.append(bool(first)) or {})
     effects, trials = dict.fromkeys("abcde", 0.0), 2000
     for seed in range(trials):
         decide(list(effects), processes(effects, 0.03, seed), threshold=1e-9)  # so that the threshold hides no alarm
@@ -129,7 +128,7 @@ def test_a_suspicion_needs_a_second_batch_that_agrees(first, second, expected):
 
 
 def test_time_that_runs_out_is_no_pass():
-    assert decide(["a"], lambda names, count: None)["a"] == verdict.Decision(UNSTABLE, note="no time for more processes")
+    assert decide(["a"], lambda names, count: None)["a"] == rule.Decision(UNSTABLE, note="no time for more processes")
     first, times = batches(0.06), iter((True, False))
     found = decide(["a"], lambda names, count: first(names, count) if next(times) else None)["a"]
     assert (found.verdict, found.note) == (UNSTABLE, "no time for the second batch")
@@ -147,9 +146,9 @@ def test_a_case_that_breaks_off_fails_and_the_others_are_judged():
 
 def test_what_one_process_saw_is_the_median_of_its_pairs():
     base, head = [1.0, 2.0, 4.0], [1.1, 2.0, 8.0]
-    assert verdict.log_ratio(base, head) == pytest.approx(math.log(1.1))
+    assert rule.log_ratio(base, head) == pytest.approx(math.log(1.1))
     with pytest.raises(ValueError, match="longer"):
-        verdict.log_ratio(base, head[:2])
+        rule.log_ratio(base, head[:2])
 
 
 @pytest.mark.parametrize(
@@ -158,11 +157,12 @@ def test_what_one_process_saw_is_the_median_of_its_pairs():
 def test_rates_have_the_bounds_of_clopper_and_pearson(events, trials, low, high):
     found = error_rates.interval(events, trials)
     assert found == pytest.approx((low, high), abs=2e-5)
-    exact = stats.binomtest(events, trials).proportion_ci(0.9, "exact")
-    assert found == pytest.approx((exact.low, exact.high))
+    ends = stats.beta.ppf(0.05, events, trials - events + 1), stats.beta.ppf(0.95, events + 1, trials - events)
+    assert found == pytest.approx((0.0 if events == 0 else ends[0], 1.0 if events == trials else ends[1]))
+    assert error_rates.interval(0, 0) == (0.0, 1.0)  # no trial, no knowledge
 
 
-def test_replayed_processes_show_what_was_planted():
+def test_replayed_processes_show_the_effect_that_was_added():
     chance = random.Random(3)
     pool = [{name: chance.gauss(0, 0.006) for name in "abc"} for _ in range(120)]
     found = [error_rates.replayed(pool, effect, times=60) for effect in (0.0, 0.05, -0.05, 0.2)]
@@ -177,7 +177,7 @@ def rounds(factor, seed):
     def one(case):
         process = chance.choice(recorded)[case]
         drawn = chance.choices(list(zip(process["base"], process["head"], strict=True)), k=len(process["base"]))
-        return verdict.log_ratio([base for base, _ in drawn], [factor * head for _, head in drawn])
+        return rule.log_ratio([base for base, _ in drawn], [factor * head for _, head in drawn])
 
     return lambda names, count: {case: [one(case) for _ in range(count)] for case in names}
 

@@ -1,0 +1,180 @@
+"""Calibrate the gate: run whole trials of it, and record how often it errs.
+
+A trial compares a commit with a copy of itself, into which nothing or a slowdown of known size is injected, as `compare` would.
+It counts as quiet if other processes used at most a tenth of the cores, else as busy. Some trials run beside a competitor on
+every core, to be busy on purpose.
+"""
+
+import itertools
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..system import machine
+from . import counters
+from .injection import amount_for, inject, tune
+from .instructions import change_of, described, instruction_rows
+from .measuring import Comparison
+from .messages import BASE, HEAD, Instructions
+from .other_rules import flags
+from .processes import Broken
+from .records import store_record
+from .rule import decide, log_ratio
+from .versions import Version, extract
+from .workload import Amounts, Injectable
+
+# How many trials of each kind are wanted for each other; the kind that lags most is next.
+WANTED = {"same": 300, "slower": 60, "busy same": 30, "busy slower": 15, "instructions same": 8, "instructions slower": 12}
+QUIET = 0.1  # of the cores' time, used by others
+LOOP_PASSES = (100, 400)  # with which the instructions of an injected loop are measured
+
+Say = Callable[[str], None]
+
+
+def accumulate(workload: Injectable, record: dict[str, Any], file: Path, end: float, say: Say) -> None:
+    """Add trials to the record, storing each, until `end` on the clock of time.monotonic."""
+    with tempfile.TemporaryDirectory(prefix=f"{workload.package}-gate-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        base = extract(workload, "HEAD", folder / "base")
+        heads = injected_heads(workload, record, base, folder, say)
+        for number in itertools.count(len(record["trials"])):
+            if out_of_time(end):
+                return
+            kind = next_kind(record)
+            comparison = Comparison(workload, base, heads[kind.removeprefix("busy ")], folder, seed=1000 * number)
+            trial = run_trial(comparison, workload, kind)
+            record["trials"].append(trial)
+            if kind.startswith("instructions"):
+                for case, figures in trial["cases"].items():
+                    record["instructions"].setdefault(case, []).append(figures["base_copy"])
+            store_record(record, file)
+            verdicts = ", ".join(f"{case} {figures['verdict']}" for case, figures in trial["cases"].items())
+            say(f"trial {number + 1} ({trial['kind']}, {trial['seconds']:.0f} s): {verdicts}")
+
+
+def injected_heads(
+    workload: Injectable, record: dict[str, Any], base: Version, folder: Path, say: Say
+) -> Mapping[str, Version]:
+    """Return the head of each kind of trial; amounts that were tuned for these sources before are taken from the record."""
+    if "planted" not in record or record["planted"]["digest"] != base.digest:  # "planted" is the record's word
+        record["planted"] = {"digest": base.digest, "time": tune(workload, base, folder / "tuning", workload.slowdowns, say)}
+        record["planted"]["instructions"] = tune_instructions(workload, base, folder, say)
+    amounts = record["planted"]
+    same = extract(workload, "HEAD", folder / "same")
+    return {
+        "same": same,
+        "slower": inject(workload, base, folder / "slower", amounts["time"]),
+        "instructions same": same,
+        "instructions slower": inject(workload, base, folder / "longer", amounts["instructions"]),
+    }
+
+
+def run_trial(comparison: Comparison, workload: Injectable, kind: str) -> dict[str, Any]:
+    """Run one trial; return it as it is recorded."""
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    with competitors(kind.startswith("busy")), watched() as conditions:
+        trial = instruction_trial if kind.startswith("instructions") else time_trial
+        cases = trial(comparison, workload)
+    return {
+        "kind": kind if kind.startswith("instructions") else condition(kind, conditions["foreign"]),
+        "asked": kind,
+        "commit": comparison.base.commit,
+        "date": when,
+        **conditions,
+        "cases": cases,
+    }
+
+
+def condition(kind: str, foreign: float) -> str:
+    """Return the kind of a trial of time by what the machine was like, and not by what was asked for."""
+    name = kind.removeprefix("busy ")
+    return f"busy {name}" if foreign > QUIET else name
+
+
+def out_of_time(end: float) -> bool:
+    """Return True if the time is up; the last trial may end a little later."""
+    return time.monotonic() > end
+
+
+def next_kind(record: Mapping[str, Any]) -> str:
+    """Return the kind of trial that lags most behind what is wanted of it."""
+    done = [trial["asked"] for trial in record["trials"]]
+    kinds = [kind for kind in WANTED if counters.available() or not kind.startswith("instructions")]
+    return min(kinds, key=lambda kind: done.count(kind) / WANTED[kind])
+
+
+def time_trial(comparison: Comparison, workload: Injectable) -> dict[str, Any]:
+    """Return, by case, the verdict, the log-ratio of every process, and what other rules say of the same rounds."""
+    decisions = decide(list(workload.slowdowns), comparison.draw)
+    if comparison.failures:
+        raise Broken(f"a trial failed: {comparison.failures}")
+    cases = {}
+    for case, decision in decisions.items():
+        rounds = [times.seconds for times in comparison.times_of(case)]
+        logs = [round(log_ratio(process[BASE], process[HEAD]), 5) for process in rounds]
+        cases[case] = {"verdict": decision.verdict, "logs": logs, "flags": flags(rounds)}
+    return cases
+
+
+def instruction_trial(comparison: Comparison, workload: Injectable) -> dict[str, Any]:
+    """Return, by case, the verdict on the instructions, with change and noise of the first count."""
+    rows = instruction_rows(comparison, list(workload.more_instructions))
+    counted = [message for process in comparison.processes for message in process.messages]
+    first = {message.case: message for message in reversed(counted) if isinstance(message, Instructions)}
+    figures = described(first)
+    return {row.case: {"verdict": row.verdict, **figures[row.case]} for row in rows if row.case in figures}
+
+
+def tune_instructions(workload: Injectable, base: Version, folder: Path, say: Say) -> Amounts:
+    """Return the amounts that add the wanted instructions, from the line through two amounts: counts need no repetition."""
+    wanted = workload.more_instructions
+    points: dict[str, list[tuple[int, float]]] = {case: [] for case in wanted}
+    for passes in LOOP_PASSES if counters.available() else ():
+        amounts = {case: (slowdown.kind, passes) for case, slowdown in wanted.items()}
+        longer = inject(workload, base, folder / f"longer-{passes}", amounts)
+        for case, message in Comparison(workload, base, longer, folder).count_instructions(list(wanted), 0).items():
+            points[case].append((passes, change_of(message)))
+            say(f"{case}: {passes} passes are {change_of(message):+.2%} instructions")
+    return {
+        case: (wanted[case].kind, max(1, round(amount_for(wanted[case].effect, measured))))
+        for case, measured in points.items()
+        if measured
+    }
+
+
+@contextmanager
+def competitors(wanted: bool) -> Iterator[None]:
+    """Keep every core busy with a process that does nothing else, as long as this process lives."""
+    busy = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: [0] * 100_000"
+    running = [subprocess.Popen([sys.executable, "-c", busy]) for _ in range(os.cpu_count() or 1) if wanted]
+    try:
+        yield
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def watched() -> Iterator[dict[str, float]]:
+    """Measure the seconds inside, and the share of the cores' time that other processes, or other guests, used."""
+    conditions: dict[str, float] = {}
+    start, own, everybody = time.monotonic(), own_seconds(), machine.busy_seconds()
+    yield conditions
+    conditions["seconds"] = round(time.monotonic() - start, 1)
+    others = (machine.busy_seconds() - everybody) - (own_seconds() - own)
+    conditions["foreign"] = round(max(0.0, others) / (conditions["seconds"] * (os.cpu_count() or 1)), 3)
+
+
+def own_seconds() -> float:
+    """Return the processor time of this process and of those it has waited for."""
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in usage)

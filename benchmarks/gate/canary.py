@@ -1,0 +1,40 @@
+"""The canary: does the gate see an injected slowdown here and now?"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from .injection import inject, tune
+from .measuring import Comparison
+from .report import Row
+from .rule import REGRESSED, THRESHOLD
+from .signals import lack_rows, time_rows
+from .versions import extract
+from .workload import Injectable, Slowdown
+
+EFFECT = 0.10
+SEEN = 0.05, 0.20  # the changes that count as seen; outside of them the tuning failed, and another size was tried
+
+
+def judge_canary(
+    workload: Injectable, slowdowns: Mapping[str, Slowdown], commit: str, folder: Path, say: Callable[[str], None]
+) -> list[Row]:
+    """Return the gate's rows for a commit against a copy of it in which slowdowns are injected."""
+    version = extract(workload, commit, folder / "base")
+    amounts = tune(workload, version, folder, slowdowns, say)
+    slowed = inject(workload, version, folder / "slowed", amounts)
+    comparison = Comparison(workload, version, slowed, folder, seed=int(time.time()))
+    names = list(slowdowns)
+    return time_rows(comparison, comparison.measurable(names), THRESHOLD) + lack_rows(comparison, names)
+
+
+def unseen(rows: Sequence[Row]) -> list[str]:
+    """Return the cases in which the gate did not see the injected slowdown, or saw something else."""
+    low, high = SEEN
+    return [row.case for row in rows if row.verdict != REGRESSED or row.change is None or not low <= row.change <= high]
+
+
+def canary_line(rows: Sequence[Row], missed: Sequence[str]) -> str:
+    """Return the finding in a sentence."""
+    verdicts = [f"{row.case} {row.verdict}{'' if row.change is None else f' {row.change:+.1%}'}" for row in rows]
+    return f"A slowdown of {EFFECT:+.0%} was injected, and {'not seen' if missed else 'seen'}: {', '.join(verdicts)}."

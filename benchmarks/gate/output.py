@@ -1,0 +1,79 @@
+"""Write the result of a comparison to files, and show its progress."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ..system.files import write_atomically
+from .measuring import Comparison
+from .report import Row, junit, line, markdown, ordered, overall
+from .versions import Version
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a result is written; None: not at all, but Markdown then goes to $GITHUB_STEP_SUMMARY where that is set."""
+
+    verdict: Path | None = None  # JSON without the rounds
+    everything: Path | None = None  # JSON with them
+    junit: Path | None = None
+    markdown: Path | None = None
+
+
+def summary(rows: Sequence[Row], base: str, head: str) -> tuple[str, str]:
+    """Return the title and the verdict in one line; `base` and `head` describe the versions."""
+    return f"{head} against {base}", line(rows, base, head)
+
+
+def verdict_json(
+    rows: Sequence[Row], base: Mapping[str, Any], head: Mapping[str, Any], threshold: float, verdict_line: str
+) -> dict[str, Any]:
+    """Return a verdict as it is stored; `base` and `head` identify the versions, with a `label` each."""
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    stored = {"version": 1, "verdict": overall(rows), "line": verdict_line, "date": date, "base": base, "head": head}
+    return stored | {"threshold": threshold, "rows": [asdict(row) for row in ordered(rows)]}
+
+
+def version_json(version: Version) -> dict[str, Any]:
+    """Return what identifies a version."""
+    return {"label": version.label, "commit": version.commit, "dirty": version.dirty, "digest": version.digest}
+
+
+def write_files(files: Files, rows: Sequence[Row], title: str, stored: Mapping[str, Any], details: Mapping[str, Any]) -> None:
+    """Write the files that are asked for; `details` go beside the verdict into the JSON with everything."""
+    if files.verdict:
+        write_atomically(files.verdict, json.dumps(stored, indent=1) + "\n")
+    if files.everything:
+        write_atomically(files.everything, json.dumps({**stored, **details}) + "\n")
+    if files.junit:
+        write_atomically(files.junit, junit(rows, title))
+    if files.markdown:
+        write_atomically(files.markdown, markdown(rows, title, stored["line"]))
+    elif step_summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with open(step_summary, "a") as file:
+            file.write(markdown(rows, title, stored["line"]))
+
+
+@contextmanager
+def progress(comparison: Comparison, console: Console) -> Iterator[None]:
+    """Show how many processes have ended; without a terminal, print a line when processes start."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bars:
+        task = bars.add_task("")
+
+        def started(what: str, processes: int) -> None:
+            total = int(bars.tasks[0].completed) + processes
+            bars.update(task, description=what, total=total)
+            if not bars.console.is_terminal:
+                console.print(f"{what}: {processes} process(es)", highlight=False)
+
+        comparison.on_start, comparison.on_end = started, lambda: bars.advance(task)
+        yield

@@ -1,0 +1,41 @@
+"""The record of the gate itself, one file per machine: its trials and the noise of its instruction counts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..system import machine
+from ..system.files import write_atomically
+
+VERSION = 1
+
+
+def record_path(folder: Path) -> Path:
+    """Return the file of this machine's record."""
+    return folder / f"{machine.name()}.json"
+
+
+def load_record(file: Path) -> dict[str, Any]:
+    """Return a record, an empty one if there is no file; ValueError that names a broken file."""
+    if not file.exists():
+        return {"version": VERSION, "trials": [], "instructions": {}}
+    try:
+        record: dict[str, Any] = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON ({error}); take it back from git, or delete it") from None
+    if record.get("version") != VERSION:
+        raise ValueError(f"{file} has version {record.get('version')!r}, and {VERSION} is what can be read")
+    return record
+
+
+def instruction_noise(folder: Path, case: str) -> list[float]:
+    """Return relative differences of instructions between two copies of one version, as recorded on this machine."""
+    return [float(value) for value in load_record(record_path(folder))["instructions"].get(case, [])]
+
+
+def store_record(record: dict[str, Any], file: Path) -> None:
+    """Write a record with one trial per line, so that differences are readable."""
+    parts = {key: json.dumps(value) for key, value in record.items() if key != "trials"}
+    trials = ",\n".join(json.dumps(trial) for trial in record["trials"])
+    text = "{" + "".join(f'"{key}": {value},\n' for key, value in parts.items()) + f'"trials": [\n{trials}\n]}}\n'
+    write_atomically(file, text)

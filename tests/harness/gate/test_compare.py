@@ -1,0 +1,124 @@
+"""The command: it says how long it takes, stores what it found, and leaves nothing behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from edits import NEEDS_GIT, SMALL
+
+from benchmarks import ROOT, workload
+from benchmarks.__main__ import main
+from benchmarks.commands import compare
+from benchmarks.gate import counters, estimate
+from benchmarks.gate import report as gate_report
+from benchmarks.gate.measuring import Comparison
+from benchmarks.gate.report import Row
+from benchmarks.gate.rule import PASS
+
+pytestmark = NEEDS_GIT
+
+
+def test_the_command_stores_rounds_and_verdict(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(compare, "VERDICT", tmp_path / "verdict.json")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    monkeypatch.setattr(counters, "available", lambda: None)
+    files = {name: tmp_path / name for name in ("json", "junit")}
+    code = main(["compare", "HEAD", "--case", SMALL, *[f"--{name}={file}" for name, file in files.items()]])
+    stored = json.loads(files["json"].read_text())
+    assert code == gate_report.EXIT[stored["verdict"]]
+    assert json.loads((tmp_path / "verdict.json").read_text())["line"] == stored["line"]
+    times = [each for each in stored["processes"] if each["what"] == "time"]
+    assert all(len(each["found"][0]["head"]) >= 9 for each in times)
+    assert stored["environment"]["OMP_NUM_THREADS"] == "1"
+    assert {stored["base"]["commit"], stored["head"]["commit"]} == {stored["base"]["commit"]}
+    out = capsys.readouterr().out
+    assert stored["line"] in out.replace("\n", " ")
+    assert out.index("1 case(s). It takes about ") < out.index("exact counts: 1 process(es)")
+    assert stored["line"] in (tmp_path / "summary.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["no-such-commit"], "names no commit here"),
+        (["HEAD", "--case", "8x16-f32-fwdd"], "near it are 8x16-f32-fwd"),
+        (["HEAD", "--threshold", "5"], "no fraction of a time"),
+        (["HEAD", "--device", "cpu", "--case", "cuda-8x16-f32-fwd"], "none of these cases runs on cpu"),
+        (["HEAD", "--case", SMALL, "--json", "/dev/null/x"], "Could not measure"),
+    ],
+)
+def test_what_cannot_be_measured_says_why(words, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(compare, "VERDICT", tmp_path / "verdict.json")
+    monkeypatch.setattr(compare, "compare", lambda *_: [Row("case", "time", PASS)])
+    assert main(["compare", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["10", "0m", "m", "1d"])
+def test_a_budget_that_is_no_time_is_refused(text, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["compare", "HEAD", "--budget", text])
+    assert "write 90s, 10m or 1h" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("budget", "sentence"),
+    [
+        (float("inf"), "It takes about 4 min, 17 min at most where versions differ or the machine is noisy."),
+        (300.0, "It takes about 4 min, 5 min at most where versions differ or the machine is noisy."),
+        (40.0, "It takes about 40 s."),
+    ],
+)
+def test_the_duration_is_said_in_words(budget, sentence):
+    assert estimate.Duration(240.0, 1020.0).sentence(budget) == sentence
+
+
+def test_more_cases_take_longer_and_so_do_instructions(base, tmp_path, monkeypatch):
+    comparison = Comparison(workload, base, base, tmp_path)
+    monkeypatch.setattr(counters, "available", lambda: None)
+    one, two = (estimate.estimate_duration(comparison, [SMALL, "1024x512-f32-train"][:count]) for count in (1, 2))
+    assert one.usual < two.usual < two.most
+    monkeypatch.setattr(counters, "available", lambda: counters.CALLGRIND)
+    assert estimate.estimate_duration(comparison, [SMALL, "1024x512-f32-train"]).usual > two.usual
+
+
+def test_an_interrupted_comparison_ends_its_processes_and_leaves_no_folder(tmp_path):
+    command = [sys.executable, "-m", "benchmarks", "compare", "HEAD", "--case", SMALL]
+    env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("exact counts"):
+            break
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Interrupted" in errors
+    assert list(tmp_path.iterdir()) == []
+    deadline = time.monotonic() + 20  # a killed process may take a moment to go
+    while measuring(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert measuring(tmp_path) == []
+
+
+def measuring(folder):
+    """The gate's processes that work for a comparison in `folder`."""
+    there = Path("/proc").glob("[0-9]*/cmdline")
+    return [
+        file
+        for file in there
+        if b"benchmarks.gate.worker" in read(file) and str(folder).encode() in read(file.with_name("environ"))
+    ]
+
+
+def read(file):
+    """What a file of a process says; empty once it is gone."""
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""

@@ -1,0 +1,48 @@
+"""The report: the worst first, one exit code, JUnit."""
+
+from xml.etree import ElementTree
+
+import pytest
+
+from benchmarks.gate import report as gate_report
+from benchmarks.gate.report import Row
+from benchmarks.gate.rule import FAILED, IMPROVED, INCOMPARABLE, PASS, REGRESSED, UNSTABLE
+
+ROWS = [
+    Row("quick", "time", PASS, 1e-5, 1.001e-5, 0.001, -0.01, 0.012, 0.8, 6),
+    Row("slow", "time", REGRESSED, 1e-3, 1.06e-3, 0.06, 0.05, 0.07, 1e-9, 6, "second batch +6.1%"),
+    Row("slower", "instructions", REGRESSED, 1000, 1100, 0.1),
+    Row("noisy", "time", UNSTABLE, 1e-3, 1e-3, 0.0, -0.2, 0.2, 0.9, 24, "not settled after 24 processes"),
+    Row("new", "all", INCOMPARABLE, note="missing in base: NotAvailable"),
+]
+
+
+def test_the_report_is_worst_first_and_marks_what_is_not_shown():
+    text = gate_report.markdown(ROWS, "head against base", gate_report.line(ROWS, "base", "head"))
+    order = [text.index(f"| {name} |") for name in ("slower", "slow", "noisy", "new", "quick", "geometric mean")]
+    assert order == sorted(order)
+    assert "+0.10% ~" in text
+    assert "REGRESSED: head is slower: slower instructions +10.0%, slow time +6.0%" in text
+    assert gate_report.geometric_mean(ROWS, "time") == pytest.approx((1.001 * 1.06) ** (1 / 3) - 1)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "code"),
+    [
+        ([PASS, IMPROVED], 0),
+        ([PASS, INCOMPARABLE], 0),
+        ([INCOMPARABLE], 2),
+        ([], 2),
+        ([PASS, UNSTABLE], 3),
+        ([UNSTABLE, FAILED], 2),
+        ([FAILED, REGRESSED, UNSTABLE], 1),
+    ],
+)
+def test_the_exit_code_is_that_of_the_worst(verdicts, code):
+    assert gate_report.exit_code([Row("case", "time", verdict) for verdict in verdicts]) == code
+
+
+def test_junit_holds_failures_and_errors():
+    suite = ElementTree.fromstring(gate_report.junit(ROWS, "title"))
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("5", "2", "1")
+    assert [case.get("name") for case in suite if case.find("failure") is not None] == ["slower", "slow"]

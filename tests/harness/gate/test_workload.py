@@ -1,0 +1,159 @@
+"""The seam: the gate measures a workload without torch, and imports nothing of this project but `system`."""
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import ROOT
+from benchmarks import workload as ours
+from benchmarks.gate import calibration, injection
+from benchmarks.gate.canary import judge_canary, unseen
+from benchmarks.gate.comparing import compare
+from benchmarks.gate.measuring import Comparison
+from benchmarks.gate.report import Row
+from benchmarks.gate.rule import INCOMPARABLE, PASS, REGRESSED, THRESHOLD
+from benchmarks.gate.versions import extract
+from benchmarks.gate.workload import Injectable, Slowdown
+
+GATE = ROOT / "benchmarks" / "gate"
+INIT = "from .work import total\n\n__all__ = ['total']\n"
+# A loop of one line per number, and as many passes more as are injected for this many numbers.
+WORK = """LOOPS = {}
+
+
+def total(numbers):
+    result = 0
+    for number in numbers:
+        result += number
+    for _ in range(LOOPS.get(len(numbers), 0)):
+        pass
+    return result
+"""
+SLOWER = WORK.replace("    return result", "    for _ in range(len(numbers) // 10):\n        pass\n    return result")
+
+
+def git(folder: Path, *args: str) -> None:
+    """Run git as a person whom it can name as an author."""
+    person = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    subprocess.run(["git", *person, *args], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture(params=["tally", "abacus"])
+def pure(request: pytest.FixtureRequest, tmp_path: Path) -> Injectable:
+    """A workload in a folder of its own: a package with two equal versions (`v1`, `v2`) and one that is 10 % slower (`v3`)."""
+    repository = tmp_path / "repository"
+    (repository / request.param).mkdir(parents=True)
+    git(repository, "init", "--quiet")
+    (repository / request.param / "__init__.py").write_text(INIT)
+    for tag, work in (("v1", WORK), ("v2", WORK + "# changed\n"), ("v3", SLOWER)):
+        (repository / request.param / "work.py").write_text(work)
+        git(repository, "add", "--all")
+        git(repository, "commit", "--quiet", "--message", tag)
+        git(repository, "tag", tag)
+    (tmp_path / "package_name").write_text(request.param)
+    name = f"pure_{request.param}_{abs(hash(tmp_path))}"  # a worker process imports it by this name
+    file = tmp_path / f"{name}.py"
+    file.write_text((Path(__file__).parent / "pure_workload.py").read_text())
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec
+    assert spec.loader
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    request.getfixturevalue("monkeypatch").setitem(sys.modules, name, module)
+    return module  # type: ignore[no-any-return]
+
+
+def compared(pure: Injectable, head: str, folder: Path) -> dict[tuple[str, str], Row]:
+    """Compare `v1` with a head by all signals."""
+    comparison = Comparison(pure, extract(pure, "v1", folder / "base"), extract(pure, head, folder / "head"), folder)
+    return {(row.case, row.signal): row for row in compare(comparison, list(pure.cases()), THRESHOLD)}
+
+
+def test_a_tenth_more_is_found_in_any_package(pure: Injectable, tmp_path: Path) -> None:
+    rows = compared(pure, "v3", tmp_path)
+    for case in ("small", "large"):
+        row = rows[case, "time"]
+        assert row.verdict == REGRESSED
+        assert row.change == pytest.approx(0.10, abs=0.01)
+    assert rows["large", "result"].verdict == PASS
+    assert rows["names", "public"].base == 1
+    assert rows["missing", "all"].verdict == INCOMPARABLE
+    assert rows["missing", "all"].note.startswith("missing in base and head")
+
+
+def test_equal_versions_pass_in_any_package(pure: Injectable, tmp_path: Path) -> None:
+    rows = compared(pure, "v2", tmp_path)
+    assert {row.verdict for row in rows.values()} == {PASS, INCOMPARABLE}
+    assert {case for case, _ in rows} == {"small", "large", "missing", "names"}
+
+
+def test_the_canary_sees_what_is_injected_into_any_package(pure: Injectable, tmp_path: Path) -> None:
+    said: list[str] = []
+    rows = judge_canary(pure, {"large": Slowdown("loop", 0.10)}, "v1", tmp_path, said.append)
+    assert [row.verdict for row in rows] == [REGRESSED]
+    assert unseen(rows) == []
+    assert len(said) == injection.TUNING_STEPS
+
+
+def test_any_package_can_be_calibrated(pure: Injectable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(injection, "TUNING_STEPS", 2)
+    monkeypatch.setattr(calibration, "WANTED", {"same": 1, "slower": 1})
+    ticks = iter([False, False, True])
+    monkeypatch.setattr(calibration, "out_of_time", lambda end: next(ticks))
+    record: dict[str, Any] = {"version": 1, "trials": [], "instructions": {}}
+    calibration.accumulate(pure, record, tmp_path / "record.json", 0.0, lambda text: None)
+    assert [trial["asked"] for trial in record["trials"]] == ["same", "slower"]
+    verdicts = [trial["cases"]["large"]["verdict"] for trial in record["trials"]]
+    assert verdicts == [PASS, REGRESSED]
+
+
+def imported(file: Path) -> set[str]:
+    """Return what a file of the gate imports, functions included: names of packages, and `..name` for its neighbours."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {name.name.partition(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add((node.module or "").partition(".")[0])
+        elif isinstance(node, ast.ImportFrom) and node.level > 1:
+            modules = [node.module] if node.module else [name.name for name in node.names]
+            names |= {"." * node.level + module.partition(".")[0] for module in modules}
+    return names
+
+
+def test_the_gate_imports_the_standard_library_scipy_rich_and_system() -> None:
+    allowed = {*sys.stdlib_module_names, "scipy", "rich", "..system"}
+    beyond = {file.name: names for file in GATE.glob("*.py") if (names := imported(file) - allowed)}
+    assert beyond == {"counters.py": {"torch"}}  # which counts instructions where it is installed
+
+
+def test_what_the_gate_imports_is_seen_inside_functions_too(tmp_path: Path) -> None:
+    file = tmp_path / "leak.py"
+    file.write_text("def f():\n    from ..suite import cases\n    import torch.nn\n    from taildropout import rate\n")
+    assert imported(file) == {"..suite", "torch", "taildropout"}
+
+
+def test_importing_the_gate_imports_neither_torch_nor_the_project() -> None:
+    modules = sorted(f"benchmarks.gate.{file.stem}" for file in GATE.glob("*.py") if not file.stem.startswith("__"))
+    code = f"import sys, importlib\nfor name in {modules!r}: importlib.import_module(name)\n"
+    code += "print(*sorted(n for n in sys.modules if n.startswith(('torch', 'taildropout', 'benchmarks'))))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    there = set(done.stdout.split())
+    assert set(modules) <= there
+    assert {name.split(".")[1] for name in there if name.startswith("benchmarks.")} == {"gate", "system"}
+    assert not [name for name in there if not name.startswith("benchmarks")]
+
+
+def test_our_own_workload_names_cases_that_exist() -> None:
+    known = ours.cases()
+    canary = {case: kind for device in ours.CANARY.values() for case, kind in device.items()}
+    slowdowns = [*ours.slowdowns.items(), *ours.more_instructions.items()]
+    injected = [*canary.items(), *((case, slowdown.kind) for case, slowdown in slowdowns)]
+    assert {case for case, _ in injected} <= set(known)
+    assert {kind for _, kind in injected} == set(ours.first_amounts)
+    assert all(known[case].instructions for case in ours.more_instructions)
