@@ -1,4 +1,4 @@
-"""Change points: planted steps are found where they are, flat series are left alone, and the command says so."""
+"""Change points: injected steps are found where they are, flat series are left alone, and the command reports them."""
 
 import json
 import math
@@ -10,10 +10,10 @@ import pytest
 
 from benchmarks import ROOT
 from benchmarks.__main__ import main
-from benchmarks.commands import history
+from benchmarks.commands import history as command
 from benchmarks.gate.revisions import UnknownRevision
 from benchmarks.results import change_points as changes
-from benchmarks.results import pinned
+from benchmarks.results import history, pinned
 from benchmarks.suite import history as suite
 from benchmarks.suite.cases import NotAvailable
 
@@ -25,7 +25,7 @@ def ratios(levels, deviation, seed, heavy=False):
 
 
 @pytest.mark.parametrize("heavy", [False, True])
-def test_planted_steps_of_thirty_commits_are_found_where_they_are_and_no_other(heavy):
+def test_injected_steps_of_thirty_commits_are_found_where_they_are_and_no_other(heavy):
     """+5 % at 9, −4 % at 16, +6 % at 23, noise .8 %, or .4 % with one figure in ten four times as far off."""
     levels, exact = [1.0] * 9 + [1.05] * 7 + [1.008] * 7 + [1.068] * 7, 0
     for seed in range(20):
@@ -90,7 +90,7 @@ def test_noise_is_judged_beside_steps_and_outliers():
 def stored(tmp_path, monkeypatch):
     """asv's results of 30 commits, with a step of 6 % at the 20th."""
     newest = [f"{number:08x}{'0' * 32}" for number in range(30)]
-    monkeypatch.setattr(history, "git", lambda *words: "\n".join(newest) if words[0] == "rev-list" else "a subject")
+    monkeypatch.setattr(command, "git", lambda *args: "\n".join(newest) if args[0] == "rev-list" else "a subject")
     folder = tmp_path / "results"
     (folder / "machine").mkdir(parents=True)
     (folder / "machine" / "machine.json").write_text(json.dumps({"machine": "machine", "version": 1}))
@@ -103,7 +103,7 @@ def stored(tmp_path, monkeypatch):
         result = {history.BENCHMARK: [[stepped[place], flat[place]], params, "1 pinned"]}
         file = {"commit_hash": commit, "params": {"torch": "2.13.0"}, "result_columns": columns, "results": result}
         (folder / "machine" / f"{commit[:8]}-env.json").write_text(json.dumps(file))
-    monkeypatch.setattr(history, "ASV_RESULTS", folder)
+    monkeypatch.setattr(command, "ASV_RESULTS", folder)
     return newest
 
 
@@ -117,14 +117,14 @@ def test_the_command_names_commit_case_and_size(stored, capsys):
     assert main(["history", "--case", "1024x512-f32-train"]) == 0
 
 
-def test_nothing_recorded_is_no_pass(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(history, "ASV_RESULTS", tmp_path)
+def test_an_empty_history_is_no_pass(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "ASV_RESULTS", tmp_path)
     assert main(["history"]) == 2
-    assert "Nothing is recorded" in capsys.readouterr().err
+    assert "no time is stored beside the pinned version" in capsys.readouterr().err
 
 
 def test_a_broken_result_is_named(stored, capsys):
-    broken = next((history.ASV_RESULTS / "machine").glob("*-env.json"))
+    broken = next((command.ASV_RESULTS / "machine").glob("*-env.json"))
     broken.write_text("{")
     assert main(["history"]) == 2
     assert broken.name in capsys.readouterr().err

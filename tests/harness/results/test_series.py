@@ -1,4 +1,4 @@
-"""What asv stored is read whole, or the broken file is named."""
+"""asv's results are read whole, or the broken file is named."""
 
 import json
 import math
@@ -26,12 +26,11 @@ def test_series_are_read_oldest_commit_first(stored):
     (found,), lost = series.load(folder, {commit: -place for commit, place in order.items()})
     assert (found.machine, found.torch, list(found.commits), lost) == (synthetic.MACHINE, "2.13.0", [*reversed(order)], set())
     assert set(found.tried()) == set(synthetic.CASES)
-    median, low, high = series.spread(found.commits["a" * 40][Entry(COPY, (f"'{CASE}'",))])
+    median, low, high = found.commits["a" * 40][Entry(COPY, (f"'{CASE}'",))].spread()
     assert low < median < high
-    assert series.spread(Figure(math.nan)) is None
-    assert series.spread(Figure(None)) is None
-    assert series.spread(None) is None
-    assert series.spread(Figure(2.0, None, math.nan)) == (2.0, 2.0, 2.0)
+    assert Figure(math.nan).spread() is None
+    assert Figure(None).spread() is None
+    assert Figure(2.0, None, math.nan).spread() == (2.0, 2.0, 2.0)
 
 
 def test_a_commit_that_is_no_longer_in_the_history_is_lost_not_shown(stored):

@@ -1,0 +1,22 @@
+"""Writes quantities with a unit, for tables."""
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a time with three digits and a unit."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:#.3g} {unit}".replace(". ", " ")
+    return f"{seconds / 1e-9:.0f} ns"
+
+
+def format_bytes(count: int) -> str:
+    """Return a number of bytes with three digits and a unit."""
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count} B"
+
+
+def format_minutes(seconds: float) -> str:
+    """Return an estimate of a time, rounded up to minutes, or to 10 s below one minute."""
+    return f"{max(10, -(-seconds // 10) * 10):.0f} s" if seconds <= 50 else f"{-(-seconds // 60):.0f} min"
