@@ -31,29 +31,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Print the table of changes."""
     commits = git("rev-list", "--topo-order", "--reverse", "HEAD").split()
-    stored, lost = series.load(ASV_RESULTS, {commit: place for place, commit in enumerate(commits)})
+    stored, lost = series.read_all(ASV_RESULTS, {commit: place for place, commit in enumerate(commits)})
     lines = {key: line for key, line in by_case(stored).items() if not arguments.case or key[1] in arguments.case}
     if not lines:
         raise CannotMeasure("no time is stored beside the pinned version; measure commits: python -m benchmarks run")
-    found = steps(lines)
+    changed = steps(lines)
     console = Console(width=None if sys.stdout.isatty() else 140)
-    if found:
-        console.print(table(found))
+    if changed:
+        console.print(table(changed))
     longest = max(len(line) for line in lines.values())
-    slower = sum(step.slower for step in found)
-    summary = f"{len(lines)} series of up to {longest} commits: {slower} slowdown(s), {len(found) - slower} speed-up(s)."
+    slower = sum(step.slower for step in changed)
+    summary = f"{len(lines)} series of up to {longest} commits: {slower} slowdown(s), {len(changed) - slower} speed-up(s)."
     console.print(summary, highlight=False)
     if lost:
         console.print(f"{len(lost)} measured commit(s) are no longer in the history and are left out.", highlight=False)
     return int(slower > 0)
 
 
-def table(found: Sequence[Step]) -> Table:
+def table(changed: Sequence[Step]) -> Table:
     """Return the changes as a table for a terminal."""
     made = Table(title="Changes of time beside the pinned version, largest slowdown first")
     for heading in HEADINGS:
         made.add_column(heading, justify="right" if heading in ("change", "standard errors") else "left")
-    for step in found:
+    for step in changed:
         subject = git("log", "-1", "--format=%s", step.commit)
         cells = (step.machine, step.case, step.commit[:8], f"{step.change.size:+.1%}", f"{step.change.errors:.0f}", subject)
         made.add_row(*map(Text, cells), style="red" if step.slower else "green")

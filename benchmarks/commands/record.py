@@ -11,18 +11,16 @@ Exit code: 0 measured, 1 a case failed, 2 could not measure.
 import argparse
 import importlib.util
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
 from .. import ROOT
 from ..results import choice, records
-from ..results.speed_table import Row, markdown, record_rows, record_title, render
+from ..results.speed_table import record_rows, record_title, render
 from ..system.errors import CannotMeasure
-from ..system.files import write
 
 SECONDS = 2.0  # per case
+WIDTH = None if sys.stdout.isatty() else 140  # of the console; None is the terminal's
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,11 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_choice(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose the cases and where the table is written."""
+    """Add the options that choose the cases."""
     parser.add_argument("--profile", choices=("quick", "full"), default="quick")
     parser.add_argument("--case", action="append", metavar="NAME", help="only this case; can be repeated")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="only the cases of this device")
-    parser.add_argument("--markdown", metavar="FILE", help="also write the table there; - is standard output")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -54,10 +51,10 @@ def main(arguments: argparse.Namespace) -> int:
         raise CannotMeasure("torch finds no CUDA device")
     if importlib.util.find_spec("taildropout") is None:
         raise CannotMeasure("there is no package `taildropout`; run this in the project's folder")
-    console = console_beside(arguments.markdown)
+    console = Console(width=WIDTH)
     record = recording.record(names, device, arguments.seconds, console)
     rows = record_rows(record)
-    show(rows, record_title(record), arguments.markdown, console)
+    console.print(render(rows, record_title(record)))
     failures = [f"{name}: {stored['error']}" for name, stored in record["cases"].items() if "error" in stored]
     if not any(row.ratio for row in rows) or failures:
         print("\n".join(["Nothing is stored, since a case failed or none was measured.", *failures]), file=sys.stderr)
@@ -68,17 +65,3 @@ def main(arguments: argparse.Namespace) -> int:
         file = records.store(record, records.FOLDER)
         console.print(f"Stored in {file.relative_to(ROOT)}. Next: python -m benchmarks table", soft_wrap=True)
     return 0
-
-
-def console_beside(markdown_file: str | None) -> Console:
-    """Return the console: standard error if the table goes to standard output."""
-    return Console(stderr=markdown_file == "-", width=None if sys.stdout.isatty() else 140)
-
-
-def show(rows: Sequence[Row], title: str, markdown_file: str | None, console: Console) -> None:
-    """Print the table, and write it in Markdown if a file is given."""
-    console.print(render(rows, title))
-    if markdown_file == "-":
-        print(markdown(rows, title))
-    elif markdown_file:
-        write(Path(markdown_file), markdown(rows, title) + "\n")

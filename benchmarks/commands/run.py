@@ -12,10 +12,13 @@ package is that of the commit. Exit code: 0 measured, 1 a benchmark failed, 2 co
 import argparse
 import sys
 
+from rich.console import Console
+
 from ..results import asv_run, choice, stored
 from ..results.asv_run import Choice, SuiteRun
 from ..results.choice import has_cuda
 from ..results.progress import ProgressLine
+from ..results.speed_table import render
 from ..system.errors import CannotMeasure
 from . import record
 
@@ -42,7 +45,7 @@ def main(arguments: argparse.Namespace) -> int:
         if arguments.commits != "HEAD":
             raise CannotMeasure("a record measures the working tree; leave the commits out, or leave out --record")
         return record.main(arguments)
-    console = record.console_beside(arguments.markdown)
+    console = Console(width=record.WIDTH)
     names = select(arguments)
     wanted = Choice(names, arguments.profile, arguments.device, only_cases=bool(arguments.case))
     worst = 0
@@ -50,11 +53,11 @@ def main(arguments: argparse.Namespace) -> int:
         run = SuiteRun(wanted, progress, arguments.verbose, arguments.again)
         commits = run.prepare(arguments.commits)
         for number, commit in enumerate(commits, 1):
-            found = run.measure(commit, f"Commit {commit[:8]} ({number} of {len(commits)})")
+            figures = run.measure(commit, f"Commit {commit[:8]} ({number} of {len(commits)})")
             if number == 1:
-                rows = stored.rows(found, names, run.asked)
-                record.show(rows, f"{run.machine}, commit {commit[:8]}", arguments.markdown, console)
-            code, message = asv_run.judge(commit, run.asked, found)
+                rows = stored.rows(figures, names, run.asked)
+                console.print(render(rows, f"{run.machine}, commit {commit[:8]}"))
+            code, message = asv_run.judge(commit, run.asked, figures)
             worst = max(worst, code)
             if message:
                 print(message, file=sys.stderr)

@@ -51,9 +51,9 @@ def main(arguments: argparse.Namespace) -> int:
             if side.description:
                 console.print(side.description, highlight=False, markup=False, soft_wrap=True)
         touch_memory(case)
-        found = {side.name: trace(case, side, folder) for side in both}
-    console.print(render(found, case))
-    console.print("\n".join(directions(out, found)), highlight=False, markup=False, soft_wrap=True)
+        operators = {side.name: trace(case, side, folder) for side in both}
+    console.print(render(operators, case))
+    console.print("\n".join(directions(out, operators)), highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

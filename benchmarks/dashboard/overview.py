@@ -94,13 +94,13 @@ class Record:
     rows: Sequence[Row]
 
 
-def write(html: Path, root: Path, series: Sequence[Series], dates: Mapping[str, int], lost: Iterable[str]) -> list[str]:
+def write(html: Path, root: Path, all_series: Sequence[Series], dates: Mapping[str, int], lost: Iterable[str]) -> list[str]:
     """Write `overview.html` into a published folder and return the errors that the page reports.
 
     `dates` holds the commits of the history, oldest first, with their times; `lost` are measured commits that it lacks. A
     broken verdict or state of the checks is such an error. Raises BrokenResult for a broken record.
     """
-    found = [read_record(file) for file in sorted((root / "benchmarks" / "records").glob("*.json"))]
+    recorded = [read_record(file) for file in sorted((root / "benchmarks" / "records").glob("*.json"))]
     verdict, law = read_verdict(root / ".asv" / "verdict.json"), read_law(root / ".asv" / "law.json")
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -110,7 +110,7 @@ def write(html: Path, root: Path, series: Sequence[Series], dates: Mapping[str, 
         lstrip_blocks=True,
     )
     page = environment.get_template("overview.html").render(
-        sections=sections(series, found, dates),
+        sections=sections(all_series, recorded, dates),
         verdict=verdict,
         law=law,
         columns={RIVAL: "time / nn.Dropout", LIMIT: "× limit"},
@@ -126,7 +126,7 @@ def write(html: Path, root: Path, series: Sequence[Series], dates: Mapping[str, 
     return [state.error for state in (verdict, law) if state.error]
 
 
-def sections(series: Iterable[Series], found: Iterable[Record], dates: Mapping[str, int]) -> list[Section]:
+def sections(all_series: Iterable[Series], recorded: Sequence[Record], dates: Mapping[str, int]) -> list[Section]:
     """Return, per machine and torch, the newest figures of each case: asv's, or a record's if its commit is newer.
 
     The section with the newest commit comes first and is open; sections with a record are open too.
@@ -136,13 +136,11 @@ def sections(series: Iterable[Series], found: Iterable[Record], dates: Mapping[s
     order = {commit: place for place, commit in enumerate(dates)}
     lines: dict[tuple[str, str], dict[str, Line]] = {}
     pinned: dict[tuple[str, str], tuple[int, list[Slowdown]]] = {}
-    for each in series:
-        tried = {case: commit for case, commit in each.tried().items() if case in CASES}
-        lines[each.machine, each.torch] = {case: asv_line(each, case, commit) for case, commit in tried.items()}
-        pinned[each.machine, each.torch] = last_week(each, dates)
-    recorded = set()
-    for record in found:
-        recorded.add((record.machine, record.torch))
+    for series in all_series:
+        tried = {case: commit for case, commit in series.tried().items() if case in CASES}
+        lines[series.machine, series.torch] = {case: asv_line(series, case, commit) for case, commit in tried.items()}
+        pinned[series.machine, series.torch] = last_week(series, dates)
+    for record in recorded:
         known = lines.setdefault((record.machine, record.torch), {})
         for row in record.rows:
             former = known.get(row.case)
@@ -150,11 +148,13 @@ def sections(series: Iterable[Series], found: Iterable[Record], dates: Mapping[s
                 drawn = (former.sparklines, former.links) if former else ()
                 known[row.case] = Line(row, record.commit, record.source, *drawn)
 
+    keep_open = {(record.machine, record.torch) for record in recorded}
+
     def newest(key: tuple[str, str]) -> int:
         return max((order.get(line.commit, -1) for line in lines[key].values()), default=-1)
 
     return [
-        Section(f"{key[0]}, torch {key[1]}", sort(lines[key], CASES), place == 0 or key in recorded, *pinned.get(key, ()))
+        Section(f"{key[0]}, torch {key[1]}", sort(lines[key], CASES), place == 0 or key in keep_open, *pinned.get(key, ()))
         for place, key in enumerate(sorted(lines, key=newest, reverse=True))
     ]
 

@@ -32,7 +32,7 @@ def publish(root: Path, html: Path) -> tuple[list[str], list[str]]:
     if importlib.util.find_spec("asv") is None:
         raise CannotPublish("asv is not installed: pip install -e '.[bench]'")
     dates = history(root)
-    stored, lost = series.load(root / ".asv" / "results", {commit: place for place, commit in enumerate(dates)})
+    stored, lost = series.read_all(root / ".asv" / "results", {commit: place for place, commit in enumerate(dates)})
     if not stored:
         raise CannotPublish("no result of a commit of this history is stored; measure first: python -m benchmarks run")
     html.parent.mkdir(parents=True, exist_ok=True)

@@ -20,32 +20,32 @@ NOTE = (
 )
 
 
-def render(found: Mapping[str, Mapping[str, Operator]], case: "Case") -> Table:
+def render(sides: Mapping[str, Mapping[str, Operator]], case: "Case") -> Table:
     """Return the table of both sides' operators."""
     gpu = case.device == "cuda"
     table = Table(title=f"{case.name}: where the time goes", caption=Text(NOTE), caption_justify="left")
     table.add_column("operator", overflow="fold")
-    for side in found:
+    for side in sides:
         table.add_column(f"{side}: calls", justify="right")
         for heading in ("self time", *(["on the GPU"] if gpu else []), "bytes"):
             table.add_column(heading, justify="right", no_wrap=True)
 
     def cost(name: str) -> float:
-        times = [operator.device if gpu else operator.host for side in found.values() if (operator := side.get(name))]
+        times = [operator.device if gpu else operator.host for side in sides.values() if (operator := side.get(name))]
         return max(times)
 
     def row(heading: str, operators: Iterable[Operator | None]) -> None:
         table.add_row(*map(Text, [heading, *(cell for operator in operators for cell in cells(operator, gpu))]))
 
-    names = {name for side in found.values() for name in side} - {OUTSIDE}
+    names = {name for side in sides.values() for name in side} - {OUTSIDE}
     ordered = sorted(names, key=lambda name: (-cost(name), name))
     for name in ordered[:ROWS]:
-        row(name, [side.get(name) for side in found.values()])
+        row(name, [side.get(name) for side in sides.values()])
     if rest := ordered[ROWS:]:
-        row(f"{len(rest)} others", [total(side[name] for name in rest if name in side) for side in found.values()])
-    row(OUTSIDE, [side.get(OUTSIDE) for side in found.values()])
+        row(f"{len(rest)} others", [total(side[name] for name in rest if name in side) for side in sides.values()])
+    row(OUTSIDE, [side.get(OUTSIDE) for side in sides.values()])
     table.add_section()
-    row("all", [total(side.values()) for side in found.values()])
+    row("all", [total(side.values()) for side in sides.values()])
     return table
 
 

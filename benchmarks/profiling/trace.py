@@ -133,12 +133,12 @@ def trace(case: "Case", side: Side, folder: Path) -> dict[str, Operator]:
             if wait:
                 wait()  # so that a step contains the kernels that it started
             profiler.step()
-    found = events.operators(events.median_step(events.repair(run), STEPS))
-    if not found.keys() - {OUTSIDE}:
+    operators = events.operators(events.median_step(events.repair(run), STEPS))
+    if not operators.keys() - {OUTSIDE}:
         raise CannotTrace(f"{side.name} in {case.name} ran no operator here: it works in other processes, which are not traced")
-    if on_gpu and not any(operator.device for operator in found.values()):
+    if on_gpu and not any(operator.device for operator in operators.values()):
         raise CannotTrace("the profiler recorded no kernel on the GPU; with KINETO_LOG_LEVEL=0 it prints why")
-    return found
+    return operators
 
 
 def touch_memory(case: "Case") -> None:

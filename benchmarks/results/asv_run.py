@@ -114,8 +114,8 @@ class SuiteRun:
             patterns = [f"--bench=^{re.escape(str(entry))}$" for entry in chunk]
             args = ["run", "--show-stderr", f"--machine={self.machine}", *patterns, f"{commit}^!"]
             _, output = self.asv(*args, start=start, figures=len(chunk))
-            found = stored.read(commit, self.machine, self.versions)
-            if not self.verbose and any(entry not in found for entry in chunk):
+            present = stored.read(commit, self.machine, self.versions)
+            if not self.verbose and any(entry not in present for entry in chunk):
                 print(failed_output(output), file=sys.stderr)
         self.progress.show(len(missing))
         return stored.read(commit, self.machine, self.versions)
@@ -132,8 +132,8 @@ class SuiteRun:
                     lines.append(line)
                     if self.verbose:
                         print(line, end="", flush=True, file=sys.stderr)
-                    if figures and (found := PERCENT.match(line)):
-                        self.progress.show(start + figures * float(found[1]) / 100, found[2])
+                    if figures and (percent := PERCENT.match(line)):
+                        self.progress.show(start + figures * float(percent[1]) / 100, percent[2])
             except KeyboardInterrupt:  # Ctrl-C reaches asv as well: let it end in order
                 process.communicate()
                 raise
@@ -173,15 +173,15 @@ def discard_incomplete() -> None:
             shutil.rmtree(python.parents[1])
 
 
-def judge(commit: str, asked: Iterable[Entry], found: dict[Entry, Figure]) -> tuple[int, str]:
+def judge(commit: str, asked: Iterable[Entry], figures: dict[Entry, Figure]) -> tuple[int, str]:
     """Return the exit code for a commit and a message: a failed or missing measurement is a failure, never a pass."""
     asked = list(asked)
-    failed = [str(entry) for entry in asked if entry not in found]
+    failed = [str(entry) for entry in asked if entry not in figures]
     if failed:
         more = [f"… and {len(failed) - MAX_NAMED} more"] if len(failed) > MAX_NAMED else []
         message = f"{len(failed)} of {len(asked)} benchmarks failed on {commit[:8]}:"
         return 1, "\n  ".join((message, *failed[:MAX_NAMED], *more))
-    if not any(found[entry].measured for entry in asked):
+    if not any(figures[entry].measured for entry in asked):
         return 2, f"Nothing was measured on {commit[:8]}: every figure is n/a."
     return 0, ""
 
@@ -189,7 +189,7 @@ def judge(commit: str, asked: Iterable[Entry], found: dict[Entry, Figure]) -> tu
 def resolve(commits: str) -> list[str]:
     """Return the full names of a commit or a range of commits, newest first. Raises CannotMeasure."""
     args = ["rev-list", commits] if ".." in commits else ["rev-parse", "--verify", "--quiet", f"{commits}^{{commit}}"]
-    found = git(*args).split()
-    if not found:
+    names = git(*args).split()
+    if not names:
         raise CannotMeasure(f"{commits!r} names no commit here; give a commit or a range BASE..HEAD")
-    return found
+    return names

@@ -39,9 +39,9 @@ def by_case(stored: Sequence[Series]) -> dict[tuple[str, str], Line]:
 
 def steps(lines: Mapping[tuple[str, str], Line]) -> list[Step]:
     """Return all changes, the largest slowdown first."""
-    found = [
+    changed = [
         Step(machine, case, line[change.at][0], change)
         for (machine, case), line in lines.items()
         for change in changes([ratio for _, ratio in line])
     ]
-    return sorted(found, key=lambda step: -step.change.size)
+    return sorted(changed, key=lambda step: -step.change.size)

@@ -57,5 +57,5 @@ class ProgressLine:
 
     def left(self, done: float) -> float:
         """Estimate the seconds until all figures are measured, from this run's own speed once it is known."""
-        each = (self.clock() - self.began) / done if done >= ENOUGH else SECONDS_PER_FIGURE
-        return (self.total - done) * each
+        seconds = (self.clock() - self.began) / done if done >= ENOUGH else SECONDS_PER_FIGURE
+        return (self.total - done) * seconds

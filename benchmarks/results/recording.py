@@ -39,14 +39,14 @@ def measure(names: Sequence[str], package: ModuleType, seconds: float, console: 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=len(names))
-        found = {}
+        measured = {}
         for name in names:
             progress.update(task, description=name)
-            found[name] = measure_case(name, package, seconds)
+            measured[name] = measure_case(name, package, seconds)
             progress.advance(task)
             if not progress.console.is_terminal:
-                console.print(f"{name}: {found[name].get('note', 'measured')}", highlight=False)
-    return found
+                console.print(f"{name}: {measured[name].get('note', 'measured')}", highlight=False)
+    return measured
 
 
 def measure_case(name: str, package: ModuleType, seconds: float) -> dict[str, Any]:
@@ -90,12 +90,12 @@ def costs(case: "Case", run: Callable[[], Any], package: ModuleType) -> dict[str
 
     if case.model not in ("layer", "block"):
         return {}
-    found: dict[str, float] = {"saved bytes": measure.saved_bytes(run), "peak bytes": measure.peak_bytes(run, case.device)}
+    extra: dict[str, float] = {"saved bytes": measure.saved_bytes(run), "peak bytes": measure.peak_bytes(run, case.device)}
     if case.device == "cuda":
-        found["launches"] = measure.launches(run)
+        extra["launches"] = measure.launches(run)
     if case.mode != "eager":
-        found |= {f"seconds to compile {layer}": rounded(compilation.seconds(case.of(layer), package)) for layer in COMPILED}
-    return found
+        extra |= {f"seconds to compile {layer}": rounded(compilation.seconds(case.of(layer), package)) for layer in COMPILED}
+    return extra
 
 
 def bandwidth(case: "Case", seconds: Mapping[str, float]) -> dict[str, float]:

@@ -26,7 +26,7 @@ class Series:
         return newest
 
 
-def load(folder: Path, order: Mapping[str, int]) -> tuple[list[Series], set[str]]:
+def read_all(folder: Path, order: Mapping[str, int]) -> tuple[list[Series], set[str]]:
     """Return the series in a folder of asv's results, and the commits that `order` lacks.
 
     `order` gives the place of each commit in the history. Only figures of a benchmark's present version are taken; of two
@@ -36,18 +36,18 @@ def load(folder: Path, order: Mapping[str, int]) -> tuple[list[Series], set[str]
     if not files:
         return [], set()
     versions = entries(folder)
-    found: dict[tuple[str, str], dict[str, dict[Entry, Measured]]] = {}
+    commits_of: dict[tuple[str, str], dict[str, dict[Entry, Measured]]] = {}
     for file in files:
         machine = parsed(file.parent / "machine.json", _machine, "python -m benchmarks run, on that machine")
         result = result_file(file)
-        known = found.setdefault((machine, result.torch), {}).setdefault(result.commit, {})
+        known = commits_of.setdefault((machine, result.torch), {}).setdefault(result.commit, {})
         keep_latest(known, result.figures, versions)
-    lost = {commit for commits in found.values() for commit in commits if commit not in order}
+    lost = {commit for commits in commits_of.values() for commit in commits if commit not in order}
     series = []
-    for (machine, torch), commits in found.items():
+    for (machine, torch), commits in commits_of.items():
         kept = sorted(commits.keys() - lost, key=order.__getitem__)
         if kept:
-            latest = {commit: {entry: each.figure for entry, each in commits[commit].items()} for commit in kept}
+            latest = {commit: {entry: measured.figure for entry, measured in commits[commit].items()} for commit in kept}
             series.append(Series(machine, torch, latest))
     return series, lost
 

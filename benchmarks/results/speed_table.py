@@ -1,4 +1,4 @@
-"""The tables of speed: for a terminal, for `--markdown`, for the docs and, six rows of it, for the README.
+"""The tables of speed: for a terminal, for the docs and, with six rows, for the README.
 
 A copy is the limit: no dropout can write less than its output. So nothing loses to it, and only rivals are marked.
 """
@@ -109,11 +109,6 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> st
     """Return a table in Markdown; all columns but the first are aligned to the right."""
     lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def markdown(rows: Iterable[Row], title: str) -> str:
-    """Return the table of the terminal in Markdown."""
-    return f"**{title}**\n\n{markdown_table(HEADINGS, (row.cells() for row in rows))}\n\n{NOTE}"
 
 
 def record_rows(record: Mapping[str, Any]) -> list[Row]:

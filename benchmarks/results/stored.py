@@ -100,12 +100,12 @@ def entries(folder: Path = ASV_RESULTS) -> dict[Entry, str]:
 
 
 def _entries(file: Path) -> dict[Entry, str]:
-    found: dict[Entry, str] = {}
+    versions: dict[Entry, str] = {}
     for name, benchmark in json.loads(file.read_text()).items():
         if isinstance(benchmark, dict):  # the file also holds its own version number
             for params in product(*benchmark["params"]):
-                found[Entry(name, params)] = benchmark["version"]
-    return found
+                versions[Entry(name, params)] = benchmark["version"]
+    return versions
 
 
 def result_file(file: Path) -> ResultFile:
@@ -118,14 +118,14 @@ def _result_file(file: Path) -> ResultFile:
     commit = stored["commit_hash"]
     if not commit.startswith(file.name[:8]):
         raise ValueError(f"it is of commit {commit}")
-    found = []
+    measured = []
     for name, values in stored["results"].items():
         columns = dict(zip(stored["result_columns"], values, strict=False))
         for entry, figure in figures(name, columns):
             if not all(value is None or isinstance(value, int | float) for value in (figure.value, figure.low, figure.high)):
                 raise TypeError(f"{entry} is {figure}, not a number")
-            found.append(Measured(entry, figure, columns["version"], columns.get("started_at") or 0))
-    return ResultFile(commit, stored["params"].get("torch") or "", found)
+            measured.append(Measured(entry, figure, columns["version"], columns.get("started_at") or 0))
+    return ResultFile(commit, stored["params"].get("torch") or "", measured)
 
 
 def figures(name: str, columns: Mapping[str, Any]) -> Iterable[tuple[Entry, Figure]]:
@@ -136,9 +136,9 @@ def figures(name: str, columns: Mapping[str, Any]) -> Iterable[tuple[Entry, Figu
         yield Entry(name, params), Figure(*figure)
 
 
-def keep_latest(known: dict[Entry, Measured], found: Iterable[Measured], versions: Mapping[Entry, str]) -> None:
+def keep_latest(known: dict[Entry, Measured], later: Iterable[Measured], versions: Mapping[Entry, str]) -> None:
     """Add figures of the benchmarks' present versions to `known`; a later measurement replaces an earlier one."""
-    for measured in found:
+    for measured in later:
         before = known.get(measured.entry)
         if versions.get(measured.entry) == measured.version and (before is None or before.started <= measured.started):
             known[measured.entry] = measured
@@ -152,14 +152,14 @@ def read(commit: str, machine: str, versions: Mapping[Entry, str], folder: Path 
     return {entry: measured.figure for entry, measured in known.items() if measured.figure.value is not None}
 
 
-def rows(found: Mapping[Entry, Figure], names: Iterable[str], asked: Iterable[Entry] = ()) -> list[Row]:
+def rows(figures: Mapping[Entry, Figure], names: Iterable[str], asked: Iterable[Entry] = ()) -> list[Row]:
     """Return the table's rows for the named cases; if a figure of `asked` is missing, its case has failed."""
-    unmet = {entry.case for entry in asked if entry not in found}
+    unmet = {entry.case for entry in asked if entry not in figures}
     table = []
     for name in names:
         seconds: dict[str, float] = {}
         ratio: dict[str, tuple[float, float, float]] = {}
-        for entry, figure in found.items():
+        for entry, figure in figures.items():
             if entry.case == name and (spread := figure.spread()):
                 if entry.benchmark.endswith(".time_step"):
                     seconds[entry.params[1].strip("'")] = spread[0]

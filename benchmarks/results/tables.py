@@ -37,10 +37,10 @@ def speed_short() -> str:
 
 
 def _stored() -> list[dict[str, Any]]:
-    found = records.read_all(records.FOLDER)
-    if not found:
+    stored = records.read_all(records.FOLDER)
+    if not stored:
         raise CannotFill(f"no record is stored; make one: {records.COMMAND}")
-    return found
+    return stored
 
 
 def gate() -> str:
@@ -55,7 +55,7 @@ def gate() -> str:
 
 
 def finding(file: Path) -> Callable[[], str]:
-    """Return a function that reads what an example found."""
+    """Return a function that reads what an example stored."""
     return lambda: file.read_text(encoding="utf-8").strip()
 
 

@@ -107,14 +107,14 @@ def store(file: Path, commit: str, machine: str, torch: str, described: Any, val
     return file
 
 
-VERDICT = {
+VERDICT: dict[str, Any] = {
     "version": 1,
     "verdict": "REGRESSED",
     "date": "2026-11-21T05:55:47+00:00",
     "line": "REGRESSED: head is slower. working tree (aaaaaaaa with changes) against main (aaaaaaaa), 1 figure compared.",
     "rows": [{"case": SLOWER, "signal": "time", "change": 0.3, "low": 0.27, "high": 0.33, "verdict": "REGRESSED"}],
 }
-LAW = {
+LAW: dict[str, Any] = {
     "version": 1,
     "date": "2026-11-21T03:00:00+00:00",
     "seed": 7,

@@ -1,5 +1,6 @@
 """The dashboard is published complete or not at all, loads nothing from a CDN, and is served on this machine alone."""
 
+import importlib.util
 import json
 import re
 import shutil
@@ -25,7 +26,7 @@ PAGE = """<script src="https://elsewhere.example/ajax/jquery.flot.min.js" integr
 <a href="https://elsewhere.example/asv/">asv</a>"""
 
 
-def test_remote_scripts_and_styles_become_local():
+def test_remote_scripts_and_styles_become_local() -> None:
     assert assets.local(PAGE).splitlines() == [
         '<script src="assets/jquery.flot.min.js"></script>',
         '<script src="graphdisplay.js"></script>',
@@ -34,7 +35,7 @@ def test_remote_scripts_and_styles_become_local():
     ]
 
 
-def test_an_unknown_script_is_an_error():
+def test_an_unknown_script_is_an_error() -> None:
     with pytest.raises(assets.UnknownAsset, match=r"new\.js"):
         assets.local('<script src="https://elsewhere.example/new.js"></script>')
 
@@ -68,7 +69,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
-def test_an_injected_regression_is_on_the_overview(whole):
+def test_an_injected_regression_is_on_the_overview(whole: Path) -> None:
     page = (whole / ".asv" / "html" / "overview.html").read_text(encoding="utf-8")
     assert re.search(rf"Slower than last week:\s+<a [^>]+>{synthetic.SLOWER}</a> \+(29|30|31) % at ", page)
     assert page.count("▲ slower") == 1
@@ -81,14 +82,14 @@ def test_an_injected_regression_is_on_the_overview(whole):
     assert all(synthetic.SLOWER in name for name, *_ in published)
 
 
-def test_the_pages_lead_to_the_overview_and_to_nothing_by_an_absolute_address(whole):
+def test_the_pages_lead_to_the_overview_and_to_nothing_by_an_absolute_address(whole: Path) -> None:
     page = (whole / ".asv" / "html" / "index.html").read_text(encoding="utf-8")
     assert page.index('<a href="overview.html">Overview</a>') < page.index("Benchmark grid")
     assert 'src="/' not in page
     assert 'href="/' not in page
 
 
-def test_a_truncated_result_is_named_and_nothing_changes(root, capsys):
+def test_a_truncated_result_is_named_and_nothing_changes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (file, *_) = sorted((root / ".asv" / "results" / synthetic.MACHINE).glob("*-env.json"))
     file.write_text(file.read_text()[:1000])
     before = contents(root / ".asv")
@@ -100,7 +101,7 @@ def test_a_truncated_result_is_named_and_nothing_changes(root, capsys):
     assert contents(root / ".asv") == before
 
 
-def test_the_former_pages_stay_where_asv_fails(root, capfd):
+def test_the_former_pages_stay_where_asv_fails(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (root / "asv.conf.json").write_text((root / "asv.conf.json").read_text().replace("main", "no-such-branch"))
     before = contents(root / ".asv")
     assert command.main(["dashboard"]) == 2
@@ -110,7 +111,9 @@ def test_the_former_pages_stay_where_asv_fails(root, capfd):
     assert contents(root / ".asv") == before
 
 
-def test_a_page_of_another_asv_is_not_published(root, monkeypatch, capsys):
+def test_a_page_of_another_asv_is_not_published(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(assets, "install", lambda: root)
     monkeypatch.setattr(assets, "ASSETS", {})
     before = contents(root / ".asv")
@@ -119,7 +122,9 @@ def test_a_page_of_another_asv_is_not_published(root, monkeypatch, capsys):
     assert contents(root / ".asv") == before
 
 
-def test_publishing_again_replaces_the_pages_and_a_broken_verdict_makes_the_command_fail(root, capsys):
+def test_publishing_again_replaces_the_pages_and_a_broken_verdict_makes_the_command_fail(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (root / ".asv" / "html" / "left over").write_text("x")
     (root / ".asv" / "verdict.json").write_text('{"version')
     assert command.main(["dashboard"]) == 2
@@ -131,7 +136,7 @@ def test_publishing_again_replaces_the_pages_and_a_broken_verdict_makes_the_comm
     assert not (root / ".asv" / "html" / "left over").exists()
 
 
-def test_results_of_no_commit_here_are_not_published(whole, tmp_path):
+def test_results_of_no_commit_here_are_not_published(whole: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     synthetic.repository(other, commits=2)
     with pytest.raises(CannotPublish, match="measure first"):
@@ -145,13 +150,13 @@ def test_results_of_no_commit_here_are_not_published(whole, tmp_path):
         publish.publish(other, other / "html")
 
 
-def test_outside_of_git_nothing_is_published(tmp_path):
+def test_outside_of_git_nothing_is_published(tmp_path: Path) -> None:
     with pytest.raises(CannotPublish, match=r"git cannot list the history: .*not a git repository"):
         publish.publish(tmp_path, tmp_path / "html")
 
 
-def test_asv_is_asked_for(monkeypatch, tmp_path):
-    monkeypatch.setattr(publish.importlib.util, "find_spec", lambda _: None)
+def test_asv_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(CannotPublish, match="asv is not installed"):
         publish.publish(tmp_path, tmp_path / "html")
 
@@ -176,7 +181,9 @@ def fetch(server: ThreadingHTTPServer, path: str) -> tuple[str, str]:
         return answer.url.removeprefix(base), answer.read().decode()
 
 
-def test_the_overview_is_served_first_and_on_loopback_alone(served, capsys):
+def test_the_overview_is_served_first_and_on_loopback_alone(
+    served: ThreadingHTTPServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert served.server_address[0] == "127.0.0.1"
     assert fetch(served, "/") == ("/overview.html", "the overview")
     assert fetch(served, "/?x=1")[0] == "/overview.html"
@@ -188,21 +195,23 @@ def test_the_overview_is_served_first_and_on_loopback_alone(served, capsys):
     assert "404" in capsys.readouterr().err
 
 
-def test_a_port_that_is_taken_is_said(served, monkeypatch, capsys):
+def test_a_port_that_is_taken_is_said(
+    served: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(dashboard, "publish", lambda *_: ([], []))
     assert command.main(["dashboard", "--serve", "--port", str(served.server_port)]) == 2
     assert f"port {served.server_port} is not free" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["99999", "-1", "65536", "http", "1.5", ""])
-def test_what_is_no_port_is_refused(text, capsys):
+def test_what_is_no_port_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
         command.main(["dashboard", "--serve", f"--port={text}"])
     assert raised.value.code == 2
     assert "from 0 (a free one) to 65535" in capsys.readouterr().err
 
 
-def test_serving_ends_at_ctrl_c(monkeypatch, capsys):
+def test_serving_ends_at_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(dashboard, "publish", lambda *_: ([], []))
 
     def interrupted(_: ThreadingHTTPServer) -> None:

@@ -5,6 +5,7 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import synthetic
@@ -40,33 +41,33 @@ class Page(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.elements: list[tuple[str, dict[str, str]]] = []
         self.inside: list[str] = []
-        self.words: list[str] = []
+        self.texts: list[str] = []
         self.feed(text)
         self.close()
         assert self.inside == []
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
         self.elements.append((tag, dict(attrs)))
         if tag not in VOID:
             self.inside.append(tag)
 
-    def handle_startendtag(self, tag, attrs):
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
         self.elements.append((tag, dict(attrs)))
 
-    def handle_endtag(self, tag):
+    def handle_endtag(self, tag: str) -> None:
         assert self.inside.pop() == tag
 
-    def handle_data(self, data):
+    def handle_data(self, data: str) -> None:
         if self.inside and self.inside[-1] not in ("style", "title"):
-            self.words += data.split()
+            self.texts += data.split()
 
     @property
     def text(self) -> str:
-        return " ".join(self.words)
+        return " ".join(self.texts)
 
-    def all(self, tag: str) -> list[dict[str, str | None]]:
+    def all(self, tag: str) -> list[dict[str, str]]:
         return [attributes for name, attributes in self.elements if name == tag]
 
 
@@ -79,16 +80,16 @@ def published(tmp_path: Path) -> Path:
 
 
 def written(html: Path, stored: list[Series] | None = None, lost: tuple[str, ...] = ()) -> tuple[Page, list[str]]:
-    """The page for some series, and what was complained about."""
+    """The page for some series, and the errors."""
     stored = [Series("here", "2.13.0", {"old": of(CASE, 0.8)})] if stored is None else stored
-    complaints = overview.write(html, html.parent, stored, DATES, lost)
-    return Page((html / "overview.html").read_text(encoding="utf-8")), complaints
+    errors = overview.write(html, html.parent, stored, DATES, lost)
+    return Page((html / "overview.html").read_text(encoding="utf-8")), errors
 
 
 # The newest figures.
 
 
-def test_each_case_is_shown_at_the_newest_commit_that_measured_it():
+def test_each_case_is_shown_at_the_newest_commit_that_measured_it() -> None:
     stored = Series("here", "2.13.0", {"old": of(CASE, 0.8) | of(OTHER, 0.7), "new": of(CASE, 0.6) | of(OTHER, math.nan)})
     (section,) = overview.sections([stored], [], DATES)
     assert [(line.row.case, line.commit, line.row.ratio["nn.Dropout"][0]) for line in section.lines] == [
@@ -99,7 +100,7 @@ def test_each_case_is_shown_at_the_newest_commit_that_measured_it():
     assert section.open
 
 
-def test_a_case_that_fails_now_is_failed_however_it_was_before():
+def test_a_case_that_fails_now_is_failed_however_it_was_before() -> None:
     stored = Series("here", "2.13.0", {"old": of(CASE, 0.8), "new": of(CASE, None)})
     (line,) = overview.sections([stored], [], DATES)[0].lines
     assert (line.commit, line.row.note, line.row.ratio) == ("new", "failed", {})
@@ -107,7 +108,7 @@ def test_a_case_that_fails_now_is_failed_however_it_was_before():
 
 
 @pytest.mark.parametrize(("commit", "source"), [("old", "asv"), ("middle", "asv"), ("new", "record"), ("unknown", "asv")])
-def test_a_record_is_shown_where_its_commit_is_newer(commit, source):
+def test_a_record_is_shown_where_its_commit_is_newer(commit: str, source: str) -> None:
     stored = Series("here", "2.13.0", {"middle": of(CASE, 0.8)})
     rows = [Row(CASE, ratio={"nn.Dropout": (0.5, 0.4, 0.6)}), Row(OTHER, note="n/a: no GPU")]
     (section,) = overview.sections([stored], [Record("here", "2.13.0", commit, "record", rows)], DATES)
@@ -117,7 +118,7 @@ def test_a_record_is_shown_where_its_commit_is_newer(commit, source):
     assert line.links["nn.Dropout"].startswith(f"index.html#{NN}?")
 
 
-def test_another_torch_or_machine_is_another_section_and_only_the_newest_and_records_are_open():
+def test_another_torch_or_machine_is_another_section_and_only_the_newest_and_records_are_open() -> None:
     stored = [Series("here", "2.12.0", {"old": of(CASE, 0.8)}), Series("here", "2.13.0", {"new": of(CASE, 0.8)})]
     record = Record("gpu", "2.13.0", "middle", "record", [Row(CASE, ratio={"copy": (0.5, 0.4, 0.6)})])
     sections = overview.sections(stored, [record], DATES)
@@ -140,7 +141,7 @@ def test_the_headline_counts_cases_against_nn_dropout_alone() -> None:
     assert Section("", lines[:1], True).typical() == "2 times as slow"
 
 
-def test_only_the_newest_commits_are_drawn(monkeypatch):
+def test_only_the_newest_commits_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overview, "SHOWN", 2)
     stored = Series("here", "2.13.0", {commit: of(CASE, 0.8) for commit in DATES})
     (line,) = overview.sections([stored], [], DATES)[0].lines
@@ -210,9 +211,9 @@ def test_machines_stand_side_by_side_and_are_not_mixed(published: Path) -> None:
 # The state of gate and checks.
 
 
-def test_what_is_not_stored_is_said_with_the_command_that_makes_it(published):
-    page, complaints = written(published)
-    assert complaints == []
+def test_what_is_not_stored_is_said_with_the_command_that_makes_it(published: Path) -> None:
+    page, errors = written(published)
+    assert errors == []
     assert "No verdict is stored yet. Make one: python -m benchmarks compare BASE" in page.text
     assert "No state is stored yet. Make one: python -m benchmarks nightly" in page.text
 
@@ -223,10 +224,10 @@ def state(html: Path, **stored: object) -> None:
         (html.parent / ".asv" / f"{name}.json").write_text(value if isinstance(value, str) else json.dumps(value))
 
 
-def test_verdict_and_checks_are_shown(published):
+def test_verdict_and_checks_are_shown(published: Path) -> None:
     state(published, verdict=synthetic.VERDICT, law=synthetic.LAW | {"rejected": ["mean p=.5"]})
-    page, complaints = written(published)
-    assert complaints == []
+    page, errors = written(published)
+    assert errors == []
     for words in ("REGRESSED", synthetic.VERDICT["line"], "working tree", "+30.0%", "+27.0% … +33.0%"):
         assert words in page.text
     assert "1 of 150 rejected mean p=.5 10 000 000 draws, seed 7," in page.text
@@ -248,16 +249,16 @@ def test_verdict_and_checks_are_shown(published):
         ("law", "", "is not JSON"),
     ],
 )
-def test_a_broken_state_is_said_on_the_page_and_given_back(published, name, content, words):
+def test_a_broken_state_is_said_on_the_page_and_given_back(published: Path, name: str, content: object, words: str) -> None:
     state(published, **{name: content})
-    page, (complaint,) = written(published)
-    assert f"{name}.json" in complaint
-    assert words in complaint
+    page, (error,) = written(published)
+    assert f"{name}.json" in error
+    assert words in error
     assert "cannot be read." in page.text
-    assert complaint.split()[0] in page.text
+    assert error.split()[0] in page.text
 
 
-def test_a_broken_record_is_an_error(published):
+def test_a_broken_record_is_an_error(published: Path) -> None:
     records = published.parent / "benchmarks" / "records"
     records.mkdir(parents=True)
     (records / "here.json").write_text('{"version": 1}')
@@ -274,7 +275,7 @@ def test_a_broken_record_is_an_error(published):
 # The page.
 
 
-def test_the_page_stands_alone_and_its_links_are_relative(published):
+def test_the_page_stands_alone_and_its_links_are_relative(published: Path) -> None:
     page, _ = written(published, lost=("f" * 40,))
     assert not page.all("script")
     assert [each["href"] for each in page.all("link")] == ["data:,"]
@@ -286,7 +287,7 @@ def test_the_page_stands_alone_and_its_links_are_relative(published):
     assert "no longer in this history, and so not shown: ffffffff" in page.text
 
 
-def test_tables_and_pictures_can_be_listened_to(published):
+def test_tables_and_pictures_can_be_listened_to(published: Path) -> None:
     state(published, verdict=synthetic.VERDICT)
     page, _ = written(published)
     assert len(page.all("table")) == len(page.all("caption")) == 2
@@ -297,13 +298,13 @@ def test_tables_and_pictures_can_be_listened_to(published):
     assert page.all("meta")[1]["name"] == "viewport"
 
 
-def test_whatever_is_stored_is_escaped(published):
+def test_whatever_is_stored_is_escaped(published: Path) -> None:
     evil = "<script>alert('x')</script>\"&"
     verdict = synthetic.VERDICT | {"line": evil}
     verdict["rows"] = [synthetic.VERDICT["rows"][0] | {"case": evil, "signal": evil, "verdict": evil}]
     state(published, verdict=verdict, law=synthetic.LAW | {"rejected": [evil], "commit": evil})
-    page, complaints = written(published, [Series(evil, evil, {"old": of(CASE, 0.8)})], lost=(evil,))
-    assert complaints == []
+    page, errors = written(published, [Series(evil, evil, {"old": of(CASE, 0.8)})], lost=(evil,))
+    assert errors == []
     assert not page.all("script")
     assert page.text.count("<script>alert('x')</script>\"&") >= 5
     assert all('"' not in each["href"] and "<" not in each["href"] for each in page.all("a"))

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlencode
 from urllib.request import ProxyHandler, build_opener
 
@@ -32,7 +32,8 @@ from benchmarks.suite.cases import CASES
 
 CASE = "1024x512-f32-train"
 RUNS = ["TailDropout", "nn.Dropout"]
-Capture, Patch = pytest.CaptureFixture[str], pytest.MonkeyPatch
+Capture: TypeAlias = pytest.CaptureFixture[str]
+Patch: TypeAlias = pytest.MonkeyPatch
 
 
 @pytest.fixture(autouse=True)

@@ -4,9 +4,10 @@ import io
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
+from rich.console import Console
 
 from benchmarks import __main__ as command
 from benchmarks.commands import record as record_command
@@ -23,7 +24,8 @@ COMMIT, MACHINE = "714501d2a203547112bb501dc75c137b230bfb05", "amd-epyc-2-cores"
 CASE = "8x16-f32-train"
 TIME, RATIO = "speed.Small.time_step", "speed.Ratio.track_over_copy"
 COLUMNS = ["result", "params", "version", "started_at", "duration", "ci_a", "ci_b", "stats_q_25", "stats_q_75"]
-Capture, Patch = pytest.CaptureFixture[str], pytest.MonkeyPatch
+Capture: TypeAlias = pytest.CaptureFixture[str]
+Patch: TypeAlias = pytest.MonkeyPatch
 
 
 @pytest.fixture
@@ -160,13 +162,13 @@ def test_entries_are_selected_as_the_cases_are(monkeypatch: Patch) -> None:
 
 
 def quiet() -> ProgressLine:
-    return ProgressLine(record_command.Console(quiet=True))
+    return ProgressLine(Console(quiet=True))
 
 
 def test_measuring_starts_only_what_a_commit_lacks(results: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(stored.read, "__defaults__", (results,))
     started: list[tuple[str, ...]] = []
-    monkeypatch.setattr(SuiteRun, "asv", lambda self, *args, **chunk: (0, str(started.append(args))))
+    monkeypatch.setattr(SuiteRun, "asv", lambda self, *args, **chunk: started.append(args) or (0, ""))  # type: ignore[func-returns-value]
     versions = stored.entries(results)
     suite = SuiteRun(Choice([CASE]), quiet(), machine="here", asked=list(versions), versions=versions)
     suite.measure(COMMIT, "title")
@@ -298,7 +300,7 @@ def test_all_of_the_output_is_shown_where_no_benchmark_is_reported() -> None:
 def test_the_time_left_is_estimated_from_this_run_once_it_has_a_speed() -> None:
     now = 0.0
     text = io.StringIO()
-    line = ProgressLine(record_command.Console(file=text, width=100), clock=lambda: now)
+    line = ProgressLine(Console(file=text, width=100), clock=lambda: now)
     line.begin("Commit", 60, 2)
     assert line.left(0) == 60 * 6
     now = 30.0
@@ -314,7 +316,7 @@ def test_the_time_left_is_estimated_from_this_run_once_it_has_a_speed() -> None:
 
 def test_a_terminal_shows_one_line_of_progress() -> None:
     text = io.StringIO()
-    with ProgressLine(record_command.Console(file=text, width=100, force_terminal=True)) as line:
+    with ProgressLine(Console(file=text, width=100, force_terminal=True)) as line:
         line.stage("Preparing")
         line.begin("Commit", 60, 0)
         line.show(12, "speed.Small.time_step")
@@ -325,7 +327,7 @@ def test_a_terminal_shows_one_line_of_progress() -> None:
 
 def test_the_former_spelling_of_record_is_understood(monkeypatch: Patch, capsys: Capture) -> None:
     asked = []
-    monkeypatch.setattr(record_command, "main", lambda arguments: asked.append(arguments.seconds) or 0)
+    monkeypatch.setattr(record_command, "main", lambda arguments: asked.append(arguments.seconds) or 0)  # type: ignore[func-returns-value]
     assert command.main(["run", "--record", "--seconds", "0.5"]) == 0
     assert asked == [0.5]
     assert command.main(["run", "--record", "HEAD~1"]) == 2
