@@ -4,24 +4,20 @@ pytest -m browser      needs Chromium and npm
 """
 
 import json
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import synthetic
-from playwright.sync_api import Browser, ConsoleMessage, Response, sync_playwright
+from chromium import View, chromium
+from playwright.sync_api import Browser
 
 from benchmarks.dashboard.publish import publish
 from benchmarks.dashboard.server import server
 
 pytestmark = pytest.mark.browser
 
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
-CLOSED_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
-PATIENCE = 60_000  # milliseconds for a page
 SLOWER = f"'{synthetic.SLOWER}'"
 REGRESSIONS = 1 + len(synthetic.RATIOS)  # the time of TailDropout and each ratio
 # Each page, the elements that it shows when it is complete, and their least number.
@@ -70,58 +66,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    """The system's Chromium, without a window and without a network."""
-    program = next(filter(None, map(shutil.which, PROGRAMS)), None)
-    assert program, "no Chromium is installed: apt-get install chromium, or leave these tests out: -m 'not browser'"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=[CLOSED_NETWORK], chromium_sandbox=False)
-        yield browser
-        browser.close()
-
-
-class View:
-    """One page. `requested` and `faults` are the requests and the errors since the last visit."""
-
-    def __init__(self, browser: Browser, width: int = 1280, scheme: Any = "light") -> None:
-        viewport: Any = {"width": width, "height": 900}
-        self.context = browser.new_context(viewport=viewport, color_scheme=scheme, is_mobile=width < 600)
-        self.page = self.context.new_page()
-        self.requested: list[str] = []
-        self.faults: list[str] = []
-        self.page.on("request", lambda request: self.requested.append(request.url))
-        self.page.on("requestfailed", lambda request: self.faults.append(f"failed: {request.failure} {request.url}"))
-        self.page.on("response", self.on_response)
-        self.page.on("pageerror", lambda error: self.faults.append(f"exception: {error}"))
-        self.page.on("console", self.on_console)
-
-    def on_response(self, response: Response) -> None:
-        if response.status >= 400:
-            self.faults.append(f"{response.status} {response.url}")
-
-    def on_console(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "assert", "warning"):
-            self.faults.append(f"console: {message.text}")
-
-    def visit(self, address: str, until: str = "true") -> None:
-        """Load a page and wait until the expression `until` holds and no request is open."""
-        self.page.goto("about:blank")  # otherwise another fragment of the same page would not load it again
-        self.requested.clear()
-        self.faults.clear()
-        self.page.goto(address)
-        self.page.wait_for_function(f"() => Boolean({until})", timeout=PATIENCE)
-        self.page.wait_for_load_state("networkidle")
-
-    def value(self, expression: str) -> Any:
-        """Return the value of a JavaScript expression in the page."""
-        return self.page.evaluate(f"() => {expression}")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture
-def view(chromium: Browser) -> Iterator[View]:
-    opened = View(chromium)
+def view(browser: Browser) -> Iterator[View]:
+    opened = View(browser)
     yield opened
-    opened.context.close()
+    opened.close()
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -183,8 +137,8 @@ def test_asvs_pages_lead_back_to_the_overview(view: View, site: str) -> None:
 
 
 @pytest.mark.parametrize("width", [390, 768, 1200, 1280, 1920])
-def test_the_overview_fits_a_phone_and_a_desk(chromium: Browser, site: str, width: int) -> None:
-    view = View(chromium, width)
+def test_the_overview_fits_a_phone_and_a_desk(browser: Browser, site: str, width: int) -> None:
+    view = View(browser, width)
     view.visit(site + "overview.html")
     assert view.value("document.documentElement.scrollWidth") == width
     assert view.value(BEYOND) == []
@@ -192,16 +146,16 @@ def test_the_overview_fits_a_phone_and_a_desk(chromium: Browser, site: str, widt
     assert view.value(f"{parts}.length") > 0
     assert view.value(f"{parts}.filter(part => getComputedStyle(part).display === 'none').length") == 0
     assert view.value(SMALLEST) >= 12
-    view.context.close()
+    view.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_in_both_colour_schemes(chromium: Browser, site: str, scheme: str) -> None:
-    view = View(chromium, scheme=scheme)
+def test_text_stands_out_in_both_colour_schemes(browser: Browser, site: str, scheme: str) -> None:
+    view = View(browser, scheme=scheme)
     view.visit(site + "overview.html")
     assert (view.value("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)") == (scheme == "light")
     assert view.value(CONTRAST) >= 4.5
-    view.context.close()
+    view.close()
 
 
 def test_the_overview_opens_as_a_file_too(view: View, site: str, tmp_path: Path) -> None:
