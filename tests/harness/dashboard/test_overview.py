@@ -249,7 +249,7 @@ def test_verdict_and_checks_are_shown(published: Path) -> None:
         ("law", "", "is not JSON"),
     ],
 )
-def test_a_broken_state_is_said_on_the_page_and_given_back(published: Path, name: str, content: object, words: str) -> None:
+def test_a_broken_state_is_reported_on_the_page_and_returned(published: Path, name: str, content: object, words: str) -> None:
     state(published, **{name: content})
     page, (error,) = written(published)
     assert f"{name}.json" in error
