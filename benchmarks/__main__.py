@@ -5,21 +5,24 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from .system.errors import CommandError
+
 COMMANDS = {
-    "run": "measure commits with asv, or this tree at once (--record), and print the table",
-    "table": "write the README's tables from the stored records and results",
+    "run": "measure commits with asv and print the table",
+    "record": "measure this working tree in one process, without asv, and store the record",
+    "table": "write the tables of README.md and docs/ from the stored records and results",
     "compare": "the regression gate: is one version slower than another?",
     "history": "the commits at which a case became slower or faster",
     "calibrate": "how often the gate errs: trials of it, accumulated",
     "trace": "profile a case beside nn.Dropout or another version, for TensorBoard and Perfetto",
-    "dashboard": "publish the history as a web page",
-    "canary": "does the gate see a slowdown that is planted?",
+    "dashboard": "publish the history as web pages",
+    "canary": "does the gate see a slowdown that is injected?",
     "nightly": "all of it, unattended: measure, judge, test the law, publish, report",
 }
 
 
 def parser(chosen: str | None) -> argparse.ArgumentParser:
-    """The command line; only the chosen command is imported, since some take long to."""
+    """Build the command line; import only the chosen command, since some imports take seconds."""
     top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, purpose in COMMANDS.items():
@@ -32,15 +35,20 @@ def parser(chosen: str | None) -> argparse.ArgumentParser:
     return top
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command that `words` name and give its exit code."""
-    words = sys.argv[1:] if words is None else words
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command that `args` name and return its exit code; the one handler of expected errors."""
+    args = sys.argv[1:] if args is None else args
     try:
-        arguments = parser(words[0] if words else None).parse_args(words)
+        arguments = parser(args[0] if args else None).parse_args(args)
         return int(arguments.main(arguments))
     except KeyboardInterrupt:
         print("\nInterrupted. What was stored before is kept.", file=sys.stderr)
         return 130
+    except CommandError as error:
+        print(f"{error.summary}: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"{CommandError.summary}: {error}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

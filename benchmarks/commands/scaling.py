@@ -5,9 +5,9 @@
     torchrun --nnodes=2 --nproc-per-node=gpu --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 -m benchmarks.commands.scaling
                                                                               the same command on each of two nodes
 
-It prints a line per strategy, layer and number of processes: the median step and the efficiency, which is the time of one
-process over that of all, each having the same number of rows. DataParallel is measured within the first node. `copy` is the
-block without dropout.
+It prints a line per strategy, layer and number of processes: the median step and the efficiency, that is the time with one
+process over the time with all of them, each process with the same number of rows. DataParallel is measured within the first
+node. `copy` is the block without dropout.
 """
 
 from importlib.util import find_spec
@@ -17,17 +17,20 @@ from ..suite import scaling
 
 
 def main() -> None:
-    """Measure as one of torchrun's processes; the first prints."""
+    """Measure as one of torchrun's processes; the first one prints."""
     spec = find_spec("taildropout")
     if spec is None or spec.origin is None:
-        raise SystemExit("taildropout is not installed: run 'make test' or pip install it first")
-    found = scaling.work(str(Path(spec.origin).parent))
-    if found:
+        raise SystemExit("Could not measure: taildropout is not installed; run 'make test' or pip install it first")
+    results = scaling.work(str(Path(spec.origin).parent))
+    if results:
         print(f"{'strategy':14}{'layer':13}{'processes':>9}{'step':>12}{'efficiency':>12}")
-    for each in found:
-        efficiency = 1 / each["inverse efficiency"]
-        row = f"{each['strategy']:14}{each['layer']:13}{each['processes']:9}{each['seconds'] * 1e3:9.2f} ms{efficiency:12.2f}"
-        print(row, flush=True)
+    for result in results:
+        efficiency = 1 / result["inverse efficiency"]
+        milliseconds = 1e3 * result["seconds"]
+        print(
+            f"{result['strategy']:14}{result['layer']:13}{result['processes']:9}{milliseconds:9.2f} ms{efficiency:12.2f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Let asv's pages work without a network: what they load from elsewhere is put beside them, pinned by package-lock.json."""
+"""Puts the scripts and styles that asv's pages load from a CDN beside them, pinned by package-lock.json."""
 
 import re
 import shutil
@@ -6,10 +6,11 @@ import subprocess
 from pathlib import Path
 
 from .. import ROOT
+from ..system.errors import CommandError
 
 NPM = ROOT / ".asv" / "npm"
 
-# What a tag of asv's page asks for, by the file name, and where the npm packages have it.
+# The file that a tag of asv's page loads, and its place in the npm packages.
 ASSETS = {
     "jquery-3.3.1.min.js": "jquery/dist/jquery.min.js",
     "jquery.flot.min.js": "flot/jquery.flot.js",
@@ -22,24 +23,28 @@ ASSETS = {
     "bootstrap.min.js": "bootstrap/dist/js/bootstrap.min.js",
     "bootstrap.min.css": "bootstrap/dist/css/bootstrap.min.css",
 }
-# A script or stylesheet from elsewhere: its address, and what else the tag says of it (integrity, crossorigin …).
+# A tag with a remote script or stylesheet: its address and other attributes (integrity, crossorigin …).
 REMOTE = re.compile(r'<(script|link)\b([^>]*?)\b(src|href)="https?://[^"]*/([^"/]+)"[^>]*>')
 
 
-class UnknownAsset(LookupError):
-    """asv's page asks for something that is not in `ASSETS`."""
+class UnknownAsset(CommandError):
+    """A file that asv's page loads and `ASSETS` lacks."""
+
+    summary = "Nothing is published"
 
 
 def local(page: str) -> str:
-    """The page with its remote scripts and stylesheets taken from the folder `assets` beside it.
+    """Return the page with its remote scripts and stylesheets replaced by those in the folder `assets` beside it.
 
-    Raises UnknownAsset for one that is not in `ASSETS`: asv has changed its page.
+    Raises UnknownAsset for a file that is not in `ASSETS`: asv has changed its page.
     """
 
     def tag(match: re.Match[str]) -> str:
         kind, before, attribute, name = match.groups()
         if name not in ASSETS:
-            raise UnknownAsset(f"asv's page asks for {name}, which benchmarks/assets.py does not know; use the pinned asv")
+            raise UnknownAsset(
+                f"asv's page loads {name}, which benchmarks/dashboard/assets.py does not know; install the pinned asv"
+            )
         before = before if kind == "link" else " "
         return f'<{kind}{before}{attribute}="assets/{name}">'
 
@@ -47,7 +52,7 @@ def local(page: str) -> str:
 
 
 def install() -> Path | None:
-    """The folder of the npm packages, installed if they are not there; None where npm is missing or cannot get them."""
+    """Return the folder of the npm packages, installing them if needed; None if npm is missing or cannot get them."""
     modules = NPM / "node_modules"
     for name in ("package.json", "package-lock.json"):
         if not (NPM / name).exists() or (NPM / name).read_bytes() != (ROOT / name).read_bytes():
@@ -58,13 +63,13 @@ def install() -> Path | None:
         return modules
     if not shutil.which("npm"):
         return None
-    words = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--silent", "--prefer-offline", "--fetch-retries=1"]
-    done = subprocess.run(words, cwd=NPM, check=False)
+    command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--silent", "--prefer-offline", "--fetch-retries=1"]
+    done = subprocess.run(command, cwd=NPM, check=False)
     return modules if done.returncode == 0 else None
 
 
 def put_beside(index: Path) -> bool:
-    """Make a published page load all it needs from beside it; False where the packages are not to be had."""
+    """Put the files beside a published page and make the page load them; return False if the packages cannot be had."""
     modules = install()
     if modules is None:
         return False

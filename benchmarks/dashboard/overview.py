@@ -1,80 +1,91 @@
-"""One static page in front of asv's: the newest figures, their trend, the gate's verdict and the statistical checks.
+"""One static page in front of asv's: the newest figures with their history, the gate's verdict and the statistical checks.
 
-It is made from what is stored alone, loads nothing, and runs no script.
+It is made from stored files alone, loads nothing, and runs no script.
 """
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import product
 from pathlib import Path
-from typing import Any
+from statistics import median
 from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..results import series
-from ..results import stored as results
-from ..results import tables as table
+from ..results import history, records, speed_table, stored
+from ..results.change_points import LEAST
 from ..results.series import Series
-from ..results.stored import BrokenResult, Entry
-from ..results.tables import RIVALS, Row
+from ..results.speed_table import LIMIT, RIVAL, Row
+from ..results.stored import RATIO_BENCHMARKS, Entry
 from ..system.units import format_seconds
-from .sparkline import Trend
+from .sparkline import Sparkline
+from .state import read_law, read_verdict
 
-BENCHMARKS = ("speed.Ratio.track_over_nn_dropout", "speed.Ratio.track_over_copy")  # of each of RIVALS
-SHOWN = 100  # commits in a trend, the newest
-VERDICTS = {"PASS": "good", "IMPROVED": "good", "REGRESSED": "bad", "FAILED": "bad", "UNSTABLE": "open", "INCOMPARABLE": "open"}
-VERDICT_COMMAND, LAW_COMMAND = "python -m benchmarks compare BASE", "python -m benchmarks nightly"
+SHOWN = 100  # commits in a sparkline, the newest
+WEEK = 7 * 24 * 3600  # seconds
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the newest table; `commit` is what its figures are of, `source` who measured them."""
+    """A row of a machine's table; `commit` is the commit of its figures, `source` asv or a record."""
 
     row: Row
     commit: str
     source: str
-    trends: Mapping[str, Trend] = field(default_factory=dict)
+    sparklines: Mapping[str, Sparkline] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
-    stepped: bool = False
 
-    def standing(self, rival: str) -> str:
-        """`loses`, `ties` or `wins`, as the table's marks have it."""
-        mark = table.spread(*self.row.ratio[rival])[-1]
-        return {"✗": "loses", "~": "ties"}.get(mark, "wins")
 
-    def goals(self) -> list[tuple[str, bool]]:
-        """The goals in words, and whether the median meets each."""
-        wanted = zip(RIVALS, self.row.goal, strict=True)
-        return [
-            (f"≤ {goal:g} {rival.removesuffix('.Dropout')}", self.row.ratio[rival][0] <= goal)
-            for rival, goal in wanted
-            if goal is not None and rival in self.row.ratio
-        ]
+@dataclass(frozen=True)
+class Slowdown:
+    """A case that became slower beside the pinned version within the last week, and the address of asv's graph."""
+
+    case: str
+    commit: str
+    size: float
+    link: str
 
 
 @dataclass(frozen=True)
 class Section:
-    """The newest figures of one machine with one torch; `open` if they are shown at once."""
+    """The newest figures of one machine with one torch; `open` if they are shown at once.
+
+    `commits` counts the commits measured beside the pinned version: too few show no change.
+    """
 
     title: str
     lines: Sequence[Line]
     open: bool
+    commits: int = 0
+    slower: Sequence[Slowdown] = ()
 
-    def count(self, standing: str, rival: str) -> int:
-        """How many cases win, tie or lose against a rival."""
-        return sum(rival in line.row.ratio and line.standing(rival) == standing for line in self.lines)
+    @property
+    def compared(self) -> list[Row]:
+        """The rows that are compared with nn.Dropout."""
+        return [line.row for line in self.lines if RIVAL in line.row.ratio]
 
-    def missed(self) -> int:
-        """How many goals are not met."""
-        return sum(not met for line in self.lines for _, met in line.goals())
+    def count(self, standing: str) -> int:
+        """Return in how many cases TailDropout wins, ties or loses against nn.Dropout."""
+        return sum(row.standing() == standing for row in self.compared)
+
+    def typical(self) -> str:
+        """Return how fast TailDropout is in the median case."""
+        ratio = median(row.ratio[RIVAL][0] for row in self.compared)
+        return f"{1 / ratio:.3g} times as fast" if ratio <= 1 else f"{ratio:.3g} times as slow"
+
+    @property
+    def known(self) -> bool:
+        """True if enough commits are measured for a change to show."""
+        return self.commits >= 2 * LEAST
+
+    def is_slower(self, case: str) -> bool:
+        """Return True if a case became slower within the last week."""
+        return any(slowdown.case == case for slowdown in self.slower)
 
 
 @dataclass(frozen=True)
 class Record:
-    """What `run --record` stored."""
+    """A stored record, as far as the overview shows it."""
 
     machine: str
     torch: str
@@ -83,29 +94,14 @@ class Record:
     rows: Sequence[Row]
 
 
-@dataclass(frozen=True)
-class Step:
-    """A benchmark of which asv's step detection says that it has become slower and stayed so."""
+def write(html: Path, root: Path, all_series: Sequence[Series], dates: Mapping[str, int], lost: Iterable[str]) -> list[str]:
+    """Write `overview.html` into a published folder and return the errors that the page reports.
 
-    name: str
-    link: str
-    before: str
-    after: str
-    factor: float
-    commits: str
-    date: str
-
-
-def write(html: Path, root: Path, stored: Sequence[Series], order: Mapping[str, int], lost: Iterable[str]) -> list[str]:
-    """Write `overview.html` into a published folder, from the series, records and state that `root` has stored.
-
-    `order` gives the place of each commit in the history, which lacks the commits `lost`. The gate's verdict or the checks'
-    state may be broken: the page says so, and so does what is given back. Raises BrokenResult for a record that is.
+    `dates` holds the commits of the history, oldest first, with their times; `lost` are measured commits that it lacks. A
+    broken verdict or state of the checks is such an error. Raises BrokenResult for a broken record.
     """
-    records = [read_record(file) for file in sorted((root / "benchmarks" / "records").glob("*.json"))]
-    verdict, complaint = read_state(root / ".asv" / "verdict.json", check_verdict, VERDICT_COMMAND)
-    law, other = read_state(root / ".asv" / "law.json", check_law, LAW_COMMAND)
-    steps = published_steps(html)
+    recorded = [read_record(file) for file in sorted((root / "benchmarks" / "records").glob("*.json"))]
+    verdict, law = read_verdict(root / ".asv" / "verdict.json"), read_law(root / ".asv" / "law.json")
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -114,164 +110,98 @@ def write(html: Path, root: Path, stored: Sequence[Series], order: Mapping[str, 
         lstrip_blocks=True,
     )
     page = environment.get_template("overview.html").render(
-        sections=newest(stored, records, order, steps),
-        steps=steps,
-        history=max((len(each.commits) for each in stored), default=0),
+        sections=sections(all_series, recorded, dates),
         verdict=verdict,
-        verdict_complaint=complaint,
-        verdict_command=VERDICT_COMMAND,
-        verdict_class=VERDICTS,
         law=law,
-        law_complaint=other,
-        law_command=LAW_COMMAND,
-        rivals=RIVALS,
+        columns={RIVAL: "time / nn.Dropout", LIMIT: "× limit"},
+        layers=speed_table.LAYERS,
         lost=sorted(commit[:8] for commit in lost),
-        legend=table.NOTE.replace("`", ""),
+        legend=speed_table.NOTE.replace("`", ""),
         shown=SHOWN,
-        duration=format_seconds,
+        needed=2 * LEAST,
+        format_seconds=format_seconds,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     (html / "overview.html").write_text(page, encoding="utf-8")
-    return [each for each in (complaint, other) if each]
+    return [state.error for state in (verdict, law) if state.error]
 
 
-def newest(
-    stored: Iterable[Series], records: Iterable[Record], order: Mapping[str, int], steps: Iterable[Step]
-) -> list[Section]:
-    """Per machine and torch the newest figures of each case: asv's, or a record's if its commit is newer.
+def sections(all_series: Iterable[Series], recorded: Sequence[Record], dates: Mapping[str, int]) -> list[Section]:
+    """Return, per machine and torch, the newest figures of each case: asv's, or a record's if its commit is newer.
 
-    The newest section is open, and so are those that hold a record, which somebody chose to keep.
+    The section with the newest commit comes first and is open; sections with a record are open too.
     """
     from ..suite.cases import CASES
 
-    stepped = {step.name for step in steps}
+    order = {commit: place for place, commit in enumerate(dates)}
     lines: dict[tuple[str, str], dict[str, Line]] = {}
-    for each in stored:
-        tried = {case: commit for case, commit in each.tried().items() if case in CASES}
-        lines[each.machine, each.torch] = {case: asv_line(each, case, commit, stepped) for case, commit in tried.items()}
-    for record in records:
+    pinned: dict[tuple[str, str], tuple[int, list[Slowdown]]] = {}
+    for series in all_series:
+        tried = {case: commit for case, commit in series.tried().items() if case in CASES}
+        lines[series.machine, series.torch] = {case: asv_line(series, case, commit) for case, commit in tried.items()}
+        pinned[series.machine, series.torch] = last_week(series, dates)
+    for record in recorded:
         known = lines.setdefault((record.machine, record.torch), {})
         for row in record.rows:
-            before = known.get(row.case)
-            if row.ratio and (before is None or order.get(before.commit, -1) < order.get(record.commit, -1)):
-                drawn = (before.trends, before.links, before.stepped) if before else ()
+            former = known.get(row.case)
+            if row.ratio and (former is None or order.get(former.commit, -1) < order.get(record.commit, -1)):
+                drawn = (former.sparklines, former.links) if former else ()
                 known[row.case] = Line(row, record.commit, record.source, *drawn)
 
-    def age(key: tuple[str, str]) -> int:
+    keep_open = {(record.machine, record.torch) for record in recorded}
+
+    def newest(key: tuple[str, str]) -> int:
         return max((order.get(line.commit, -1) for line in lines[key].values()), default=-1)
 
-    recorded = {(record.machine, record.torch) for record in records}
     return [
-        Section(f"{key[0]}, torch {key[1]}", in_order(lines[key], CASES), number == 0 or key in recorded)
-        for number, key in enumerate(sorted(lines, key=age, reverse=True))
+        Section(f"{key[0]}, torch {key[1]}", sort(lines[key], CASES), place == 0 or key in keep_open, *pinned.get(key, ()))
+        for place, key in enumerate(sorted(lines, key=newest, reverse=True))
     ]
 
 
-def in_order(lines: Mapping[str, Line], cases: Iterable[str]) -> list[Line]:
-    """The lines as the suite has its cases; those that it has no longer come last."""
+def sort(lines: Mapping[str, Line], cases: Iterable[str]) -> list[Line]:
+    """Return the lines in the order of the suite's cases; lines of cases that the suite no longer has come last."""
     return [lines[case] for case in [*(name for name in cases if name in lines), *sorted(lines.keys() - set(cases))]]
 
 
-def asv_line(stored: Series, case: str, commit: str, stepped: set[str]) -> Line:
-    """A case as asv measured it last, with its trends."""
-    figures = stored.commits[commit]
-    failed = [entry for entry, figure in figures.items() if figure.value is None]
+def last_week(series: Series, dates: Mapping[str, int]) -> tuple[int, list[Slowdown]]:
+    """Return how many commits were measured beside the pinned version, and the slowdowns of the week before the newest."""
+    by_case = history.by_case([series])
+    commits = {commit for line in by_case.values() for commit, _ in line}
+    since = max((dates[commit] for commit in commits), default=0) - WEEK
+    slower = []
+    for step in history.steps(by_case):
+        if step.slower and dates[step.commit] >= since:
+            chosen = {"machine": series.machine, "torch": series.torch, "p-case": f"'{step.case}'"}
+            slower.append(Slowdown(step.case, step.commit, step.change.size, graph(history.BENCHMARK, chosen)))
+    return max((len(line) for line in by_case.values()), default=0), slower
+
+
+def asv_line(series: Series, case: str, commit: str) -> Line:
+    """Return the row of a case at the newest commit that measured it, with its history as sparklines."""
+    figures = series.commits[commit]
     present = {entry: figure for entry, figure in figures.items() if figure.value is not None}
-    (row,) = results.rows(present, [case], failed)
-    trends, links = {}, {}
-    for rival, benchmark, goal in zip(RIVALS, BENCHMARKS, row.goal, strict=True):
+    failed = [entry for entry, figure in figures.items() if figure.value is None]
+    (row,) = stored.rows(present, [case], failed)
+    sparklines, links = {}, {}
+    for other, benchmark in RATIO_BENCHMARKS.items():
         entry = Entry(benchmark, (f"'{case}'",))
-        recent = list(stored.commits.items())[-SHOWN:]
-        points = [(name, *point) for name, measured in recent if (point := series.spread(measured.get(entry)))]
+        recent = [(name, measured[entry]) for name, measured in series.commits.items() if entry in measured][-SHOWN:]
+        points = [(name, *spread) for name, figure in recent if (spread := figure.spread())]
         if points:
-            trends[rival] = Trend(f"{case} over {rival}", points, goal)
-            links[rival] = graph(benchmark, {"machine": stored.machine, "torch": stored.torch, "p-case": entry.params[0]})
-    names = {str(entry) for entry in figures if results.case_of(entry) == case}
-    return Line(row, commit, "asv", trends, links, bool(stepped & names))
+            sparklines[other] = Sparkline(f"{case} over {other}", points)
+            links[other] = graph(benchmark, {"machine": series.machine, "torch": series.torch, "p-case": entry.params[0]})
+    return Line(row, commit, "asv", sparklines, links)
 
 
 def graph(benchmark: str, selected: Mapping[str, str]) -> str:
-    """The address of asv's graph of a benchmark, relative to the page."""
+    """Return the address of asv's graph of a benchmark, relative to the page."""
     return f"index.html#{benchmark}?{urlencode(selected, quote_via=quote, safe='')}"
 
 
-def published_steps(html: Path) -> list[Step]:
-    """What asv found and published as regressions, the worst first."""
-    index = json.loads((html / "index.json").read_text(encoding="utf-8"))
-    hashes, dates = index["revision_to_hash"], index["revision_to_date"]
-    found = []
-    regressions = json.loads((html / "regressions.json").read_text(encoding="utf-8"))["regressions"]
-    for name, _, selected, number, _, _, jumps in regressions:
-        benchmark = index["benchmarks"][name.partition("(")[0]]
-        chosen = dict(selected)
-        if number is not None:
-            values = list(product(*benchmark["params"]))[number]
-            chosen |= {f"p-{key}": value for key, value in zip(benchmark["param_names"], values, strict=True)}
-        for first, last, before, after in jumps or ():
-            span = [hashes[str(place)][:8] for place in (first, last) if place is not None]
-            link = graph(benchmark["name"], chosen | {"commits": "-".join(span)})
-            then, now = (amount(value, benchmark.get("unit", "")) for value in (before, after))
-            date = datetime.fromtimestamp(dates[str(last)] / 1000, UTC).strftime("%Y-%m-%d")
-            found.append(Step(name, link, then, now, after / before if before else float("inf"), " … ".join(span), date))
-    return sorted(found, key=lambda step: -step.factor)
-
-
-def amount(value: float, unit: str) -> str:
-    """A figure with its unit."""
-    return format_seconds(value) if unit == "seconds" else f"{value:.3g} {'' if unit == 'ratio' else unit}".strip()
-
-
 def read_record(file: Path) -> Record:
-    """A stored record; BrokenResult if it lacks anything."""
-
-    def read(file: Path) -> Record:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        torch = stored["versions"]["torch"].partition("+")[0]  # asv's versions are bare
-        source = "record, with uncommitted changes" if stored["dirty"] else "record"
-        return Record(stored["machine"]["name"], torch, stored["commit"], source, table.record_rows(stored))
-
-    return series.parsed(file, read, "python -m benchmarks run --record")
-
-
-def read_state(file: Path, check: Callable[[Any], dict[str, Any]], command: str) -> tuple[dict[str, Any] | None, str]:
-    """What a command stored, None where it stored nothing; and what is wrong with it, in which case it is None too."""
-    if not file.exists():
-        return None, ""
-    try:
-        return series.parsed(file, lambda file: check(json.loads(file.read_text(encoding="utf-8"))), command), ""
-    except BrokenResult as error:
-        return None, str(error)
-
-
-def check_verdict(stored: dict[str, Any]) -> dict[str, Any]:
-    """The gate's verdict if it has all that the page shows; ValueError, KeyError or TypeError if not."""
-    if stored["version"] != 1 or stored["verdict"] not in VERDICTS:
-        raise ValueError(f"version {stored['version']}, verdict {stored['verdict']!r}")
-    rows = [
-        {"case": str(row["case"]), "signal": str(row["signal"]), "verdict": str(row["verdict"])}
-        | {key: percent(row[key]) for key in ("change", "low", "high")}
-        for row in stored["rows"]
-    ]
-    return {"verdict": stored["verdict"], "line": str(stored["line"]), "date": moment(stored["date"]), "rows": rows}
-
-
-def check_law(stored: dict[str, Any]) -> dict[str, Any]:
-    """The state of the statistical checks, likewise."""
-    if stored["version"] != 1:
-        raise ValueError(f"version {stored['version']}")
-    numbers = {key: int(stored[key]) for key in ("seed", "draws", "checks")}
-    return numbers | {
-        "date": moment(stored["date"]),
-        "rejected": [*map(str, stored["rejected"])],
-        "commit": str(stored["commit"]),
-    }
-
-
-def moment(text: str) -> str:
-    """A stored time, to the minute."""
-    return datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M")
-
-
-def percent(share: float | None) -> str:
-    """A relative change."""
-    return "" if share is None else f"{share:+.1%}"
+    """Return a stored record. Raises BrokenResult."""
+    record = records.read(file)
+    torch = record["versions"]["torch"].partition("+")[0]  # asv's versions have no suffix
+    source = "record, with uncommitted changes" if record["dirty"] else "record"
+    return Record(record["machine"]["name"], torch, record["commit"], source, speed_table.record_rows(record))

@@ -1,4 +1,4 @@
-"""The events of a Chrome trace that torch.profiler wrote: read, made to nest, and added up by operator."""
+"""Reads the Chrome trace of torch.profiler, makes its slices nest, and adds up its events by operator."""
 
 import json
 from collections import defaultdict
@@ -9,17 +9,21 @@ from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any
 
+from ..system.errors import CommandError
+
 OUTSIDE = "(outside operators)"
 ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 
 
-class BrokenTrace(Exception):
-    """A trace that does not hold what it should."""
+class BrokenTrace(CommandError):
+    """A trace that is incomplete."""
+
+    summary = "Could not trace"
 
 
 @dataclass
 class Operator:
-    """What the calls of one operator add up to: their number, self time in µs on the host and on the GPU, bytes allocated."""
+    """The sums over an operator's calls: their number, self time in µs on the host and on the GPU, allocated bytes."""
 
     calls: int = 0
     host: float = 0.0
@@ -28,10 +32,10 @@ class Operator:
 
 
 def read(run: Path, number: Callable[[str], Any] = float) -> dict[str, Any]:
-    """A run's trace; it is what the plugin and Perfetto read, so a broken file is noticed here. `number` reads fractions."""
+    """Return a run's trace; `number` parses fractions. Raises BrokenTrace: TensorBoard and Perfetto read the same file."""
 
     def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON")
+        raise ValueError(f"{constant} is not JSON")
 
     try:
         (file,) = run.iterdir()
@@ -39,14 +43,14 @@ def read(run: Path, number: Callable[[str], Any] = float) -> dict[str, Any]:
         if not content["traceEvents"]:
             raise ValueError("no event")
     except (OSError, ValueError, KeyError) as error:
-        raise BrokenTrace(f"the profiler wrote no whole trace ({error}); is the disk full?") from error
+        raise BrokenTrace(f"the profiler wrote no complete trace ({error}); is the disk full?") from error
     return content
 
 
-def mend(run: Path) -> list[dict[str, Any]]:
-    """The events of a run's trace, which from now on nest and begin at 0 in its file as well.
+def repair(run: Path) -> list[dict[str, Any]]:
+    """Rewrite a run's trace so that its slices nest and its times begin at 0, and return its events.
 
-    torch counts µs from some time long ago: of 2⁴² and more the floats that JSON's readers make miss whole ns.
+    torch counts µs from a distant past: at 2⁴² and above, the floats of JSON's readers are off by whole ns.
     """
     content = read(run, Decimal)
     events: list[dict[str, Any]] = content["traceEvents"]
@@ -60,15 +64,15 @@ def mend(run: Path) -> list[dict[str, Any]]:
         content["baseTimeNanoseconds"] += int(origin * 1000)
     nest(events)
     next(run.iterdir()).write_text(json.dumps(content, allow_nan=False, default=float))
-    mended: list[dict[str, Any]] = read(run)["traceEvents"]
-    return mended
+    repaired: list[dict[str, Any]] = read(run)["traceEvents"]
+    return repaired
 
 
 def nest(events: Sequence[dict[str, Any]]) -> None:
-    """Cut what begins or ends inside a Python call that it crosses, such as a step, at the end of that call.
+    """Shorten slices that cross a Python call, such as a step, so that they begin or end where that call does.
 
-    The slices of a thread have to nest: Perfetto drops one that crosses another. But torch enters and leaves a step, and some
-    of what a compiler names, inside Python calls that it records as well. Times are whole ns.
+    The slices of a thread have to nest: Perfetto drops a slice that crosses another. But torch enters and leaves a step, and
+    some slices of a compiler, inside Python calls that it records as well. Times are whole ns.
     """
     python = {(event["pid"], event["tid"]) for event in events if event.get("cat") == "python_function"}
     threads: defaultdict[tuple[Any, Any], list[tuple[int, int, int]]] = defaultdict(list)
@@ -96,12 +100,12 @@ def nest(events: Sequence[dict[str, Any]]) -> None:
 
 
 def is_step(event: Mapping[str, Any]) -> bool:
-    """Whether an event is a step of the profiler's schedule, as the host saw it."""
+    """Return True if an event is a step of the profiler's schedule on the host."""
     return bool(event.get("cat") == "user_annotation" and event["name"].startswith("ProfilerStep#"))
 
 
 def median_step(events: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """The events of the step of median duration out of `count`, and all of the GPU."""
+    """Return the events of the step of median duration out of `count`, and all events of the GPU."""
     steps = sorted((event for event in events if is_step(event)), key=lambda event: event["dur"])
     if len(steps) != count:
         raise BrokenTrace(f"the trace holds {len(steps)} steps, not {count}")
@@ -111,41 +115,67 @@ def median_step(events: Sequence[dict[str, Any]], count: int) -> list[dict[str, 
 
 
 def operators(events: Iterable[Mapping[str, Any]]) -> dict[str, Operator]:
-    """The operators of a Chrome trace by name; what a step does outside of them is `OUTSIDE`."""
-    found: defaultdict[str, Operator] = defaultdict(Operator)
-    names: dict[int | None, str] = {}  # by the number that also stands at the kernels that the operator starts
-    running: defaultdict[tuple[Any, Any], list[tuple[float, Operator]]] = defaultdict(list)  # per thread, with their ends
+    """Return the operators of a Chrome trace by name; `OUTSIDE` holds the time of a step outside of them."""
+    sums = OperatorSums()
     timed = [event for event in events if event["ph"] == "X" or event["name"] == "[memory]"]
     for event in sorted(timed, key=lambda event: (event["ts"], -event.get("dur", 0))):
-        thread = running[event["pid"], event["tid"]]
-        while thread and thread[-1][0] <= event["ts"]:
-            thread.pop()
         if event["name"] == "[memory]":
-            # Freeing is left out: a tensor goes at the end of its life, in whichever operator that may be.
-            if thread and event["args"]["Bytes"] > 0:
-                thread[-1][1].allocated += event["args"]["Bytes"]
+            sums.add_memory(event)
         elif is_step(event) or event["cat"] == "cpu_op":
-            name = OUTSIDE if is_step(event) else event["name"]
-            operator = found[name]
-            if thread:
-                thread[-1][1].host -= event["dur"]
-            # As in TensorBoard, an overload that calls another of the same name is one call.
-            operator.calls += not (is_step(event) or (thread and thread[-1][1] is operator))
-            operator.host += event["dur"]
-            thread.append((event["ts"] + event["dur"], operator))
-            names[event["args"].get("External id")] = name
+            sums.add_call(event)
     for event in timed:
-        if event.get("cat") in ON_DEVICE and (starter := names.get(event["args"].get("External id"))):
-            found[starter].device += event["dur"]
-    return dict(found)
+        if event.get("cat") in ON_DEVICE:
+            sums.add_device(event)
+    return dict(sums.operators)
+
+
+class OperatorSums:
+    """Adds up the events of a trace by operator. The host's events must come in the order of their start."""
+
+    def __init__(self) -> None:
+        self.operators: defaultdict[str, Operator] = defaultdict(Operator)
+        self.names: dict[int | None, str] = {}  # by the id that an operator shares with the kernels it starts
+        self.stacks: defaultdict[tuple[Any, Any], list[tuple[float, Operator]]] = defaultdict(list)  # ends and operators
+
+    def stack(self, event: Mapping[str, Any]) -> list[tuple[float, Operator]]:
+        """Return the calls that run on an event's thread at its start, the innermost one last."""
+        stack = self.stacks[event["pid"], event["tid"]]
+        while stack and stack[-1][0] <= event["ts"]:
+            stack.pop()
+        return stack
+
+    def add_memory(self, event: Mapping[str, Any]) -> None:
+        """Add an allocation; freeing is ignored, since it happens in whichever operator runs when a tensor's life ends."""
+        stack = self.stack(event)
+        if stack and event["args"]["Bytes"] > 0:
+            stack[-1][1].allocated += event["args"]["Bytes"]
+
+    def add_call(self, event: Mapping[str, Any]) -> None:
+        """Add a call of an operator, or a step, and subtract its time from its caller's self time."""
+        stack = self.stack(event)
+        name = OUTSIDE if is_step(event) else event["name"]
+        operator = self.operators[name]
+        if stack:
+            stack[-1][1].host -= event["dur"]
+        # As in TensorBoard, an overload that calls another one of the same name is one call.
+        overload = bool(stack) and stack[-1][1] is operator
+        operator.calls += not (is_step(event) or overload)
+        operator.host += event["dur"]
+        stack.append((event["ts"] + event["dur"], operator))
+        self.names[event["args"].get("External id")] = name
+
+    def add_device(self, event: Mapping[str, Any]) -> None:
+        """Add a kernel's time on the GPU to the operator that started it."""
+        if name := self.names.get(event["args"].get("External id")):
+            self.operators[name].device += event["dur"]
 
 
 def total(operators: Iterable[Operator]) -> Operator:
-    """Several operators as one."""
+    """Return the sum of several operators."""
     result = Operator()
-    for each in operators:
-        result.calls += each.calls
-        result.host += each.host
-        result.device += each.device
-        result.allocated += each.allocated
+    for operator in operators:
+        result.calls += operator.calls
+        result.host += operator.host
+        result.device += operator.device
+        result.allocated += operator.allocated
     return result

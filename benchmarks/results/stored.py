@@ -1,21 +1,26 @@
-"""What asv stored: read from its files, since its exit code does not tell that nothing was measured."""
+"""Reads asv's result files: asv's exit code does not tell whether anything was measured."""
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .. import ROOT
-from .tables import RIVALS, Row
+from ..system.errors import CommandError
+from .speed_table import LIMIT, RIVAL, Row
 
+T = TypeVar("T")
 ASV_RESULTS = ROOT / ".asv" / "results"
+RATIO_BENCHMARKS = {RIVAL: "speed.Ratio.track_over_nn_dropout", LIMIT: "speed.Ratio.track_over_copy"}
 
 
-class BrokenResult(Exception):
+class BrokenResult(CommandError):
     """A stored file that cannot be read."""
+
+    summary = "Could not read the results"
 
 
 @dataclass(frozen=True)
@@ -28,10 +33,15 @@ class Entry:
     def __str__(self) -> str:
         return f"{self.benchmark}({', '.join(self.params)})" if self.params else self.benchmark
 
+    @property
+    def case(self) -> str | None:
+        """The case, for an entry of the module `speed`; None for others."""
+        return self.params[0].strip("'") if self.benchmark.startswith("speed.") else None
+
 
 @dataclass(frozen=True)
 class Figure:
-    """A stored figure with its quartiles. `value` is NaN for n/a and None for a failure or what was not measured."""
+    """A stored figure with its quartiles. `value` is NaN if it is not available, None if measuring failed or never ran."""
 
     value: float | None
     low: float | None = None
@@ -39,67 +49,120 @@ class Figure:
 
     @property
     def measured(self) -> bool:
-        """Whether there is a number."""
+        """True if there is a number."""
         return self.value is not None and not math.isnan(self.value)
+
+    def spread(self) -> tuple[float, float, float] | None:
+        """Return median and quartiles, or None if there is no finite number."""
+        if self.value is None or not math.isfinite(self.value):
+            return None
+        low, high = (edge if edge is not None and math.isfinite(edge) else self.value for edge in (self.low, self.high))
+        return self.value, low, high
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure with its benchmark's version and its start time, which decide whether a later figure replaces it."""
+
+    entry: Entry
+    figure: Figure
+    version: str
+    started: float
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """The content of one of asv's result files."""
+
+    commit: str
+    torch: str
+    figures: list[Measured]
+
+
+def parsed(file: Path, read: Callable[[Path], T], command: str) -> T:
+    """Return `read(file)`; if that fails, raise BrokenResult with the command that makes the file again."""
+    try:
+        return read(file)
+    except FileNotFoundError:
+        problem = "is missing"
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+    except json.JSONDecodeError as error:
+        problem = f"is not JSON ({error})"
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        problem = f"has an unknown content ({type(error).__name__}: {error})"
+    raise BrokenResult(f"{file} {problem}; restore a whole copy, or delete the file and make it again: {command}")
 
 
 def entries(folder: Path = ASV_RESULTS) -> dict[Entry, str]:
-    """All that asv found in the suite when it last looked, with the benchmark's version."""
-    found: dict[Entry, str] = {}
-    for name, benchmark in json.loads((folder / "benchmarks.json").read_text()).items():
+    """Return every entry that asv found in the suite at its last look, with the benchmark's version."""
+    return parsed(folder / "benchmarks.json", _entries, "python -m benchmarks run")
+
+
+def _entries(file: Path) -> dict[Entry, str]:
+    versions: dict[Entry, str] = {}
+    for name, benchmark in json.loads(file.read_text()).items():
         if isinstance(benchmark, dict):  # the file also holds its own version number
             for params in product(*benchmark["params"]):
-                found[Entry(name, params)] = benchmark["version"]
-    return found
+                versions[Entry(name, params)] = benchmark["version"]
+    return versions
 
 
-def read(commit: str, machine: str, versions: Mapping[Entry, str], folder: Path = ASV_RESULTS) -> dict[Entry, Figure]:
-    """The figures that a commit has on a machine, of benchmarks whose version is still the same; newest file last."""
-    found: dict[Entry, Figure] = {}
-    files = (folder / machine).glob(f"{commit[:8]}-*.json")
-    for file in sorted(files, key=lambda file: file.stat().st_mtime):
-        try:
-            stored = json.loads(file.read_text())
-        except ValueError as error:
-            raise BrokenResult(
-                f"{file.relative_to(ROOT)} is no JSON ({error}); delete it and measure that commit anew"
-            ) from None
-        for name, values in stored["results"].items():
-            columns = dict(zip(stored["result_columns"], values, strict=False))
-            for entry, figure in figures(name, columns):
-                if versions.get(entry) == columns.get("version") and figure.value is not None:
-                    found[entry] = figure
-    return found
+def result_file(file: Path) -> ResultFile:
+    """Read one of asv's result files. Raises BrokenResult."""
+    return parsed(file, _result_file, f"python -m benchmarks run {file.name[:8]}")
+
+
+def _result_file(file: Path) -> ResultFile:
+    stored = json.loads(file.read_text())
+    commit = stored["commit_hash"]
+    if not commit.startswith(file.name[:8]):
+        raise ValueError(f"it is of commit {commit}")
+    measured = []
+    for name, values in stored["results"].items():
+        columns = dict(zip(stored["result_columns"], values, strict=False))
+        for entry, figure in figures(name, columns):
+            if not all(value is None or isinstance(value, int | float) for value in (figure.value, figure.low, figure.high)):
+                raise TypeError(f"{entry} is {figure}, not a number")
+            measured.append(Measured(entry, figure, columns["version"], columns.get("started_at") or 0))
+    return ResultFile(commit, stored["params"].get("torch") or "", measured)
 
 
 def figures(name: str, columns: Mapping[str, Any]) -> Iterable[tuple[Entry, Figure]]:
-    """The figures of one benchmark: asv stores a list over the product of the parameters, or nothing."""
+    """Yield the figures of one benchmark: asv stores a list over the product of the parameters, or nothing."""
     values = columns.get("result") or []
     low, high = (columns.get(key) or [None] * len(values) for key in ("stats_q_25", "stats_q_75"))
     for params, *figure in zip(product(*columns.get("params") or []), values, low, high, strict=False):
         yield Entry(name, params), Figure(*figure)
 
 
-def rows(found: Mapping[Entry, Figure], names: Iterable[str], asked: Iterable[Entry] = ()) -> list[Row]:
-    """The table's rows for the named cases; `asked` are the entries of which a lack is a failure, not n/a."""
-    from ..suite.cases import CASES
+def keep_latest(known: dict[Entry, Measured], later: Iterable[Measured], versions: Mapping[Entry, str]) -> None:
+    """Add figures of the benchmarks' present versions to `known`; a later measurement replaces an earlier one."""
+    for measured in later:
+        before = known.get(measured.entry)
+        if versions.get(measured.entry) == measured.version and (before is None or before.started <= measured.started):
+            known[measured.entry] = measured
 
-    unmet = {case_of(entry) for entry in asked if entry not in found}
+
+def read(commit: str, machine: str, versions: Mapping[Entry, str], folder: Path = ASV_RESULTS) -> dict[Entry, Figure]:
+    """Return the figures of a commit on a machine; those that failed are left out."""
+    known: dict[Entry, Measured] = {}
+    for file in sorted((folder / machine).glob(f"{commit[:8]}-*.json")):
+        keep_latest(known, result_file(file).figures, versions)
+    return {entry: measured.figure for entry, measured in known.items() if measured.figure.value is not None}
+
+
+def rows(figures: Mapping[Entry, Figure], names: Iterable[str], asked: Iterable[Entry] = ()) -> list[Row]:
+    """Return the table's rows for the named cases; if a figure of `asked` is missing, its case has failed."""
+    unmet = {entry.case for entry in asked if entry not in figures}
     table = []
     for name in names:
-        seconds, ratio = {}, {}
-        for entry, figure in found.items():
-            if case_of(entry) != name or not figure.measured or figure.value is None:
-                continue
-            if entry.benchmark.endswith(".time_step"):
-                seconds[entry.params[1].strip("'")] = figure.value
-            for rival, benchmark in zip(RIVALS, ("track_over_nn_dropout", "track_over_copy"), strict=True):
-                if entry.benchmark.endswith(benchmark):
-                    ratio[rival] = (figure.value, figure.low or figure.value, figure.high or figure.value)
-        table.append(Row(name, seconds, ratio, CASES[name].goal, "failed" if name in unmet else "n/a"))
+        seconds: dict[str, float] = {}
+        ratio: dict[str, tuple[float, float, float]] = {}
+        for entry, figure in figures.items():
+            if entry.case == name and (spread := figure.spread()):
+                if entry.benchmark.endswith(".time_step"):
+                    seconds[entry.params[1].strip("'")] = spread[0]
+                ratio |= {other: spread for other, benchmark in RATIO_BENCHMARKS.items() if entry.benchmark == benchmark}
+        table.append(Row(name, seconds, ratio, note="failed" if name in unmet else "n/a"))
     return table
-
-
-def case_of(entry: Entry) -> str | None:
-    """The case that an entry of the module `speed` measures."""
-    return entry.params[0].strip("'") if entry.benchmark.startswith("speed.") else None

@@ -89,7 +89,7 @@ def test_the_first_number_is_the_smallest_slowdown_that_is_surely_caught():
 
 def test_the_table_of_rates_leads_with_that_number(record, monkeypatch, tmp_path):
     monkeypatch.setattr(workload, "records", tmp_path)
-    with pytest.raises(ValueError, match="never calibrated"):
+    with pytest.raises(table.CannotFill, match="never calibrated"):
         table.gate()
     monkeypatch.setattr(error_rates, "REPLAYS", 300)
     monkeypatch.setattr(error_rates, "EFFECTS", (0.0, 0.05))

@@ -46,7 +46,7 @@ def test_the_command_stores_rounds_and_verdict(tmp_path, monkeypatch, capsys):
     ("words", "message"),
     [
         (["no-such-commit"], "names no commit here"),
-        (["HEAD", "--case", "8x16-f32-fwdd"], "near it are 8x16-f32-fwd"),
+        (["HEAD", "--case", "8x16-f32-fwdd"], "similar names are 8x16-f32-fwd"),
         (["HEAD", "--threshold", "5"], "no fraction of a time"),
         (["HEAD", "--device", "cpu", "--case", "cuda-8x16-f32-fwd"], "none of these cases runs on cpu"),
         (["HEAD", "--case", SMALL, "--json", "/dev/null/x"], "Could not measure"),

@@ -1,4 +1,4 @@
-"""What a trace's events add up to: nesting, self time, time on the GPU, the step that is shown, and broken files."""
+"""The sums of a trace's events: nesting, self time, time on the GPU, the step that is shown, and broken files."""
 
 import io
 import json
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks.commands import trace
-from benchmarks.profiling.events import OUTSIDE, BrokenTrace, Operator, median_step, mend, nest, operators, read
+from benchmarks.profiling import table, trace
+from benchmarks.profiling.events import OUTSIDE, BrokenTrace, Operator, median_step, nest, operators, read, repair
 from benchmarks.suite.cases import CASES
 
 
@@ -78,7 +78,7 @@ def test_a_trace_nests_to_the_nanosecond_however_long_the_clock_has_run(tmp_path
             spans[-1] += f', "dur": {microseconds(0, dur)}}}'
     text = f'{{"baseTimeNanoseconds": 5, "traceEvents": [{", ".join(spans)}]}}'
     (tmp_path / "worker.pt.trace.json").write_text(text)
-    found = mend(tmp_path)
+    found = repair(tmp_path)
     assert_nested(found)
     assert min(event["ts"] for event in found) == 0
     assert_nested(read(tmp_path)["traceEvents"])
@@ -131,7 +131,7 @@ def test_time_on_the_gpu_is_that_of_the_operator_that_started_it() -> None:
     assert {name: each.device for name, each in found.items() if each.device} == {"outer": 330, "inner": 20}
     assert found["outer"].host == 23
     text = io.StringIO()
-    Console(file=text, width=120).print(trace.render({"TailDropout": found, "copy": {}}, CASES["cuda-8x16-f32-fwd"]))
+    Console(file=text, width=120).print(table.render({"TailDropout": found, "copy": {}}, CASES["cuda-8x16-f32-fwd"]))
     (row,) = [line for line in text.getvalue().splitlines() if "outer" in line]
     assert row.replace(" ", "").split("│")[1:6] == ["outer", "1", "23.0µs", "330µs", "100B"]
     assert text.getvalue().count("on the GPU") == 2
@@ -156,10 +156,10 @@ def test_one_step_is_shown_the_one_of_median_duration() -> None:
 @pytest.mark.parametrize("text", ['{"traceEvents": [{"ts": NaN}]}', '{"traceEvents": [', '{"name": "a\nb"}', "{}"])
 def test_a_broken_trace_is_noticed(tmp_path: Path, text: str) -> None:
     (tmp_path / "worker.pt.trace.json").write_text(text)
-    with pytest.raises(BrokenTrace, match="no whole trace"):
+    with pytest.raises(BrokenTrace, match="no complete trace"):
         read(tmp_path)
 
 
 def test_a_trace_that_was_not_written_is_noticed(tmp_path: Path) -> None:
-    with pytest.raises(BrokenTrace, match="no whole trace"):
+    with pytest.raises(BrokenTrace, match="no complete trace"):
         read(tmp_path)

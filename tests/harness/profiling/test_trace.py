@@ -1,4 +1,4 @@
-"""Traces: what TensorBoard's plugin and Perfetto read, the table made of it, and nothing left behind where it cannot be."""
+"""Traces: TensorBoard's plugin and Perfetto read them, the table is made from them, and a failure leaves no file behind."""
 
 import gzip
 import importlib.util
@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlencode
 from urllib.request import ProxyHandler, build_opener
 
@@ -23,27 +23,29 @@ from test_events import assert_nested
 
 from benchmarks import ROOT
 from benchmarks import __main__ as command
-from benchmarks.commands import trace
+from benchmarks.commands import trace as trace_command
+from benchmarks.profiling import table, trace
 from benchmarks.profiling.events import OUTSIDE, Operator, is_step, operators, read
-from benchmarks.results import record
+from benchmarks.results import recording
 from benchmarks.suite.cases import CASES
 from benchmarks.system.git import git
 
 CASE = "1024x512-f32-train"
 RUNS = ["TailDropout", "nn.Dropout"]
-Capture, Patch = pytest.CaptureFixture[str], pytest.MonkeyPatch
+Capture: TypeAlias = pytest.CaptureFixture[str]
+Patch: TypeAlias = pytest.MonkeyPatch
 
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: Patch) -> None:
     """A command that is called here does not start itself anew, and leaves the environment as it was."""
-    monkeypatch.setattr(record, "with_environment", lambda: None)
+    monkeypatch.setattr(recording, "with_environment", lambda: None)
     monkeypatch.setenv("KINETO_LOG_LEVEL", "6")
 
 
-def run(*words: str) -> str:
+def run(*args: str) -> str:
     """What the command prints, run as people run it; it must not print an error."""
-    done = subprocess.run([sys.executable, "-m", "benchmarks", "trace", *words], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "benchmarks", "trace", *args], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, own_lines(done.stderr)) == (0, []), done.stderr
     return done.stdout
 
@@ -147,8 +149,8 @@ def tensorboard(printed: str, folder: Path) -> Iterator[Callable[..., Any]]:
     (line,) = [line for line in printed.splitlines() if "--logdir" in line]
     log = folder / "log"
     with log.open("w") as stream:
-        words = [*shlex.split(line), "--host", "127.0.0.1", "--port", "0"]
-        server = subprocess.Popen(words, cwd=ROOT, stdout=stream, stderr=stream, env={"TMPDIR": str(folder)})
+        command = [*shlex.split(line), "--host", "127.0.0.1", "--port", "0"]
+        server = subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=stream, env={"TMPDIR": str(folder)})
     try:
         deadline = time.monotonic() + 60
         while "(Press CTRL+C" not in (text := log.read_text()):
@@ -186,22 +188,17 @@ def test_the_dearest_operators_of_either_side_come_first() -> None:
     many = {f"op{number}": Operator(1, float(number)) for number in range(40)}
     other = {"dear": Operator(1, 99.0), "op0": Operator(1, 98.0)}
     text = io.StringIO()
-    Console(file=text, width=120).print(trace.render({"one": many, "other": other}, CASES[CASE]))
+    Console(file=text, width=120).print(table.render({"one": many, "other": other}, CASES[CASE]))
     rows = [line.split("│")[1].strip() for line in text.getvalue().splitlines() if line.startswith("│")]
-    dearest = [f"op{number}" for number in range(39, 39 - trace.ROWS + 2, -1)]
+    dearest = [f"op{number}" for number in range(39, 39 - table.ROWS + 2, -1)]
     assert rows == ["dear", "op0", *dearest, "29 others", OUTSIDE, "all"]
     assert "435 µs" in text.getvalue()  # 1 + 2 + … + 29
     assert "780 µs" in text.getvalue()  # 0 + 1 + … + 39
 
 
-@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (3 << 19, "1.5 MiB")])
-def test_bytes_have_three_digits_and_a_unit(count: int, text: str) -> None:
-    assert trace.size(count) == text
-
-
-def refused(capsys: Capture, *words: str, code: int = 2) -> str:
+def refused(capsys: Capture, *args: str, code: int = 2) -> str:
     """What the command says when it cannot."""
-    assert command.main(["trace", *words]) == code
+    assert command.main(["trace", *args]) == code
     captured = capsys.readouterr()
     assert captured.out == ""
     return captured.err
@@ -209,9 +206,9 @@ def refused(capsys: Capture, *words: str, code: int = 2) -> str:
 
 def test_an_unknown_case_names_those_near_it(capsys: Capture, tmp_path: Path) -> None:
     message = refused(capsys, "1024x512-f32-trian", "--out", str(tmp_path / "new"))
-    assert "no case '1024x512-f32-trian'; near it are 1024x512-f32-train" in message
+    assert "no case '1024x512-f32-trian'; similar names are 1024x512-f32-train" in message
     assert message.count(", ") <= 5
-    assert "README.md's table of speeds lists them" in refused(capsys, "@", "--out", str(tmp_path / "new"))
+    assert "one that exists is 1024x512-f32-train" in refused(capsys, "@", "--out", str(tmp_path / "new"))
     assert not list(tmp_path.iterdir())
 
 
@@ -225,7 +222,7 @@ def test_an_unknown_revision_is_refused(capsys: Capture, tmp_path: Path) -> None
 def test_a_folder_that_holds_something_is_left_alone(capsys: Capture, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("kept")
     for out in (tmp_path, tmp_path / "mine"):
-        assert "holds something already; give a new or an empty folder" in refused(capsys, CASE, "--out", str(out))
+        assert "is not empty; give a new or an empty folder" in refused(capsys, CASE, "--out", str(out))
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
@@ -243,8 +240,8 @@ def test_an_interruption_leaves_nothing(capsys: Capture, tmp_path: Path, monkeyp
         (folder / side.name).mkdir()
         return {}
 
-    monkeypatch.setattr(trace, "trace", interrupted)
-    assert "no trace is written" in refused(capsys, CASE, "--out", str(tmp_path / "a" / "b"), code=130)
+    monkeypatch.setattr(trace_command, "trace", interrupted)
+    assert "Interrupted." in refused(capsys, CASE, "--out", str(tmp_path / "a" / "b"), code=130)
     assert not list(tmp_path.iterdir())
 
 
@@ -301,8 +298,8 @@ def test_a_case_of_other_processes_is_refused(capsys: Capture, tmp_path: Path, m
 
 
 def test_the_default_folder_is_written_anew_and_ignored_by_git(capsys: Capture, tmp_path: Path, monkeypatch: Patch) -> None:
-    assert trace.TRACES.relative_to(ROOT).parts[0] == ".asv"
-    monkeypatch.setattr(trace, "TRACES", tmp_path)
+    assert trace_command.TRACES.relative_to(ROOT).parts[0] == ".asv"
+    monkeypatch.setattr(trace_command, "TRACES", tmp_path)
     (tmp_path / CASE / "former").mkdir(parents=True)
 
     def fake(case: object, side: trace.Side, folder: Path) -> dict[str, Operator]:
@@ -310,7 +307,7 @@ def test_the_default_folder_is_written_anew_and_ignored_by_git(capsys: Capture, 
         assert (tmp_path / CASE / "former").exists()
         return {"op": Operator(1, 1.0)}
 
-    monkeypatch.setattr(trace, "trace", fake)
+    monkeypatch.setattr(trace_command, "trace", fake)
     assert command.main(["trace", CASE, "--against", "copy"]) == 0
     assert sorted(path.name for path in (tmp_path / CASE).iterdir()) == ["TailDropout", "copy"]
     assert "TailDropout and copy are in" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What asv stored is read whole, or the broken file is named."""
+"""asv's results are read whole, or the broken file is named."""
 
 import json
 import math
@@ -14,35 +14,35 @@ CASE, COPY = "8x16-f32-fwd", "speed.Ratio.track_over_copy"
 
 
 @pytest.fixture
-def stored(tmp_path):
+def stored(tmp_path: Path) -> tuple[Path, dict[str, int], list[Path]]:
     """Two commits measured, in asv's form; the folder and the order of the commits."""
     commits = ["a" * 40, "b" * 40]
     files = synthetic.measure(tmp_path, commits)
     return tmp_path / ".asv" / "results", {commit: place for place, commit in enumerate(commits)}, files
 
 
-def test_series_are_read_oldest_commit_first(stored):
+def test_series_are_read_oldest_commit_first(stored: tuple[Path, dict[str, int], list[Path]]) -> None:
     folder, order, _ = stored
-    (found,), lost = series.load(folder, {commit: -place for commit, place in order.items()})
+    (found,), lost = series.read_all(folder, {commit: -place for commit, place in order.items()})
     assert (found.machine, found.torch, list(found.commits), lost) == (synthetic.MACHINE, "2.13.0", [*reversed(order)], set())
     assert set(found.tried()) == set(synthetic.CASES)
-    median, low, high = series.spread(found.commits["a" * 40][Entry(COPY, (f"'{CASE}'",))])
-    assert low < median < high
-    assert series.spread(Figure(math.nan)) is None
-    assert series.spread(Figure(None)) is None
-    assert series.spread(None) is None
-    assert series.spread(Figure(2.0, None, math.nan)) == (2.0, 2.0, 2.0)
+    spread = found.commits["a" * 40][Entry(COPY, (f"'{CASE}'",))].spread()
+    assert spread is not None
+    assert spread[1] < spread[0] < spread[2]
+    assert Figure(math.nan).spread() is None
+    assert Figure(None).spread() is None
+    assert Figure(2.0, None, math.nan).spread() == (2.0, 2.0, 2.0)
 
 
-def test_a_commit_that_is_no_longer_in_the_history_is_lost_not_shown(stored):
+def test_a_commit_that_is_no_longer_in_the_history_is_lost_not_shown(stored: tuple[Path, dict[str, int], list[Path]]) -> None:
     folder, order, _ = stored
-    (found,), lost = series.load(folder, {"a" * 40: 0})
+    (found,), lost = series.read_all(folder, {"a" * 40: 0})
     assert list(found.commits) == ["a" * 40]
     assert lost == {"b" * 40}
-    assert series.load(folder, {}) == ([], set(order))
+    assert series.read_all(folder, {}) == ([], set(order))
 
 
-def test_what_was_measured_last_counts_and_another_version_does_not(stored):
+def test_what_was_measured_last_counts_and_another_version_does_not(stored: tuple[Path, dict[str, int], list[Path]]) -> None:
     folder, order, (file, _) = stored
     again = json.loads(file.read_text())
     name = "speed.Ratio.track_over_copy"
@@ -50,10 +50,10 @@ def test_what_was_measured_last_counts_and_another_version_does_not(stored):
     other = file.with_name(file.name.replace("env", "aaa"))  # sorted before the first, and measured after it
     other.write_text(json.dumps(again))
     entry = Entry(name, (f"'{CASE}'",))
-    assert series.load(folder, order)[0][0].commits["a" * 40][entry].value == 7.0
+    assert series.read_all(folder, order)[0][0].commits["a" * 40][entry].value == 7.0
     again["results"][name][2] = "2"
     other.write_text(json.dumps(again))
-    assert series.load(folder, order)[0][0].commits["a" * 40][entry].value != 7.0
+    assert series.read_all(folder, order)[0][0].commits["a" * 40][entry].value != 7.0
 
 
 def broken(text: str) -> list[str]:
@@ -64,24 +64,26 @@ def broken(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("number", range(8))
-def test_a_broken_result_is_named_with_the_command_that_makes_it_anew(stored, number):
+def test_a_broken_result_is_named_with_the_command_that_makes_it_anew(
+    stored: tuple[Path, dict[str, int], list[Path]], number: int
+) -> None:
     folder, order, (file, _) = stored
     file.write_text(broken(file.read_text())[number])
     with pytest.raises(BrokenResult, match=rf"{file.name} .*python -m benchmarks run aaaaaaaa"):
-        series.load(folder, order)
+        series.read_all(folder, order)
 
 
 @pytest.mark.parametrize("name", ["benchmarks.json", f"{synthetic.MACHINE}/machine.json"])
-def test_what_describes_the_results_must_be_whole_too(stored, name):
+def test_what_describes_the_results_must_be_whole_too(stored: tuple[Path, dict[str, int], list[Path]], name: str) -> None:
     folder, order, _ = stored
     for content in ('{"x": ', "[]", '{"machine": {}}'):
         (folder / name).write_text(content)
         with pytest.raises(BrokenResult, match=Path(name).name):
-            series.load(folder, order)
+            series.read_all(folder, order)
     (folder / name).unlink()
     with pytest.raises(BrokenResult, match="is missing"):
-        series.load(folder, order)
+        series.read_all(folder, order)
 
 
-def test_nothing_stored_is_no_series(tmp_path):
-    assert series.load(tmp_path, {}) == ([], set())
+def test_nothing_stored_is_no_series(tmp_path: Path) -> None:
+    assert series.read_all(tmp_path, {}) == ([], set())

@@ -1,7 +1,8 @@
 """The suite's cases of the other layers: each runs, a version without it is n/a, and a wrong one gets no time."""
 
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def test_ratios_are_paired_and_of_the_layer_over_its_rival(monkeypatch: pytest.M
 def test_a_version_without_the_layer_is_not_available(name: str) -> None:
     with pytest.raises(NotAvailable, match="has no baselines"):
         suite.make(name, name, types.ModuleType("old"))
-    old = types.ModuleType("old")
+    old: Any = types.ModuleType("old")
     old.baselines = types.ModuleType("old.baselines")
     with pytest.raises(NotAvailable, match=f"old.baselines has no {name.partition('-')[0]}"):
         suite.make(name, name, old)
@@ -58,7 +59,7 @@ class Faulty(nn.Module):
         super().__init__()
 
 
-FAULTS = {
+FAULTS: dict[str, tuple[str, Callable[[torch.Tensor], torch.Tensor], str]] = {
     "keeps all": ("InvertedDropout", lambda x: 2 * x, "two calls give the same"),
     "rescales nothing": ("InvertedDropout", lambda x: x * (torch.rand_like(x) > 0.5), "neither 0 nor what came in"),
     "normal draw": ("InvertedDropout", lambda x: 2 * x * (torch.randn_like(x) > 0.5), r"keeps 0.3\d* instead of one half"),
@@ -77,7 +78,7 @@ FAULTS = {
 def test_a_wrong_layer_gets_no_time(fault: str) -> None:
     name, forward, message = FAULTS[fault]
     layer = type("Layer", (Faulty,), {"forward": lambda self, x: forward(x)})
-    package = types.ModuleType("faulty")
+    package: Any = types.ModuleType("faulty")
     package.baselines = types.SimpleNamespace(**{name.partition("-")[0]: layer})
     with pytest.raises(WrongResult, match=message):
         suite.make(name, name, package)

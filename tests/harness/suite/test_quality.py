@@ -26,7 +26,7 @@ def one_seed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def tracked(name: str, monkeypatch: pytest.MonkeyPatch, package: object = taildropout) -> float:
     monkeypatch.setattr(quality, "package", lambda: package)
-    return getattr(quality.Quality(), name)()
+    return float(getattr(quality.Quality(), name)())
 
 
 class Broken(nn.Module):

@@ -2,10 +2,12 @@
 
 A plain test run executes each once and times nothing. To time them:
 
-    pytest tests/test_speed.py --benchmark-enable --benchmark-columns=median,iqr,rounds
+    pytest tests/harness/suite/test_speed.py --benchmark-enable --benchmark-columns=median,iqr,rounds
 
 They run one after the other, so they are noisier than `python -m benchmarks run`, which takes calls in turn.
 """
+
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from benchmarks.suite.cases import CASES, LAYERS, NotAvailable, make, names, syn
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("name", names(quick=True))
 @pytest.mark.filterwarnings("ignore")  # inductor's own
-def test_speed(benchmark, name, layer):
+def test_speed(benchmark: Any, name: str, layer: str) -> None:
     case = CASES[name].of(layer)
     threads = torch.get_num_threads()
     try:

@@ -1,6 +1,8 @@
 """The benchmark of scree."""
 
 import types
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -11,21 +13,21 @@ from taildropout import Scree, TailDropout
 
 
 @pytest.fixture(autouse=True)
-def restored_threads():
+def restored_threads() -> Iterator[None]:
     """A benchmark sets torch's threads."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
 
 
-def test_the_benchmark_measures_checks_and_needs_scree(monkeypatch) -> None:
+def test_the_benchmark_measures_checks_and_needs_scree(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"INPUTS": 6, "HIDDEN": 9, "BATCHES": 2, "ROWS": 5}.items():
         monkeypatch.setattr(suite, name, value)
     for tail in suite.TAILS:
-        result = suite.Scree().track_time_over_loop(tail)
+        result: Any = suite.Scree().track_time_over_loop(tail)
         assert len(result["samples"]) == suite.PARTS
         assert min(result["samples"]) > 0
-    package = types.ModuleType("wrong")
+    package: Any = types.ModuleType("wrong")
     package.TailDropout = TailDropout
     monkeypatch.setattr(suite, "package", lambda: package)
     with pytest.raises(NotAvailable, match="wrong has no scree"):

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from ours import own_lines
+from rich.console import Console
 from torch._dynamo.utils import counters
 
 import taildropout
 from benchmarks import ROOT
-from benchmarks.results import record
-from benchmarks.results import tables as table
+from benchmarks import __main__ as main_command
+from benchmarks.results import recording, records
 from benchmarks.suite import compilation, measure
 from benchmarks.suite.cases import CASES, Case, layer, make
 
@@ -40,10 +41,10 @@ def bare(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
     """The command there, without git and without a network."""
     environment = {**os.environ, "PYTHONPATH": str(folder), "PATH": "", "TAILDROPOUT_COMMIT": "0123abcd" * 5}
-    command = [sys.executable, "-m", "benchmarks", "run", "--record", *words]
+    command = [sys.executable, "-m", "benchmarks", "record", *args]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
@@ -66,21 +67,21 @@ def test_bandwidth_is_a_share_of_the_copys() -> None:
     seconds = {"TailDropout": 0.75, "copy": 1.0}
     case = CASES["cuda-16384x4096-f32-fwd"]
     size = 16384 * 4096 * 4
-    assert record.bandwidth(case, seconds) == {"bytes a second of copy": record.rounded(2 * size), "share of it": 1.0}
-    train = record.bandwidth(CASES["cuda-16384x4096-bf16-train"], {"TailDropout": 3.0, "copy": 1.0})
-    assert train == {"bytes a second of copy": record.rounded(size), "share of it": 0.5}
-    fixed = record.bandwidth(CASES["cuda-16384x4096-f32-set_k"], {"TailDropout": 1.0, "copy": 1.0})
+    assert recording.bandwidth(case, seconds) == {"bytes a second of copy": recording.rounded(2 * size), "share of it": 1.0}
+    train = recording.bandwidth(CASES["cuda-16384x4096-bf16-train"], {"TailDropout": 3.0, "copy": 1.0})
+    assert train == {"bytes a second of copy": recording.rounded(size), "share of it": 0.5}
+    fixed = recording.bandwidth(CASES["cuda-16384x4096-f32-set_k"], {"TailDropout": 1.0, "copy": 1.0})
     assert fixed["share of it"] == pytest.approx((1 + 1365 / 4096) / 2, rel=1e-3)
     for name in ("cuda-8x16-f32-fwd", "cuda-16384x4096-f32-fwd-compiled", "cuda-block-bf16-train-compiled"):
-        assert record.bandwidth(CASES[name], seconds) == {}
+        assert recording.bandwidth(CASES[name], seconds) == {}
 
 
 def test_costs_are_counted() -> None:
     case = CASES["1024x512-f32-train"]
-    found = record.costs(case, make(case, taildropout), taildropout)
+    found = recording.costs(case, make(case, taildropout), taildropout)
     assert 1024 * 4 <= found["saved bytes"] <= 1024 * 16
     assert found["peak bytes"] >= 1024 * 512 * 4
-    assert record.costs(CASES["mlp-f32-step"], lambda: None, taildropout) == {}
+    assert recording.costs(CASES["mlp-f32-step"], lambda: None, taildropout) == {}
 
 
 def test_compiling_is_part_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,15 +110,6 @@ def test_a_compiled_case_is_timed_from_nothing() -> None:
     assert counters["inductor"]["fxgraph_cache_miss"] == before["fxgraph_cache_miss"] + 1
 
 
-def test_costs_of_a_gpu_have_a_table_of_their_own() -> None:
-    costs = {"launches": 2, "share of it": 0.934, "bytes a second of copy": 4.3e12, "saved bytes": 65536}
-    stored = {"goal": [None, 0.8], "ratio": {"original": [0.1, 0.09, 0.11]}, "costs": costs}
-    text = table.details({"cases": {"cuda-16384x4096-f32-fwd": stored, "8x16-f32-fwd": {"goal": [None, None]}}})
-    row = next(line for line in text.splitlines() if line.startswith("| cuda"))
-    assert row == "| cuda-16384x4096-f32-fwd | 0.1 [0.09, 0.11] | 4300 GB/s | 93% | 2 | 65,536 B |  |  |  |"
-    assert table.details({"cases": {"8x16-f32-fwd": {"goal": [None, None]}}}) == ""
-
-
 GOALS = {
     "cuda-8x16-f32-fwd": (1.2, None),
     "cuda-8x16-f32-train": (1.2, None),
@@ -134,13 +126,40 @@ def test_the_goals_of_a_gpu_are_set_on_tensors_past_its_cache() -> None:
     assert {name: CASES[name].goal for name in GOALS} == GOALS
     for case in CASES.values():
         if case.device == "cuda" and case.model == "layer" and any(case.goal) and case.numel > 2**17:
-            assert case.numel * (4 if case.dtype == "f32" else 2) >= record.PAST_CACHE
+            assert case.numel * (4 if case.dtype == "f32" else 2) >= recording.PAST_CACHE
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_case_of_a_gpu_is_recorded_with_its_costs() -> None:
-    found = record.measure_case("cuda-16384x4096-f32-train", taildropout, 0.2)
+    found = recording.measure_case("cuda-16384x4096-f32-train", taildropout, 0.2)
     assert {"launches", "saved bytes", "peak bytes", "share of it"} <= set(found["costs"])
     assert set(found["seconds"]) == {"TailDropout", "nn.Dropout", "copy", "original"}
     block = measure.on_cuda()(lambda: torch.ones(10**8, device="cuda"), 3)
     assert block > 1e5
+
+
+def test_a_case_that_breaks_is_a_failure_and_nothing_is_stored(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = "8x16-f32-fwd"
+    found = recording.measure([case, "cuda-8x16-f32-fwd"], taildropout, 0.02, Console(quiet=True))
+    assert set(found[case]["seconds"]) == {"TailDropout", "nn.Dropout", "copy", "original"}
+    median, low, high = found[case]["ratio"]["nn.Dropout"]
+    assert 0 < low <= median <= high
+    from benchmarks.suite import cases
+
+    monkeypatch.setattr(cases, "make", lambda *_: 1 / 0)
+    broken = recording.measure_case(case, taildropout, 0.02)
+    assert broken["note"] == "failed"
+    assert "ZeroDivisionError" in broken["error"]
+    monkeypatch.setattr(recording, "with_environment", lambda: None)
+    monkeypatch.setattr(records, "FOLDER", tmp_path)
+    assert main_command.main(["record", "--case", case]) == 1
+    assert "Nothing is stored, since a case failed" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "inf", "nan"])
+def test_a_time_that_cannot_be_measured_for_is_refused(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main_command.main(["record", f"--seconds={seconds}"]) == 2
+    assert "not a time to measure for; give a number above 0" in capsys.readouterr().err

@@ -1,17 +1,14 @@
-"""Measure cases of this working tree in one process, with neither asv nor a network, and store what was found.
+"""Measures cases of this working tree in one process, without asv and without a network.
 
-Where the history is not at hand, TAILDROPOUT_COMMIT in the environment says which commit it is.
+Without git, the variable TAILDROPOUT_COMMIT in the environment names the commit.
 """
 
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
 from platform import python_version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -19,9 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .. import ROOT
 from ..system import machine
-from ..system.files import write_atomically
 from ..system.git import git
 
 if TYPE_CHECKING:
@@ -30,31 +25,32 @@ if TYPE_CHECKING:
 ACCURACY = 4  # significant digits that are stored
 PAST_CACHE = 64 * 2**20  # bytes
 COMPILED = "TailDropout", "copy"
+MEASURED = "taildropout", "benchmarks/suite"
 
 
 def with_environment() -> None:
-    """Start this command anew if the process lacks the variables that the C library reads when it starts."""
+    """Restart this command unless the process has the variables that the C library reads when it starts."""
     if any(os.environ.get(key) != value for key, value in machine.ENVIRONMENT.items()):
         os.execve(sys.executable, [*sys.orig_argv], {**os.environ, **machine.ENVIRONMENT})
 
 
 def measure(names: Sequence[str], package: ModuleType, seconds: float, console: Console) -> dict[str, Any]:
-    """The figures of the named cases; a case that is n/a, or fails, has a `note` instead."""
+    """Return the figures of the named cases; a case that is not available, or fails, has a `note` instead."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=len(names))
-        found = {}
+        measured = {}
         for name in names:
             progress.update(task, description=name)
-            found[name] = measure_case(name, package, seconds)
+            measured[name] = measure_case(name, package, seconds)
             progress.advance(task)
             if not progress.console.is_terminal:
-                console.print(f"{name}: {found[name].get('note', 'measured')}", highlight=False)
-    return found
+                console.print(f"{name}: {measured[name].get('note', 'measured')}", highlight=False)
+    return measured
 
 
 def measure_case(name: str, package: ModuleType, seconds: float) -> dict[str, Any]:
-    """One case: median seconds per layer, and per rival the paired ratio with its quartiles. On CUDA, what else it costs."""
+    """Return a case's median seconds per layer and paired ratios with quartiles; on CUDA, launches and bytes too."""
     from ..suite import cases
     from ..suite.measure import interleave, ratios, summary
 
@@ -63,49 +59,49 @@ def measure_case(name: str, package: ModuleType, seconds: float) -> dict[str, An
     try:
         runs = {layer: cases.make(case.of(layer), package) for layer in cases.LAYERS}
         figures = interleave(runs, seconds, case.device)
-        apart: dict[str, list[float]] = {}
+        isolated: dict[str, list[float]] = {}
         with suppress(cases.NotAvailable):
-            # Not in one loop with the rivals, whose data it would push out of the caches.
+            # In a loop of its own: in the other loop it would evict the data of the other layers from the caches.
             original = cases.make(case.of(cases.ORIGINAL), package)
-            apart = interleave({"TailDropout": runs["TailDropout"], cases.ORIGINAL: original}, seconds / 4, case.device)
+            isolated = interleave({"TailDropout": runs["TailDropout"], cases.ORIGINAL: original}, seconds / 4, case.device)
         if case.device == "cuda":
             stored["costs"] = costs(case, runs["TailDropout"], package)
     except cases.NotAvailable as error:
         return stored | {"note": f"n/a: {error}"}
-    except Exception as error:  # the other cases are measured all the same, and this one makes the command fail
+    except Exception as error:  # the other cases are measured; this one makes the command fail
         return stored | {"note": "failed", "error": f"{type(error).__name__}: {error}".splitlines()[0]}
     stored["seconds"] = {layer: rounded(summary(values)[0]) for layer, values in figures.items()}
     stored["ratio"] = {
-        rival: [rounded(value) for value in summary(ratios(together, over=rival))]
-        for together in (figures, apart)
-        for rival in together
-        if rival != "TailDropout"
+        layer: [rounded(value) for value in summary(ratios(loop, over=layer))]
+        for loop in (figures, isolated)
+        for layer in loop
+        if layer != "TailDropout"
     }
-    if apart:
-        stored["seconds"][cases.ORIGINAL] = rounded(summary(apart[cases.ORIGINAL])[0])
+    if isolated:
+        stored["seconds"][cases.ORIGINAL] = rounded(summary(isolated[cases.ORIGINAL])[0])
     if case.device == "cuda":
         stored["costs"] |= bandwidth(case, stored["seconds"])
     return stored | {"rounds": len(figures["copy"])}
 
 
 def costs(case: "Case", run: Callable[[], Any], package: ModuleType) -> dict[str, float]:
-    """What a call of TailDropout costs beside time: launches and bytes; compiled, the seconds to its first result."""
+    """Return what a call of TailDropout costs besides time: launches and bytes; if compiled, the seconds to compile."""
     from ..suite import compilation, measure
 
     if case.model not in ("layer", "block"):
         return {}
-    found: dict[str, float] = {"saved bytes": measure.saved_bytes(run), "peak bytes": measure.peak_bytes(run, case.device)}
+    extra: dict[str, float] = {"saved bytes": measure.saved_bytes(run), "peak bytes": measure.peak_bytes(run, case.device)}
     if case.device == "cuda":
-        found["launches"] = measure.launches(run)
+        extra["launches"] = measure.launches(run)
     if case.mode != "eager":
-        found |= {f"seconds to compile {layer}": rounded(compilation.seconds(case.of(layer), package)) for layer in COMPILED}
-    return found
+        extra |= {f"seconds to compile {layer}": rounded(compilation.seconds(case.of(layer), package)) for layer in COMPILED}
+    return extra
 
 
 def bandwidth(case: "Case", seconds: Mapping[str, float]) -> dict[str, float]:
-    """The bytes a second that a copy moves, and the share of them that TailDropout does: tensors past the cache only.
+    """Return the bytes a second that a copy moves and TailDropout's share of them, for tensors larger than the cache.
 
-    It writes all and reads what it keeps, and so does its backward; the copy reads and writes all, once.
+    TailDropout writes all and reads the kept features, and so does its backward; the copy reads and writes all, once.
     """
     from ..suite.cases import DTYPES
 
@@ -119,16 +115,16 @@ def bandwidth(case: "Case", seconds: Mapping[str, float]) -> dict[str, float]:
 
 
 def rounded(value: float) -> float:
-    """The value with as many digits as mean something."""
+    """Return the value with the digits that are stored."""
     return float(f"{value:.{ACCURACY}g}")
 
 
 def record(names: Sequence[str], device: str, seconds: float, console: Console) -> dict[str, Any]:
-    """Measure the named cases with the package of this working tree and say on what."""
+    """Measure the named cases with the package of this working tree and return the record."""
     import torch
 
-    sys.path.insert(0, str(ROOT))
-    package = import_module("taildropout")
+    from ..suite.subject import package
+
     versions = {"torch": torch.__version__, "python": python_version()}
     if device == "cuda":
         versions["CUDA"] = str(torch.version.cuda)
@@ -141,12 +137,7 @@ def record(names: Sequence[str], device: str, seconds: float, console: Console) 
         "machine": machine.describe(device),
         "versions": versions,
         "commit": git("rev-parse", "HEAD", otherwise="") or os.environ.get("TAILDROPOUT_COMMIT", "unknown"),
-        "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "taildropout", "benchmarks/suite", otherwise="")),
+        "dirty": bool(git("status", "--porcelain", "--untracked-files=no", *MEASURED, otherwise="")),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cases": measure(names, package, seconds, console),
+        "cases": measure(names, package(), seconds, console),
     }
-
-
-def store(found: dict[str, Any], folder: Path) -> Path:
-    """Write a record; return its file."""
-    return write_atomically(folder / f"{found['machine']['name']}.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")

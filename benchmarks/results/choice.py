@@ -1,0 +1,39 @@
+"""Chooses the cases that a command measures."""
+
+import difflib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..system.errors import CannotMeasure
+
+if TYPE_CHECKING:
+    from ..suite.cases import Case
+
+
+def select(chosen: Sequence[str] | None, profile: str, device: str | None) -> list[str]:
+    """Return the names of the cases asked for: `chosen`, or all of a profile; those of `device` alone if it is given.
+
+    Raises CannotMeasure for a name that is no case.
+    """
+    from ..suite import cases
+
+    names = [known_case(name).name for name in chosen or ()] or cases.names(quick=profile == "quick")
+    return [name for name in names if device in (None, cases.CASES[name].device)]
+
+
+def known_case(name: str) -> "Case":
+    """Return the case of this name; CannotMeasure lists similar names if there is none."""
+    from ..suite.cases import CASES
+
+    if name not in CASES:
+        near = difflib.get_close_matches(name, CASES, 5, 0.4)
+        hint = f"similar names are {', '.join(near)}" if near else "one that exists is 1024x512-f32-train"
+        raise CannotMeasure(f"there is no case {name!r}; {hint}")
+    return CASES[name]
+
+
+def has_cuda() -> bool:
+    """Return True if torch finds a GPU."""
+    import torch
+
+    return bool(torch.cuda.is_available())

@@ -1,0 +1,159 @@
+"""The tables of speed: for a terminal, for the docs and, with six rows, for the README.
+
+A copy is the limit: no dropout can write less than its output. So nothing loses to it, and only rivals are marked.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from ..system.units import format_seconds
+
+RIVAL, LIMIT, ORIGINAL = "nn.Dropout", "copy", "original"
+LAYERS = ("TailDropout", RIVAL, LIMIT)
+HEADINGS = ("case", *LAYERS, "/ nn.Dropout", "× limit")
+SYMBOLS = {"loses": "✗", "ties": "~", "wins": ""}
+NOTE = (
+    "TailDropout, nn.Dropout, copy: median time of a call. / nn.Dropout: ratio to the time of nn.Dropout, both called in turn "
+    "in one process, as median [quartiles]; below 1 TailDropout is faster, ✗ it is slower, ~ the quartiles lie on both sides "
+    "of 1. × limit: ratio to a copy, `x.clone()`, the least that a dropout can cost; in a model, to the model without dropout."
+)
+FULL_HEADINGS = (*HEADINGS[:5], "/ original", HEADINGS[5], "goal")
+FULL_NOTE = f"{NOTE} / original: ratio to the formulation of the original package (thresholds, a uniform, a multiplication)."
+COSTS_NOTE = (
+    "Bandwidth: bytes that must be moved (all are written, the kept ones are read) per second, as a share of what the copy "
+    "moves. Bytes are those of one call."
+)
+COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "copy": ("bytes a second of copy", lambda value: f"{value / 1e9:.0f} GB/s"),
+    "bandwidth": ("share of it", lambda value: f"{value:.0%}"),
+    "launches": ("launches", lambda value: f"{value:.0f}"),
+    "saved": ("saved bytes", lambda value: f"{value:,.0f} B"),
+    "peak": ("peak bytes", lambda value: f"{value:,.0f} B"),
+    "compiled in": ("seconds to compile TailDropout", lambda value: f"{value:.1f} s"),
+    "copy in": ("seconds to compile copy", lambda value: f"{value:.1f} s"),
+}
+# The README's six rows.
+SHORT = {
+    "8x16-f32-train": "forward and backward, (8, 16), float32",
+    "1024x512-f32-train": "forward and backward, (1024, 512), float32",
+    "8192x768-f32-train": "forward and backward, (8192, 768), float32",
+    "8192x768-bf16-train": "forward and backward, (8192, 768), bfloat16",
+    "8192x768-f32-fwd-compiled": "forward in `torch.compile`, (8192, 768), float32",
+    "feedforward-4096x1024-f32-train": "`TailMLP`, forward and backward, (4096, 1024), float32",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case: seconds per layer, and per other layer the ratio's median and quartiles; `note` explains missing figures."""
+
+    case: str
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    ratio: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    goal: tuple[float | None, float | None] = (None, None)
+    note: str = ""
+
+    def standing(self, rival: str = RIVAL) -> str:
+        """Return `wins`, `ties` or `loses`: TailDropout against a rival; empty if the ratio is missing."""
+        if rival not in self.ratio:
+            return ""
+        median, low, high = self.ratio[rival]
+        return "ties" if low <= 1 <= high else "loses" if median > 1 else "wins"
+
+    def compared(self, other: str) -> str:
+        """Return the ratio to another layer as text, marked if the other layer is a rival."""
+        if other not in self.ratio:
+            return ""
+        mark = "" if other == LIMIT else SYMBOLS[self.standing(other)]
+        return f"{spread(*self.ratio[other])} {mark}".strip()
+
+    def cells(self) -> tuple[str, ...]:
+        """Return the texts below `HEADINGS`."""
+        times = [format_seconds(self.seconds[layer]) if layer in self.seconds else "" for layer in LAYERS]
+        missing = self.note or "not measured"
+        return (self.case, *(cell or missing for cell in (*times, self.compared(RIVAL), self.compared(LIMIT))))
+
+    def full_cells(self) -> tuple[str, ...]:
+        """Return the texts below `FULL_HEADINGS`."""
+        return (*self.cells()[:5], self.compared(ORIGINAL), self.cells()[5], self.goals())
+
+    def goals(self) -> str:
+        """Return our goals for the ratios to nn.Dropout and to the limit, each with `(missed)` if it is not reached."""
+        goals = zip(self.goal, (RIVAL, LIMIT), (" nn.Dropout", " × limit"), strict=True)
+        return ", ".join(f"≤ {goal:g}{unit}{self._missed(other, goal)}" for goal, other, unit in goals if goal is not None)
+
+    def _missed(self, other: str, goal: float) -> str:
+        return " (missed)" if other in self.ratio and self.ratio[other][0] > goal else ""
+
+
+def spread(median: float, low: float, high: float) -> str:
+    """Return a ratio with its quartiles."""
+    return f"{median:.3g} [{low:.3g}, {high:.3g}]"
+
+
+def render(rows: Iterable[Row], title: str) -> Table:
+    """Return the table for a terminal; rows that lose to nn.Dropout are red."""
+    table = Table(title=title, caption=Text(NOTE), caption_justify="left")
+    for heading in HEADINGS:
+        table.add_column(heading, justify="left" if heading == "case" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row.cells()), style="red" if row.standing() == "loses" else "dim" if row.note else None)
+    return table
+
+
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown; all columns but the first are aligned to the right."""
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def record_rows(record: Mapping[str, Any]) -> list[Row]:
+    """Return the rows of a stored record."""
+    rows = []
+    for case, stored in record["cases"].items():
+        ratio = {other: tuple(figures) for other, figures in stored.get("ratio", {}).items()}
+        rows.append(Row(case, stored.get("seconds", {}), ratio, tuple(stored["goal"]), stored.get("note", "")))
+    return rows
+
+
+def record_title(record: Mapping[str, Any]) -> str:
+    """Return the machine, versions, commit and date of a record."""
+    machine = record["machine"]
+    where = machine.get("gpu") or f"{machine['cpu']}, {machine['cores']} cores"
+    versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
+    state = " with uncommitted changes" if record["dirty"] else ""
+    return f"{where}; {versions}; commit {record['commit'][:8]}{state}; {record['date'][:10]}"
+
+
+def full(record: Mapping[str, Any]) -> str:
+    """Return a record's table for the docs, with the original package and our goals, and the costs on a GPU."""
+    table = markdown_table(FULL_HEADINGS, (row.full_cells() for row in record_rows(record)))
+    return "\n\n".join(filter(None, (f"**{record_title(record)}**", table, FULL_NOTE, costs(record))))
+
+
+def costs(record: Mapping[str, Any]) -> str:
+    """Return a table of the costs other than time, which a record holds for the cases on a GPU; empty without one."""
+    rows = [
+        [case, *(show(stored["costs"][cost]) if cost in stored["costs"] else "" for cost, show in COSTS.values())]
+        for case, stored in record["cases"].items()
+        if "costs" in stored
+    ]
+    return f"{markdown_table(('case', *COSTS), rows)}\n\n{COSTS_NOTE}" if rows else ""
+
+
+def short(record: Mapping[str, Any]) -> str:
+    """Return the README's table: the rows of `SHORT`, as ratios of medians without quartiles."""
+    rows = {row.case: row for row in record_rows(record)}
+    lines = []
+    for case, description in SHORT.items():
+        row = rows.get(case, Row(case))
+        times = [format_seconds(row.seconds[layer]) if layer in row.seconds else "n/a" for layer in LAYERS[:2]]
+        ratios = [f"{row.ratio[other][0]:.2g}" if other in row.ratio else "n/a" for other in (RIVAL, LIMIT)]
+        mark = SYMBOLS.get(row.standing(), "")
+        lines.append([description, *times, f"{ratios[0]} {mark}".strip(), ratios[1]])
+    headings = ("what is timed", *LAYERS[:2], "/ nn.Dropout", "× limit")
+    return f"**{record_title(record)}**\n\n{markdown_table(headings, lines)}"
