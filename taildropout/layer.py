@@ -272,8 +272,8 @@ class TailDropout(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        # It may be loaded where this device is not; the next input says where k goes.
-        return {**self.__dict__, "_compiled_constants": {}, "_home": torch.device("cpu")}
+        # It may be loaded where this device is not; the next input says where k goes. No `at_k` holds a copy.
+        return {**self.__dict__, "_compiled_constants": {}, "_home": torch.device("cpu"), "_held_as": None}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # Checkpoints of the original package hold a k that does not say whether it was set; it never was in training.

@@ -1,10 +1,11 @@
-"""Cutting a network: the features that a layer's tail reaches, what they leave behind, and the layer itself."""
+"""Cutting a network: find the features that a tail reaches, add up what they contributed, and remove them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..layer import TailDropout
-from ..names import Model
-from .graph import Cut, PruningError
-
-Run = Callable[[nn.Module], object]
+from .cut import Cut, PruningError
+from .handlers import is_conv1d
+from .slices import Slice, sliced
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORMS = (
@@ -24,36 +24,18 @@ _NORMS = (
 )
 
 
-class SlicedTailDropout(TailDropout):
-    """A TailDropout of the first k features of its input, which has more."""
+@dataclass(frozen=True)
+class Plan:
+    """How a network is cut: the cuts, the width of every layer, and the layers that slice since their input keeps its size."""
 
-    features: int
-
-    def forward(self, input: Tensor) -> Tensor:
-        first = input.narrow(self.dropout_dim, 0, self.features)
-        return super().forward(first)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, features={self.features}"
-
-
-class Slice(nn.Module):
-    """The first features of its input."""
-
-    def __init__(self, features: int, dim: int) -> None:
-        super().__init__()
-        self.features, self.dim = features, dim
-
-    def forward(self, input: Tensor) -> Tensor:
-        return input.narrow(self.dim, 0, self.features)
-
-    def extra_repr(self) -> str:
-        return f"features={self.features}, dim={self.dim}"
+    cuts: tuple[Cut, ...]
+    widths: Mapping[str, int]
+    sliced: frozenset[str]
 
 
 def _feature_dim(module: nn.Module) -> int | None:
-    """The dim of features in what a module reads."""
-    if isinstance(module, nn.Linear | nn.LayerNorm | nn.RNNBase):
+    """Return the dim of features in the input of a module, or None if the type is not known."""
+    if isinstance(module, nn.Linear | nn.LayerNorm | nn.RNNBase) or is_conv1d(module):
         return -1
     if isinstance(module, _CONVOLUTIONS):
         return -1 - len(module.kernel_size)
@@ -62,97 +44,135 @@ def _feature_dim(module: nn.Module) -> int | None:
     return None
 
 
-def _read(network: nn.Module, layer: str, k: int, cuts: Sequence[Cut], run: Run, tail: float) -> dict[str, Tensor]:
-    """What the modules to be cut read, as (positions, features), when the layer's tail holds `tail`."""
-    read: dict[str, Tensor] = {}
-
-    def fill(module: TailDropout, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        first, rest = output.tensor_split([k], module.dropout_dim)
-        return torch.cat([first, torch.full_like(rest, tail)], module.dropout_dim)
+@contextmanager
+def _reading(network: nn.Module, cuts: Sequence[Cut], see: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Call `see` with the name and the input, as (positions, features), of every module that a cut makes read less."""
+    handles = []
 
     def record(name: str, dim: int, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if args and isinstance(args[0], Tensor) and args[0].dim() >= abs(dim):
+        if args and isinstance(args[0], Tensor) and args[0].dim() >= abs(dim) and args[0].numel():
             features = args[0].movedim(dim, -1)
-            features = features.reshape(-1, features.shape[-1]).clone()  # the network may write into it later
-            read.setdefault(name, features)
+            see(name, features.reshape(-1, features.shape[-1]))
 
-    handles = [network.get_submodule(layer).register_forward_hook(fill)]
     modules = dict(network.named_modules())
-    for name in {cut.name for cut in cuts if cut.reads} & {*modules}:
+    for name in {cut.name for cut in cuts if cut.reads} & modules.keys():
         dim = _feature_dim(modules[name])
         if dim is not None:
             handles.append(modules[name].register_forward_pre_hook(partial(record, name, dim)))
     try:
-        run(network)
+        yield
     finally:
         for handle in handles:
             handle.remove()
-    return read
 
 
-def measured(network: nn.Module, layer: str, k: int, cuts: Sequence[Cut], run: Run) -> list[Cut]:
-    """The cuts with the features that the layer's tail really reaches, seen by filling it with NaN.
+def reached(network: nn.Module, layer: str, k: int, cuts: Sequence[Cut], run: Callable[[nn.Module], object]) -> dict[str, Tensor]:
+    """Mark the features of each module that the layer's tail reaches, by filling the tail with NaN.
 
-    The graph knows what reads the tail; in which order it is laid out there (flattened, permuted) only a run shows.
+    The graph knows which modules read the tail; in which order it is laid out there (flattened, permuted) only a run shows.
+    """
+    marks: dict[str, Tensor] = {}
+
+    def fill(module: TailDropout, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        first, rest = output.tensor_split([k], module.dropout_dim)
+        return torch.cat([first, torch.full_like(rest, math.nan)], module.dropout_dim)
+
+    def mark(name: str, read: Tensor) -> None:
+        marks.setdefault(name, read.isnan().any(0))
+
+    handle = network.get_submodule(layer).register_forward_hook(fill)
+    try:
+        with _reading(network, cuts, mark):
+            run(network)
+    finally:
+        handle.remove()
+    return marks
+
+
+def located(modules: Mapping[str, str], cuts: Sequence[Cut], marks: Mapping[str, Tensor]) -> list[Cut]:
+    """Return the cuts with the features that the layer's tail reaches.
 
     Raises:
-        PruningError: if the tail reaches all that a module reads.
+        PruningError: if the tail reaches all features that a module reads.
     """
-    read = _read(network, layer, k, cuts, run, math.nan)
     found = []
     for cut in cuts:
-        reached = read[cut.name].isnan().any(0) if cut.reads and cut.name in read else torch.zeros(1, dtype=torch.bool)
-        if reached.all():
-            raise PruningError(f"all that {_described(network, cut)} reads depends on the features to be dropped")
-        found.append(replace(cut, features=tuple(reached.nonzero().flatten().tolist())) if reached.any() else cut)
+        mark = marks.get(cut.name) if cut.reads else None
+        if mark is None or not mark.any():
+            found.append(cut)
+        elif mark.all():
+            raise PruningError(f"all that {cut.name!r} ({modules.get(cut.name)}) reads depends on the features to be dropped")
+        else:
+            found.append(replace(cut, features=tuple(mark.nonzero().flatten().tolist())))
     return found
 
 
-def constants(network: nn.Module, layer: str, k: int, cuts: Sequence[Cut], run: Run) -> dict[str, Tensor]:
-    """What dropped features add to the output of the modules that read them: f(0) of an activation is not always 0.
+class Constants:
+    """What dropped features are where a Linear or a convolution reads them: f(0) of an activation is not always 0."""
 
-    Raises:
-        PruningError: if that is no constant.
-    """
-    read = _read(network, layer, k, cuts, run, 0.0)
-    added = {}
-    for cut in cuts:
-        module: Any = network.get_submodule(cut.name) if cut.reads and cut.name in read else None
-        if not isinstance(module, (nn.Linear, *_CONVOLUTIONS)):
-            continue
-        features = list(cut.features)
-        constant = read[cut.name][0, features]
-        which = _described(network, cut)
-        slack = torch.finfo(constant.dtype).eps ** 0.5  # vectorised and scalar code may differ in the last digit
-        if not torch.allclose(read[cut.name][:, features], constant, rtol=slack, atol=0, equal_nan=True):
-            raise PruningError(f"where the dropped features were, {which} reads what did not pass the layer")
-        if not isinstance(module, nn.Linear):
-            if 1 < module.groups < module.in_channels:
-                raise PruningError(f"{which} has {module.groups} groups of features, each with outputs of its own")
-            if module.groups > 1:
-                continue  # channel by channel: what follows reads the constant
-            padded = module.padding_mode == "zeros" and (module.padding == "same" or any(module.padding))
-            if constant.any() and (module.transposed or padded):
-                raise PruningError(
-                    f"{which} reads dropped features as a constant, {float(constant.abs().max()):.3g}, but other things at "
-                    "its borders (an activation with f(0) = 0 leaves nothing of them)"
-                )
-        if not constant.any():
-            continue
-        weight = module.weight[:, features]
-        added[cut.name] = weight.reshape(*weight.shape[:2], -1).sum(-1) @ constant
-    return added
+    def __init__(self, network: nn.Module, cuts: Sequence[Cut]) -> None:
+        self.network, self.cuts = network, cuts
+        self.features = {cut.name: list(cut.features) for cut in cuts if cut.reads}
+        self.read: dict[str, Tensor] = {}
+        self.varying: set[str] = set()
+
+    def recording(self) -> Any:
+        """Return a context in which a run of the network records them."""
+        return _reading(self.network, self.cuts, self._record)
+
+    def _record(self, name: str, read: Tensor) -> None:
+        if name in self.read:
+            return
+        dropped = read[:, self.features[name]]
+        self.read[name] = dropped[0]
+        slack = torch.finfo(read.dtype).eps ** 0.5  # vectorised and scalar code may differ in the last digit
+        if not torch.allclose(dropped, dropped[0], rtol=slack, atol=0, equal_nan=True):
+            self.varying.add(name)
+
+    def added(self) -> dict[str, Tensor]:
+        """Return what dropped features add to the outputs of the modules that read them.
+
+        Raises:
+            PruningError: if that is not a constant.
+        """
+        added = {}
+        for name, constant in self.read.items():
+            module: Any = self.network.get_submodule(name)
+            if not (isinstance(module, (nn.Linear, *_CONVOLUTIONS)) or is_conv1d(module)):
+                continue
+            which = _described(self.network, name)
+            if name in self.varying:
+                raise PruningError(f"at the places of the dropped features, {which} reads what did not pass the layer")
+            if isinstance(module, _CONVOLUTIONS):
+                _check_convolution(module, which, constant)
+                if module.groups > 1:
+                    continue  # channel by channel: the module after it reads the constant
+            if constant.any():
+                weight = module.weight.t() if is_conv1d(module) else module.weight
+                weight = weight[:, self.features[name]]
+                added[name] = weight.reshape(*weight.shape[:2], -1).sum(-1) @ constant
+        return added
 
 
-def _described(network: nn.Module, cut: Cut) -> str:
-    return f"{cut.name!r} ({type(network.get_submodule(cut.name)).__name__})"
+def _check_convolution(module: Any, which: str, constant: Tensor) -> None:
+    """Raise PruningError if a convolution does not add the same everywhere for constant features."""
+    if 1 < module.groups < module.in_channels:
+        raise PruningError(f"{which} has {module.groups} groups of features, each with outputs of its own")
+    padded = module.padding_mode == "zeros" and (module.padding == "same" or any(module.padding))
+    if module.groups == 1 and constant.any() and (module.transposed or padded):
+        raise PruningError(
+            f"{which} reads dropped features as a constant, {float(constant.abs().max()):.3g}, but other things at "
+            "its borders (an activation with f(0) = 0 leaves nothing of them)"
+        )
 
 
-def cut_down(
-    network: Model, layer: str, k: int, cuts: Sequence[Cut], added: Mapping[str, Tensor], sliced: bool, remove: bool
-) -> Model:
-    """Cut a network, in place; what dropped features added goes to the biases."""
-    for cut in cuts:
+def _described(network: nn.Module, name: str) -> str:
+    return f"{name!r} ({type(network.get_submodule(name)).__name__})"
+
+
+def cut_down(network: nn.Module, plan: Plan, added: Mapping[str, Tensor], remove: bool = False) -> None:
+    """Cut a network, in place; the biases take up what dropped features added."""
+    for cut in plan.cuts:
         cut.apply(network)
     for name, constant in added.items():
         consumer: Any = network.get_submodule(name)
@@ -161,20 +181,23 @@ def cut_down(
             consumer.bias = nn.Parameter(constant, requires_grad=consumer.weight.requires_grad)
         else:
             consumer.bias += constant
-    old: Any = network.get_submodule(layer)
-    for module in network.modules():
-        if isinstance(module, TailDropout):
-            module._held_as = None  # a copy is out of reach of the `at_k` that may hold the model
-    old.set_k(None)
-    new: nn.Module = old
-    if sliced and not remove:
-        new = SlicedTailDropout(old.p, old.batch_dim, old.dropout_dim, inplace=old.inplace)
-        new.features = k
-    elif remove:
-        new = Slice(k, old.dropout_dim) if sliced else nn.Identity()
-    new.training = old.training
-    for parent in list(network.modules()):
-        for name, child in list(parent._modules.items()):
-            if child is old:
-                setattr(parent, name, new)
-    return network
+    for name in plan.widths:
+        old = network.get_submodule(name)
+        assert isinstance(old, TailDropout)
+        old.set_k(None)
+        new: nn.Module = old
+        if remove:
+            new = Slice(plan.widths[name], old.dropout_dim) if name in plan.sliced else nn.Identity()
+            new.training = old.training
+        elif name in plan.sliced:
+            new = sliced(old, plan.widths[name])
+        put(network, old, new)
+
+
+def put(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put a module in every place of another."""
+    places: Collection[tuple[nn.Module, str]] = [
+        (parent, name) for parent in network.modules() for name, child in parent._modules.items() if child is old
+    ]
+    for parent, name in places:
+        setattr(parent, name, new)
