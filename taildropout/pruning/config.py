@@ -33,7 +33,8 @@ def adapt_config(model: nn.Module, widths: Mapping[str, int], sizes: Mapping[str
         keys = [key for key, value in _entries(config).items() if type(value) is int and value in full]
         keys += [key for key in _NAMES if key in _entries(config) and _entries(config)[key] is None]
         if keys and not _adapt(module, config, keys, sorted({*inside.values()})):
-            named = [key for key in keys if key in _NAMES and _entries(config)[key] is not None]
+            named = [key for key in keys if key in _NAMES]
+            named = [key for key in named if _entries(config)[key] is not None] or named
             if named:
                 shown = ", ".join(f"{key} = {_entries(config)[key]}" for key in named)
                 messages.append(

@@ -18,11 +18,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..layer import TailDropout
 from .cut import Cut, PruningError
 from .handlers import install, is_conv1d
 
 # Operations that mix features, by autograd's names for them.
 _MIXING = ("softmax", "norm", "mean", "sum", "mm", "dot", "cum", "sort", "topk", "prod", "var", "std", "fft", "glu", "attention")
+# How torch-pruning fails inside on networks that it cannot follow.
+_FAILURES = (AttributeError, IndexError, KeyError, RecursionError, TypeError)
 # The most indices that are walked for one layer, which take about a second.
 _MOST_INDICES = 1_000_000
 
@@ -37,6 +40,13 @@ class Proposal:
     obstacles_after: tuple[str, ...]
 
 
+class _Graph(NamedTuple):
+    """torch-pruning's graph, and the nodes of which it does not know how they map indices, with its error."""
+
+    graph: Any
+    unmapped: dict[Any, Exception]
+
+
 class _Index(NamedTuple):
     """An index as torch-pruning's mappings take it."""
 
@@ -44,17 +54,32 @@ class _Index(NamedTuple):
     root_idx: int
 
 
-def _build(network: nn.Module, features: dict[nn.Module, int], run: Callable[[nn.Module], list[Any]]) -> Any:
+def _build(network: nn.Module, features: dict[nn.Module, int], run: Callable[[nn.Module], list[Any]]) -> _Graph:
     """Build torch-pruning's graph of `network`, which cannot be used for anything else afterwards."""
     try:
         import torch_pruning
     except ImportError as error:
         raise ImportError("prune needs torch-pruning; install it: pip install 'taildropout[prune]'") from error
 
+    class DependencyGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
+        linked = False
+
+        def _trace(self, *args: Any, **kwargs: Any) -> Any:
+            # A TailDropout may stand inside the module that reads it; torch-pruning ignores what is inside modules with handlers.
+            self.IGNORED_LAYERS_IN_TRACING = [
+                module for module in self.IGNORED_LAYERS_IN_TRACING if not isinstance(module, TailDropout)
+            ]
+            return super()._trace(*args, **kwargs)
+
+        def _build_dependency(self, *args: Any) -> None:
+            super()._build_dependency(*args)
+            self.linked = True
+
     network.requires_grad_()  # autograd records nothing of a tensor that needs no gradient
     handlers = install(network, features)
-    with _failures_as_pruning_errors():
-        return torch_pruning.DependencyGraph().build_dependency(
+    graph = DependencyGraph()
+    try:
+        graph.build_dependency(
             network,
             (),
             forward_fn=lambda network, _: [
@@ -63,19 +88,35 @@ def _build(network: nn.Module, features: dict[nn.Module, int], run: Callable[[nn
             customized_pruners=handlers,
             verbose=False,
         )
+    except _FAILURES as error:
+        if not graph.linked:
+            raise _cannot_follow(error) from error
+    return _Graph(graph, _map_indices(graph, torch_pruning.dependency.index_mapping.update_index_mapping))
 
 
-@contextmanager
-def _failures_as_pruning_errors() -> Iterator[None]:
-    """Turn an internal failure of torch-pruning, at a concatenation with the network's input for instance, to PruningError."""
-    try:
-        yield
-    except (AttributeError, IndexError, KeyError, RecursionError, TypeError) as error:
-        raise PruningError(
-            f"torch-pruning cannot follow the features through this network ({type(error).__name__}: {error}). "
-            "A concatenation with what no layer made, the network's input for instance, is one such place: "
-            "add two products instead of concatenating, or leave that input to a second Linear"
-        ) from error
+def _map_indices(graph: Any, update: Callable[[Any], None]) -> dict[Any, Exception]:
+    """Have torch-pruning find how each node maps indices, and return the nodes where it fails.
+
+    It does so for all nodes at once, and one failure (at the concatenation of a cache of keys and values, for instance) would be
+    that of the whole network.
+    """
+    nodes, failed = graph.module2node, {}
+    for module, node in nodes.items():
+        graph.module2node = {module: node}
+        try:
+            update(graph)
+        except _FAILURES as error:
+            failed[node] = error
+    graph.module2node = nodes
+    return failed
+
+
+def _cannot_follow(error: Exception) -> PruningError:
+    return PruningError(
+        f"torch-pruning cannot follow the features through this network ({type(error).__name__}: {error}). "
+        "A concatenation with what no layer made, the network's input for instance, is one such place: "
+        "add two products instead of concatenating, or leave that input to a second Linear"
+    )
 
 
 def _contracts(graph: Any, node: Any) -> bool:
@@ -84,13 +125,16 @@ def _contracts(graph: Any, node: Any) -> bool:
     return bool(handler.prune_in_channels != handler.prune_out_channels)
 
 
-def _cuts(graph: Any, layer: nn.Module, features: Sequence[int]) -> tuple[Cut, ...]:
+def _cuts(traced: _Graph, layer: nn.Module, features: Sequence[int]) -> tuple[Cut, ...]:
     """Find every module and parameter with weights of these features of the layer."""
+    graph = traced.graph
     found: dict[tuple[Any, Any], set[int]] = {}
     waiting = [(graph.module2node[layer], graph.get_pruner_of_module(layer).prune_out_channels, features)]
     walked = 0
     while waiting:
         node, handler, indices = waiting.pop()
+        if node in traced.unmapped:
+            raise _cannot_follow(traced.unmapped[node]) from traced.unmapped[node]
         known = found.setdefault((node, handler), set())
         new = [index for index in indices if index not in known]
         known.update(new)
@@ -103,10 +147,10 @@ def _cuts(graph: Any, layer: nn.Module, features: Sequence[int]) -> tuple[Cut, .
         for dependency in node.dependencies if new else ():
             if dependency.is_triggered_by(handler):
                 mapped = [_Index(index, index) for index in new]
-                with _failures_as_pruning_errors():
-                    for mapping in dependency.index_mapping:
-                        mapped = mapped if mapping is None else mapping(mapped)
-                waiting.append((dependency.target, dependency.handler, [index.idx for index in mapped]))
+                for mapping in dependency.index_mapping:
+                    mapped = mapped if mapping is None else mapping(mapped)
+                if mapped:
+                    waiting.append((dependency.target, dependency.handler, [index.idx for index in mapped]))
     cuts = []
     for (node, handler), gone in found.items():
         module = node.module
@@ -205,16 +249,17 @@ def propose(
         PruningError: if no output depends on a layer by a gradient, or if the graph cannot be followed.
     """
     with torch.enable_grad():
-        graph = _build(network, {network.get_submodule(name): n for name, n in features.items()}, run)
+        traced = _build(network, {network.get_submodule(name): n for name, n in features.items()}, run)
+    graph = traced.graph
     proposals = {}
     for name, k in widths.items():
         layer = network.get_submodule(name)
         if layer not in graph.module2node:
             raise PruningError(f"no output of the network has a gradient that passes {name!r}")
         node, tail = graph.module2node[layer], range(k, features[name])
-        everything = _cuts(graph, layer, tail)
+        everything = _cuts(traced, layer, tail)
         with _severed(node):
-            after = _cuts(graph, layer, tail)
+            after = _cuts(traced, layer, tail)
         proposals[name] = Proposal(
             everything, after, _obstacles(graph, node, "inputs"), _obstacles(graph, node, "outputs")
         )
