@@ -38,8 +38,8 @@ def adapt_config(model: nn.Module, widths: Mapping[str, int], sizes: Mapping[str
             if named:
                 shown = ", ".join(f"{key} = {_entries(config)[key]}" for key in named)
                 messages.append(
-                    f"the config of {name or type(model).__name__!r} keeps {shown}, since no one number fits all layers; to load "
-                    "the pruned weights, build the model at full size and call load_pruned(model, state_dict)"
+                    f"the config of {name or type(model).__name__!r} keeps {shown}, since no one number fits all layers; "
+                    "to load the pruned weights, build the model at full size and call load_pruned(model, state_dict)"
                 )
     return messages
 

@@ -20,10 +20,27 @@ from torch import Tensor, nn
 
 from ..layer import TailDropout
 from .cut import Cut, PruningError
-from .handlers import install, is_conv1d
+from .handlers import install
+from .kinds import is_product
 
 # Operations that mix features, by autograd's names for them.
-_MIXING = ("softmax", "norm", "mean", "sum", "mm", "dot", "cum", "sort", "topk", "prod", "var", "std", "fft", "glu", "attention")
+_MIXING = (
+    "softmax",
+    "norm",
+    "mean",
+    "sum",
+    "mm",
+    "dot",
+    "cum",
+    "sort",
+    "topk",
+    "prod",
+    "var",
+    "std",
+    "fft",
+    "glu",
+    "attention",
+)
 # How torch-pruning fails inside on networks that it cannot follow.
 _FAILURES = (AttributeError, IndexError, KeyError, RecursionError, TypeError)
 # The most indices that are walked for one layer, which take about a second.
@@ -65,10 +82,9 @@ def _build(network: nn.Module, features: dict[nn.Module, int], run: Callable[[nn
         linked = False
 
         def _trace(self, *args: Any, **kwargs: Any) -> Any:
-            # A TailDropout may stand inside the module that reads it; torch-pruning ignores what is inside modules with handlers.
-            self.IGNORED_LAYERS_IN_TRACING = [
-                module for module in self.IGNORED_LAYERS_IN_TRACING if not isinstance(module, TailDropout)
-            ]
+            # A TailDropout may stand inside the module that reads it, and torch-pruning ignores what is inside known modules.
+            ignored: list[nn.Module] = self.IGNORED_LAYERS_IN_TRACING
+            ignored[:] = [module for module in ignored if not isinstance(module, TailDropout)]
             return super()._trace(*args, **kwargs)
 
         def _build_dependency(self, *args: Any) -> None:
@@ -97,10 +113,10 @@ def _build(network: nn.Module, features: dict[nn.Module, int], run: Callable[[nn
 def _map_indices(graph: Any, update: Callable[[Any], None]) -> dict[Any, Exception]:
     """Have torch-pruning find how each node maps indices, and return the nodes where it fails.
 
-    It does so for all nodes at once, and one failure (at the concatenation of a cache of keys and values, for instance) would be
-    that of the whole network.
+    Called for all nodes at once, it would give up the whole network for one node, the concatenation of a cache for instance.
     """
-    nodes, failed = graph.module2node, {}
+    nodes = graph.module2node
+    failed: dict[Any, Exception] = {}
     for module, node in nodes.items():
         graph.module2node = {module: node}
         try:
@@ -186,7 +202,7 @@ def _obstacle(graph: Any, node: Any, after: bool) -> str | None:
         return None
     operation = str(getattr(module, "_grad_fn", "")).partition("Backward")[0]
     product = operation.lower().endswith("mm")
-    if product and any(isinstance(each.module, nn.Linear) or is_conv1d(each.module) for each in node.outputs):
+    if product and any(is_product(each.module) for each in node.outputs):
         return None  # the product inside a module that is known
     if product and (weight := _own_weight(graph, node)):
         return f"{weight!r} is the weight of a module of a type that torch-pruning does not know; use a Linear"
@@ -199,7 +215,7 @@ def _obstacle(graph: Any, node: Any, after: bool) -> str | None:
 
 def _own_weight(graph: Any, node: Any) -> str | None:
     """Return the name of the parameter that a product reads itself, transposed perhaps."""
-    for each in [*node.inputs, *(deeper for each in node.inputs for deeper in each.inputs)]:
+    for each in [*node.inputs, *(deeper for input in node.inputs for deeper in input.inputs)]:
         if isinstance(each.module, nn.Parameter) and each.module.dim() > 1:
             return str(graph._param_to_name[each.module])
     return None
@@ -260,7 +276,5 @@ def propose(
         everything = _cuts(traced, layer, tail)
         with _severed(node):
             after = _cuts(traced, layer, tail)
-        proposals[name] = Proposal(
-            everything, after, _obstacles(graph, node, "inputs"), _obstacles(graph, node, "outputs")
-        )
+        proposals[name] = Proposal(everything, after, _obstacles(graph, node, "inputs"), _obstacles(graph, node, "outputs"))
     return proposals

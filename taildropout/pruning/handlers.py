@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, TypeGuard, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,7 @@ from torch import Tensor, nn
 from .._torch import tree_flatten, tree_leaves, tree_unflatten
 from ..layer import TailDropout
 from .cut import PruningError
-
-
-def is_conv1d(module: nn.Module) -> TypeGuard[Any]:
-    """Return True for the `Conv1D` of Hugging Face transformers: a Linear whose weight is (inputs, outputs)."""
-    weight = getattr(module, "weight", None)
-    named = any(kind.__name__ == "Conv1D" for kind in type(module).__mro__)
-    return named and isinstance(weight, Tensor) and weight.dim() == 2 and getattr(module, "nf", None) == weight.shape[1]
+from .kinds import is_conv1d
 
 
 def _keep(tensor: Tensor, dim: int, gone: Sequence[int]) -> nn.Parameter:

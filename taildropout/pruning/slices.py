@@ -19,7 +19,7 @@ class SlicedTailDropout(TailDropout):
         return super().forward(first)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[no-untyped-call]
+        super()._save_to_state_dict(destination, prefix, keep_vars)
         write_features(destination, prefix, self.features)
 
     def extra_repr(self) -> str:
@@ -37,7 +37,7 @@ class Slice(nn.Module):
         return input.narrow(self.dim, 0, self.features)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[no-untyped-call]
+        super()._save_to_state_dict(destination, prefix, keep_vars)
         write_features(destination, prefix, self.features)
 
     def extra_repr(self) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .._torch import tree_leaves, tree_map_only
 from ..layer import TailDropout
 from .cut import PruningError
-from .cuts import Constants, Plan, cut_down
+from .cutting import Constants, Plan, cut_down
 
 Inputs = tuple[Any, ...] | dict[str, Any]
 
@@ -31,7 +31,7 @@ def _own(leaf: Any) -> Any:
 
 
 def run(network: nn.Module, inputs: Inputs) -> list[Any]:
-    """Return the outputs in a list. The network gets a copy of the inputs, which it may change (a cache of keys for instance)."""
+    """Return the outputs in a list. The network gets a copy of the inputs, since it may change them (a cache for instance)."""
     inputs = tree_map_only(object, _own, inputs)
     return tree_leaves(network(**inputs) if isinstance(inputs, dict) else network(*inputs))
 
@@ -109,7 +109,7 @@ def _draw_weights(network: nn.Module, trial: int) -> None:
             size = torch.linalg.vector_norm(tensor) / tensor.numel() ** 0.5
             size = torch.where(size == 0, 1, size) / 5
             rows = max(1, _CHUNK // max(1, tensor[:1].numel())) if tensor.dim() else 1
-            for chunk in tensor.split(rows) if tensor.dim() else [tensor]:
+            for chunk in torch.split(tensor, rows) if tensor.dim() else (tensor,):
                 noise = _uniform(chunk, generator).mul_(size)
                 chunk.mul_(_uniform(chunk, generator).add_(0.5)).add_(noise)
 

@@ -14,14 +14,8 @@ from torch import Tensor, nn
 
 from ..layer import TailDropout
 from .cut import Cut, PruningError
-from .handlers import is_conv1d
+from .kinds import CONVOLUTIONS, feature_dim, is_conv1d, is_product
 from .slices import Slice, sliced
-
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_NORMS = (
-    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
-    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm),
-)
 
 
 @dataclass(frozen=True)
@@ -31,17 +25,6 @@ class Plan:
     cuts: tuple[Cut, ...]
     widths: Mapping[str, int]
     sliced: frozenset[str]
-
-
-def _feature_dim(module: nn.Module) -> int | None:
-    """Return the dim of features in the input of a module, or None if the type is not known."""
-    if isinstance(module, nn.Linear | nn.LayerNorm | nn.RNNBase) or is_conv1d(module):
-        return -1
-    if isinstance(module, _CONVOLUTIONS):
-        return -1 - len(module.kernel_size)
-    if isinstance(module, _NORMS):
-        return 1
-    return None
 
 
 @contextmanager
@@ -56,7 +39,7 @@ def _reading(network: nn.Module, cuts: Sequence[Cut], see: Callable[[str, Tensor
 
     modules = dict(network.named_modules())
     for name in {cut.name for cut in cuts if cut.reads} & modules.keys():
-        dim = _feature_dim(modules[name])
+        dim = feature_dim(modules[name])
         if dim is not None:
             handles.append(modules[name].register_forward_pre_hook(partial(record, name, dim)))
     try:
@@ -66,7 +49,9 @@ def _reading(network: nn.Module, cuts: Sequence[Cut], see: Callable[[str, Tensor
             handle.remove()
 
 
-def reached(network: nn.Module, layer: str, k: int, cuts: Sequence[Cut], run: Callable[[nn.Module], object]) -> dict[str, Tensor]:
+def reached(
+    network: nn.Module, layer: str, k: int, cuts: Sequence[Cut], run: Callable[[nn.Module], object]
+) -> dict[str, Tensor]:
     """Mark the features of each module that the layer's tail reaches, by filling the tail with NaN.
 
     The graph knows which modules read the tail; in which order it is laid out there (flattened, permuted) only a run shows.
@@ -138,12 +123,12 @@ class Constants:
         added = {}
         for name, constant in self.read.items():
             module: Any = self.network.get_submodule(name)
-            if not (isinstance(module, (nn.Linear, *_CONVOLUTIONS)) or is_conv1d(module)):
+            if not is_product(module):
                 continue
             which = _described(self.network, name)
             if name in self.varying:
                 raise PruningError(f"at the places of the dropped features, {which} reads what did not pass the layer")
-            if isinstance(module, _CONVOLUTIONS):
+            if isinstance(module, CONVOLUTIONS):
                 _check_convolution(module, which, constant)
                 if module.groups > 1:
                     continue  # channel by channel: the module after it reads the constant
