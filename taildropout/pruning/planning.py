@@ -13,7 +13,7 @@ from .arguments import tied
 from .cut import Cut, PruningError, merge
 from .cutting import Plan, located, reached
 from .graph import Proposal, propose
-from .verification import Inputs, Trials, free, prove, references_to, run
+from .verification import Copies, Inputs, Trials, free, prove, references_to, run
 
 
 def _proposals(network: nn.Module, widths: Mapping[str, int], sizes: Mapping[str, int], inputs: Inputs) -> dict[str, Proposal]:
@@ -33,9 +33,9 @@ class Planner:
     """Finds a plan that proves right: every layer cut on both sides, or slicing where its input must keep its size."""
 
     def __init__(
-        self, model: nn.Module, network: nn.Module, widths: Mapping[str, int], sizes: Mapping[str, int], inputs: Inputs
+        self, copies: Copies, network: nn.Module, widths: Mapping[str, int], sizes: Mapping[str, int], inputs: Inputs
     ) -> None:
-        self.model, self.widths = model, widths
+        self.copies, self.widths = copies, widths
         self.proposals = _proposals(network, widths, sizes, inputs)
         self.modules = {name: type(module).__name__ for name, module in network.named_modules()}
         feed = partial(run, inputs=inputs)
@@ -52,7 +52,7 @@ class Planner:
         for name, slices in names.items():
             proposal = self.proposals[name]
             cuts += located(self.modules, proposal.after if slices else proposal.everything, self.marks[name])
-        if shared := tied(self.model, {cut.name for cut in cuts}):
+        if shared := tied(self.copies.model, {cut.name for cut in cuts}):
             raise PruningError(f"{shared} are one parameter; give each place its own, as nn.Parameter(weight.clone())")
         sliced = frozenset(name for name, slices in names.items() if slices)
         return Plan(merge(cuts), {name: self.widths[name] for name in names}, sliced)
@@ -60,7 +60,7 @@ class Planner:
     def _try(self, names: Mapping[str, bool]) -> tuple[Plan, dict[str, Tensor]] | str:
         """Return a plan that proved right and what dropped features add, or the reason why it is wrong."""
         if self.trials is None:
-            self.trials = Trials(self.model, self.inputs)
+            self.trials = Trials(self.copies, self.inputs)
         try:
             plan = self._plan(names)
             return plan, prove(self.trials, plan)

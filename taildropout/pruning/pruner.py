@@ -18,7 +18,7 @@ from .config import adapt_config
 from .cut import PruningError
 from .cutting import Plan, cut_down
 from .planning import Planner
-from .verification import Inputs, difference, evaluating, rounding, run, set_widths, sizes_given
+from .verification import Copies, Inputs, difference, evaluating, rounding, run, set_widths, sizes_given
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -122,7 +122,8 @@ def prune(  # type: ignore[misc]  # the third argument is k or, after a dict, ex
 
 def _pruned(model: Model, widths: dict[str, int], inputs: Inputs, remove: bool) -> tuple[Model, list[str]]:
     """Return the smaller copy, and warnings."""
-    network = evaluating(model)
+    copies = Copies(model)
+    network = copies.another()
     set_widths(network, dict.fromkeys(widths))
     sizes = _features(network, widths, inputs)
     cut = {name: k for name, k in widths.items() if k < sizes[name]}
@@ -133,10 +134,13 @@ def _pruned(model: Model, widths: dict[str, int], inputs: Inputs, remove: bool) 
     if cut:
         set_widths(network, cut)
         theirs = run(network, inputs)
-        planner = Planner(model, network, cut, sizes, inputs)
+        planner = Planner(copies, network, cut, sizes, inputs)
         del network  # its memory is needed for the trials
         plan, added, excuses = planner.solve()
         del planner
+    else:
+        del network
+    copies.free()
     smaller = copy.deepcopy(model)
     cut_down(smaller, Plan(plan.cuts, widths, plan.sliced), added, remove)
     if theirs is not None:

@@ -60,15 +60,34 @@ def evaluating(model: nn.Module) -> nn.Module:
     return network
 
 
-def free(references: Sequence[weakref.ref[Any]]) -> None:
-    """Collect garbage if something that is no longer needed is still in memory: modules may refer to each other in a circle."""
-    if any(reference() is not None for reference in references):
-        gc.collect()
+class Copies:
+    """Copies of a model in evaluation, of which one is in memory at a time."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._before: list[weakref.ref[Any]] = []
+
+    def another(self) -> nn.Module:
+        """Return a copy; the one before, to which nothing should refer any more, is freed first."""
+        self.free()
+        network = evaluating(self.model)
+        self._before = references_to(network)
+        return network
+
+    def free(self) -> None:
+        """Free the last copy."""
+        free(self._before)
 
 
 def references_to(network: nn.Module) -> list[weakref.ref[Any]]:
     """Return weak references to the weights of a network, for `free`."""
     return [weakref.ref(parameter) for parameter in network.parameters()]
+
+
+def free(references: Sequence[weakref.ref[Any]]) -> None:
+    """Collect garbage if something that is no longer needed is still in memory: modules may refer to each other in a circle."""
+    if any(reference() is not None for reference in references):
+        gc.collect()
 
 
 def set_widths(network: nn.Module, widths: Mapping[str, int | None]) -> None:
@@ -131,19 +150,20 @@ class Trials:
     In float64 rounding hides nothing. A network that insists on its own precision is tried in it.
     """
 
-    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
+    def __init__(self, copies: Copies, inputs: Inputs) -> None:
         """Find out whether the network runs in float64.
 
         Raises:
             PruningError: if it neither does nor has the precision of float32, or if it computes something else at every call.
         """
-        self.model, self.inputs = model, inputs
+        self.copies, self.inputs = copies, inputs
         self.double = True
         network, inputs = self._first()
         try:
             first = run(network, inputs)
         except Exception as error:  # of whatever type: that of a dtype which does not fit is the network's choice
             self.double = False
+            del network
             network, inputs = self._first()
             if rounding(network, inputs) > torch.finfo(torch.float32).eps:
                 raise PruningError(
@@ -157,7 +177,7 @@ class Trials:
             )
 
     def _first(self) -> tuple[nn.Module, Inputs]:
-        network, inputs = evaluating(self.model), self.inputs
+        network, inputs = self.copies.another(), self.inputs
         if self.double:
             network, inputs = network.double(), tree_map_only(Tensor, _double, inputs)
         return network, inputs
@@ -168,10 +188,8 @@ class Trials:
             if trial:
                 _draw_weights(network, trial - 1)
                 inputs = other_inputs(inputs)
-            references = references_to(network)
             yield network, inputs
             del network
-            free(references)
 
 
 def prove(trials: Trials, plan: Plan) -> dict[str, Tensor]:
