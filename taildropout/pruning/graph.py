@@ -198,9 +198,9 @@ def _obstacle(graph: Any, node: Any, after: bool) -> str | None:
         return f"{name!r} (GroupNorm) mixes features, unless k is a multiple of {size}"
     if isinstance(module, nn.LayerNorm | nn.RNNBase | nn.MultiheadAttention):
         return f"{name!r} ({type(module).__name__}) mixes features"
-    if isinstance(module, nn.Parameter):
+    if name is not None:
         return None
-    operation = str(getattr(module, "_grad_fn", "")).partition("Backward")[0]
+    operation = str(node.grad_fn.name()).partition("Backward")[0]
     product = operation.lower().endswith("mm")
     if product and any(is_product(each.module) for each in node.outputs):
         return None  # the product inside a module that is known

@@ -48,7 +48,10 @@ def _features(network: nn.Module, names: Mapping[str, int], inputs: Inputs) -> d
         run(network, inputs)
     for name, k in names.items():
         if name not in sizes:
-            raise ValueError(f"{name!r} was not called on the example inputs; give inputs that reach it, or another layer")
+            raise ValueError(
+                f"{name!r} was not called on any sample of the example inputs; give inputs that reach it (all experts of a "
+                "mixture, for instance), or another layer"
+            )
         if k > sizes[name]:
             raise ValueError(f"k={k} is greater than the {sizes[name]} features of {name!r}; give {sizes[name]} or less")
     return sizes

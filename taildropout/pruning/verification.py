@@ -221,7 +221,7 @@ def prove(trials: Trials, plan: Plan) -> dict[str, Tensor]:
 
 @contextmanager
 def sizes_given(network: nn.Module, names: Mapping[str, Any], sizes: dict[str, int]) -> Iterator[None]:
-    """Record how many features the named layers give.
+    """Record how many features the named layers give, where there is a sample at all.
 
     Raises:
         PruningError: if a layer gives several numbers of features.
@@ -229,7 +229,7 @@ def sizes_given(network: nn.Module, names: Mapping[str, Any], sizes: dict[str, i
 
     def record(name: str, module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
         size = output.shape[module.dropout_dim]
-        if sizes.setdefault(name, size) != size:
+        if output.numel() and sizes.setdefault(name, size) != size:
             several = sorted({size, sizes[name]})
             raise PruningError(f"{name!r} is called with {several} features; give each call a TailDropout of its own")
 

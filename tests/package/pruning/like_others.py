@@ -97,7 +97,7 @@ class OwnLinear(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.kernel = nn.Parameter(torch.randn(outputs, inputs))
+        self.kernel = nn.Parameter(torch.randn(inputs, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x @ self.kernel.t()
+        return x @ self.kernel
