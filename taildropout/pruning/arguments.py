@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..layer import TailDropout, check_k
+from ..names import named
 from .cut import PruningError
 from .verification import Inputs
 
@@ -18,39 +18,20 @@ from .verification import Inputs
 _INTEGER_WEIGHTS = ("weight", "qweight", "weight_packed", "W_q")
 
 
-def layers_of(model: nn.Module) -> dict[str, TailDropout]:
-    """Return the TailDropouts of a model by name.
-
-    Raises:
-        TypeError: if `model` is not a module.
-        ValueError: if there is no TailDropout.
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model={model!r} is a {type(model).__name__}; give an nn.Module")
-    modules = model.named_modules(remove_duplicate=False)
-    layers = {name: module for name, module in modules if isinstance(module, TailDropout)}
-    if not layers:
-        raise ValueError(f"{type(model).__name__} has no TailDropout")
-    return layers
-
-
 def resolve(model: nn.Module, widths: Mapping[Any, Any]) -> dict[str, int]:
-    """Return k by the name of the layer; keys of `widths` are names, patterns as in fnmatch, or layers of the model.
+    """Return k by the name of the layer; keys of `widths` are names, patterns as in `fnmatch`, or layers of the model.
 
     Raises:
         TypeError, ValueError, KeyError: as in `prune`.
     """
-    layers = layers_of(model)
+    layers = named(model, TailDropout, None)
     first = {layer: name for name, layer in reversed(layers.items())}  # a layer in several places goes by its first name
-    resolved: dict[str, int] = {}
     if not widths:
         raise ValueError(f"widths is empty; give a width for one of {', '.join(map(repr, layers))}")
-    exact = {layers[key] for key in widths if isinstance(key, str) and key in layers}
+    resolved: dict[str, int] = {}
     for key, k in widths.items():
         k = _check_width(k)
         for layer in _matching(model, layers, key):
-            if layer in exact and isinstance(key, str) and key not in layers:
-                continue  # a name of its own goes before a pattern
             name = first[layer]
             if resolved.setdefault(name, k) != k:
                 raise ValueError(f"{name!r} is given two widths, k={resolved[name]} and k={k}; give one")
@@ -58,6 +39,7 @@ def resolve(model: nn.Module, widths: Mapping[Any, Any]) -> dict[str, int]:
 
 
 def _matching(model: nn.Module, layers: Mapping[str, TailDropout], key: Any) -> list[TailDropout]:
+    """Return the layers that a key stands for."""
     if isinstance(key, TailDropout):
         if key not in layers.values():
             there = ", ".join(map(repr, layers))
@@ -65,11 +47,7 @@ def _matching(model: nn.Module, layers: Mapping[str, TailDropout], key: Any) -> 
         return [key]
     if not isinstance(key, str):
         raise TypeError(f"layer is a {type(key).__name__}; give a TailDropout of the model, or its name")
-    names = [key] if key in layers else [name for name in layers if fnmatchcase(name, key)]
-    if not names:
-        there = ", ".join(map(repr, layers))
-        raise KeyError(f"no TailDropout is named {key!r}; those of {type(model).__name__} are: {there}")
-    return [layers[name] for name in names]
+    return list(named(model, TailDropout, key, "layer").values())
 
 
 def _check_width(k: Any) -> int:
@@ -92,6 +70,8 @@ def as_arguments(example_inputs: Any) -> Inputs:
         return dict(example_inputs)
     if isinstance(example_inputs, tuple | list):
         return tuple(example_inputs)
+    if type(example_inputs).__module__ == "numpy":
+        raise TypeError("example_inputs is a NumPy array; give tensors: torch.from_numpy(array)")
     raise TypeError(
         f"example_inputs is a {type(example_inputs).__name__}; give a tensor, a tuple of arguments or a dict of them"
     )

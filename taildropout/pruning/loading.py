@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..layer import TailDropout
+from ..names import Model
 from .config import adapt_config
 from .cut import PruningError
 from .cutting import put
 from .kinds import is_product
 from .shapes import attributes
 from .slices import Slice, read_features, sliced
-
-Model = TypeVar("Model", bound=nn.Module)
 
 # Prefixes that wrappers put before every key of a state_dict.
 _PREFIXES = ("model.", "module.", "_orig_mod.", "network.", "net.")

@@ -6,21 +6,20 @@ import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
 from .._torch import tree_leaves
 from ..layer import TailDropout
+from ..names import Model
 from .arguments import as_arguments, check_model, devices_of, resolve
 from .config import adapt_config
 from .cut import PruningError
 from .cutting import Plan, cut_down
 from .planning import Planner
 from .verification import Copies, Inputs, difference, evaluating, rounding, run, set_widths, sizes_given
-
-Model = TypeVar("Model", bound=nn.Module)
 
 
 @contextmanager
@@ -83,7 +82,7 @@ def prune(  # type: ignore[misc]  # the third argument is k or, after a dict, ex
     Args:
         model: any module that contains the layers.
         layer: a TailDropout of the model, or its name as in `model.named_modules()`; or a dict of names, or patterns as in
-            `fnmatch`, and widths, which takes the place of `layer` and `k`. A name goes before a pattern.
+            `fnmatch`, and widths, which takes the place of `layer` and `k`.
         k: how many features stay, from 1 to the number n that the layer has.
         example_inputs: a tensor, a tuple or list of positional arguments, or a dict of keyword arguments, for `model`.
         remove: also remove the layers, which otherwise stay for further training, with their p and k features.
