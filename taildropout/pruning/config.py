@@ -69,7 +69,7 @@ def _adapt(module: nn.Module, config: Any, keys: list[str], widths: list[int]) -
             break
         fresh = _built(module, config, dict(zip(keys, choice, strict=True)))
         built = built or fresh is not None
-        if fresh == shapes:
+        if fresh is not None and shapes.items() <= fresh.items():
             return _set(config, dict(zip(keys, choice, strict=True)))
     known = [key for key in keys if key in _NAMES and before[key] is not None]
     everywhere = len(widths) == 1 and not any(before[key] in shape for key in known for shape in shapes.values())

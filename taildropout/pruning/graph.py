@@ -43,16 +43,21 @@ _MIXING = (
 )
 # How torch-pruning fails inside on networks that it cannot follow.
 _FAILURES = (AttributeError, IndexError, KeyError, RecursionError, TypeError)
-# The most indices that are walked for one layer, which take about a second.
+# The most indices that are walked for one layer, which take seconds.
 _MOST_INDICES = 1_000_000
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """Cuts for the tail of one layer, and obstacles to them before and after the layer."""
+    """Cuts for the tail of one layer, and obstacles to them before and after the layer.
 
-    everything: tuple[Cut, ...]
-    after: tuple[Cut, ...]  # those of `everything` that come after the layer
+    Attributes:
+        everything: the cuts on both sides of the layer, or why the graph cannot be followed before it.
+        after: the cuts after the layer.
+    """
+
+    everything: tuple[Cut, ...] | str
+    after: tuple[Cut, ...]
     obstacles_before: tuple[str, ...]
     obstacles_after: tuple[str, ...]
 
@@ -262,7 +267,7 @@ def propose(
 
     Raises:
         ImportError: if torch-pruning is missing.
-        PruningError: if no output depends on a layer by a gradient, or if the graph cannot be followed.
+        PruningError: if no output depends on a layer by a gradient, or if the graph cannot be followed after a layer.
     """
     with torch.enable_grad():
         traced = _build(network, {network.get_submodule(name): n for name, n in features.items()}, run)
@@ -273,8 +278,12 @@ def propose(
         if layer not in graph.module2node:
             raise PruningError(f"no output of the network has a gradient that passes {name!r}")
         node, tail = graph.module2node[layer], range(k, features[name])
-        everything = _cuts(traced, layer, tail)
+        everything: tuple[Cut, ...] | str
         with _severed(node):
             after = _cuts(traced, layer, tail)
+        try:
+            everything = _cuts(traced, layer, tail)
+        except PruningError as error:
+            everything = str(error)
         proposals[name] = Proposal(everything, after, _obstacles(graph, node, "inputs"), _obstacles(graph, node, "outputs"))
     return proposals

@@ -29,6 +29,10 @@ def _proposals(network: nn.Module, widths: Mapping[str, int], sizes: Mapping[str
     return proposals
 
 
+def _known(cuts: tuple[Cut, ...] | str) -> tuple[Cut, ...]:
+    return () if isinstance(cuts, str) else cuts
+
+
 class Planner:
     """Finds a plan that proves right: every layer cut on both sides, or slicing where its input must keep its size."""
 
@@ -40,7 +44,7 @@ class Planner:
         self.modules = {name: type(module).__name__ for name, module in network.named_modules()}
         feed = partial(run, inputs=inputs)
         self.marks = {
-            name: reached(network, name, k, self.proposals[name].everything + self.proposals[name].after, feed)
+            name: reached(network, name, k, [*_known(self.proposals[name].everything), *self.proposals[name].after], feed)
             for name, k in widths.items()
         }
         self.trials: Trials | None = None
@@ -50,8 +54,10 @@ class Planner:
         """Return the plan for these layers; True for those that slice."""
         cuts: list[Cut] = []
         for name, slices in names.items():
-            proposal = self.proposals[name]
-            cuts += located(self.modules, proposal.after if slices else proposal.everything, self.marks[name])
+            proposed = self.proposals[name].after if slices else self.proposals[name].everything
+            if isinstance(proposed, str):
+                raise PruningError(proposed)
+            cuts += located(self.modules, proposed, self.marks[name])
         if shared := tied(self.copies.model, {cut.name for cut in cuts}):
             raise PruningError(f"{shared} are one parameter; give each place its own, as nn.Parameter(weight.clone())")
         sliced = frozenset(name for name, slices in names.items() if slices)

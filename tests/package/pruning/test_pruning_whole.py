@@ -12,7 +12,7 @@ from pruned import Chain, Wired, count, evaluated, feed_forward, followed, mlp, 
 from torch import nn
 
 from taildropout import PruningError, TailDropout, at_k, prune
-from taildropout.pruning import graph, pruner, verification
+from taildropout.pruning import graph, handlers, pruner, verification
 
 
 def at_widths(model, widths, *inputs):
@@ -144,18 +144,30 @@ def test_one_copy_in_float64_is_in_memory_at_a_time(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_walk_without_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph, "_MOST_INDICES", 6)
-    assert count(prune(mlp(), "2", 7, x())) < count(mlp())
-    with pytest.raises(PruningError, match="a circle on which features become ever more"):
-        prune(mlp(80), "2", 3, x())
-
-
-def test_the_graph_is_walked_in_the_order_of_seconds() -> None:
-    """torch-pruning's own walk does not end here."""
+    """torch-pruning's own walk does not end on this network, in which it takes the weight of a Conv1D for feature-wise."""
+    monkeypatch.setattr(handlers, "is_conv1d", lambda module: False)
+    monkeypatch.setattr(graph, "_MOST_INDICES", 20_000)
     model, ids = gpt().double(), torch.randint(30, (2, 5))
-    smaller = prune(model, {"*": 5}, {"input_ids": ids})
-    expected = at_widths(model, {"h.0.drop": 5}, ids)["logits"]
-    torch.testing.assert_close(evaluated(smaller, ids)["logits"], expected)
+    model.lm_head = nn.Identity()
+    with pytest.raises(PruningError, match="a circle on which features become ever more"):
+        prune(model, {"*": 5}, ids)
+
+
+def test_the_same_network_is_cut_where_its_modules_are_known() -> None:
+    model, ids = gpt().double(), torch.randint(30, (2, 5))
+    model.lm_head = nn.Identity()
+    smaller = prune(model, {"*": 5}, ids)
+    torch.testing.assert_close(evaluated(smaller, ids), at_widths(model, {"h.0.drop": 5}, ids))
+
+
+def test_where_the_graph_ends_before_the_layer_the_layer_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = mlp(80)
+    monkeypatch.setattr(graph, "_MOST_INDICES", 5 * 77)  # what the walk needs on both sides
+    assert prune(model, "2", 3, x())[0].out_features == 3
+    monkeypatch.setattr(graph, "_MOST_INDICES", 4 * 77)
+    with pytest.warns(UserWarning, match="'2' now slices 3 of 80 features.*a circle"):
+        smaller = prune(model, "2", 3, x())
+    assert (smaller[0].out_features, smaller[3].in_features) == (80, 3)
 
 
 def test_nothing_is_warned_of_where_nothing_slices() -> None:
