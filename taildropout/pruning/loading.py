@@ -17,9 +17,6 @@ from .kinds import is_product
 from .shapes import attributes
 from .slices import Slice, read_features, sliced
 
-# Prefixes that wrappers put before every key of a state_dict.
-_PREFIXES = ("model.", "module.", "_orig_mod.", "network.", "net.")
-
 
 def load_pruned(model: Model, state_dict: Mapping[str, Tensor], *, slices: Mapping[str, int] | None = None) -> Model:
     """Cut a model that was built at full size to the shapes of a pruned checkpoint, and load the checkpoint, in place.
@@ -139,28 +136,30 @@ def _check_keys(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     modules = dict(model.named_modules(remove_duplicate=False))
     for key in [key for key in tensors if key not in wanted]:
         owner = modules.get(key.rpartition(".")[0])
-        if isinstance(owner, TailDropout) and key.endswith("k"):
+        if isinstance(owner, TailDropout) and key.rpartition(".")[2] == "k":
             del tensors[key]  # checkpoints of the original package hold one
     missing = [key for key in wanted if key not in tensors]
     extra = [key for key in tensors if key not in wanted and not _is_new_bias(modules, key)]
     if not missing and not extra:
         return
-    for prefix in _PREFIXES:
-        if (
-            tensors
-            and all(key.startswith(prefix) for key in tensors)
-            and {key.removeprefix(prefix) for key in tensors} & {*wanted}
-        ):
-            raise PruningError(
-                f"all keys of the state_dict begin with {prefix!r}, and those of the model do not; give "
-                f"{{key.removeprefix({prefix!r}): tensor for key, tensor in state_dict.items()}}"
-            )
+    if prefix := _prefix(tensors, wanted):
+        raise PruningError(
+            f"all keys of the state_dict begin with {prefix!r}, and those of the model do not; give "
+            f"{{key.removeprefix({prefix!r}): tensor for key, tensor in state_dict.items()}}"
+        )
     shown = "; ".join(
         f"{what} {', '.join(map(repr, keys[:5]))}{' and others' if len(keys) > 5 else ''}"
         for what, keys in (("the checkpoint lacks", missing), ("the model has no", extra))
         if keys
     )
     raise PruningError(f"the checkpoint is of another model than {type(model).__name__}: {shown}")
+
+
+def _prefix(tensors: Mapping[str, Tensor], wanted: Mapping[str, Any]) -> str | None:
+    """Return the text that a wrapper has put before every key, such as `model.` or `module.`; None if there is none."""
+    first = next(iter(tensors), "")
+    prefixes = [first.removesuffix(key) for key in wanted if first != key and first.endswith(f".{key}")]
+    return next((prefix for prefix in prefixes if all(key.startswith(prefix) for key in tensors)), None)
 
 
 def _is_new_bias(modules: Mapping[str, nn.Module], key: str) -> bool:

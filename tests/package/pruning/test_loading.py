@@ -164,9 +164,9 @@ def changed(**tensors: Tensor) -> Callable[[], dict[str, Tensor]]:
         (changed(**{"4_weight": torch.ones(6)}), PruningError, "of another model than Sequential: the model has no '4.weight'"),
         (lambda: {"0.weight": torch.ones(3, 5)}, PruningError, "the checkpoint lacks '0.bias', '3.weight', '3.bias'"),
         (
-            lambda: {f"model.{key}": tensor for key, tensor in small_state().items()},
+            lambda: {f"lit.net.{key}": tensor for key, tensor in small_state().items()},
             PruningError,
-            r"all keys of the state_dict begin with 'model\.', .* give \{key.removeprefix\('model\.'\): tensor for",
+            r"all keys of the state_dict begin with 'lit\.net\.', .* give \{key.removeprefix\('lit\.net\.'\): tensor for",
         ),
         (lambda: {"state_dict": small_state(), "epoch": 3}, TypeError, r"give checkpoint\['state_dict'\]"),
         (lambda: {**small_state(), "epoch": 3}, TypeError, r"state_dict\['epoch'\] is a int; give a dict of tensors"),
