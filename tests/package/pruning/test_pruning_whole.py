@@ -1,6 +1,8 @@
 """prune with a width per layer: all layers are cut in one go and verified together, from few copies of the network."""
 
+import doctest
 import gc
+import importlib
 import warnings
 import weakref
 from contextlib import ExitStack
@@ -11,6 +13,7 @@ from like_others import gpt
 from pruned import Chain, Wired, count, evaluated, feed_forward, followed, mlp, two, x
 from torch import nn
 
+import taildropout
 from taildropout import PruningError, TailDropout, at_k, prune
 from taildropout.pruning import graph, handlers, pruner, verification
 
@@ -176,3 +179,12 @@ def test_nothing_is_warned_of_where_nothing_slices() -> None:
         warnings.simplefilter("error")
         prune(model, {"drop": 3}, x())
         prune(followed(nn.Linear(8, 2)).double(), {"drop": 3}, x())
+
+
+@pytest.mark.parametrize("name", ["pruner", "loading"])
+def test_the_examples_in_docstrings(name: str) -> None:
+    module = importlib.import_module(f"taildropout.pruning.{name}")
+    public = {"torch": torch, "nn": nn, **vars(taildropout)}
+    result = doctest.testmod(module, extraglobs=public, raise_on_error=False)
+    assert result.attempted > 2
+    assert result.failed == 0
