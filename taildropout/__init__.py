@@ -10,7 +10,7 @@ from .insert import insert_dropout, remove_dropout, replace_dropout
 from .layer import TailDropout
 from .mlp import TailMLP
 from .models import at_k
-from .pruning import PruningError, prune
+from .pruning import PruningError, load_pruned, prune
 from .widths import Frontier, Scree, frontier, scree
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ __all__ = [
     "get_scale_param",
     "insert_dropout",
     "keep_first",
+    "load_pruned",
     "prune",
     "rate",
     "remove_dropout",

@@ -111,8 +111,8 @@ class FixedK:
         return str(self.largest) if self.k.dim() == 0 else f"a tensor of shape {tuple(self.k.shape)}"
 
     def __getstate__(self) -> dict[str, Any]:
-        # A pickle may be loaded where this device does not exist; the next input gives a new home.
-        return {**self.__dict__, "home": _CPU}
+        # A pickle may be loaded where this device does not exist; the next input gives a new home. No `at_k` holds a copy.
+        return {**self.__dict__, "home": _CPU, "held_as": None, "at_most": False}
 
 
 def _as_given(batch_dims: Sequence[int] | None) -> object:

@@ -1,6 +1,7 @@
-"""prune, a copy of a network without the features beyond k that computes the same as the network at k."""
+"""prune, a smaller copy of a network that computes the same as the network at widths k; load_pruned, from its state_dict."""
 
-from .graph import PruningError
+from .cut import PruningError
+from .loading import load_pruned
 from .pruner import prune
 
-__all__ = ["PruningError", "prune"]
+__all__ = ["PruningError", "load_pruned", "prune"]

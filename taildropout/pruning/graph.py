@@ -1,233 +1,189 @@
-"""Which weights belong to the features of a TailDropout: torch-pruning's graph of a network, and cuts along it.
+"""Which weights belong to the tail of a TailDropout: a walk through torch-pruning's graph of a network.
 
-What is found here is a proposal. The graph follows autograd by the names of operations and takes those it does not know for
-feature-wise; `prune` checks every proposal by running it.
+The result is a proposal. The graph follows autograd by the names of operations and takes unknown operations for feature-wise;
+`prune` checks every proposal by running it.
+
+The walk is our own: torch-pruning's `get_pruning_group` does not end on some networks with attention, GPT-2 with one layer for
+instance (its issues 430, 456 and 527: the same operation is walked again for every new list of the same indices). Here an index
+of a module is walked once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .._torch import tree_flatten, tree_leaves, tree_unflatten
 from ..layer import TailDropout
+from .cut import Cut, PruningError
+from .handlers import install
+from .kinds import is_product
 
-# Operations that mix features, by what autograd calls them.
-_MIXING = ("softmax", "norm", "mean", "sum", "mm", "dot", "cum", "sort", "topk", "prod", "var", "std", "fft", "glu")
-
-
-class PruningError(ValueError):
-    """The network cannot be cut there without changing what it computes, or this cannot be checked."""
-
-
-@dataclass(frozen=True)
-class Cut:
-    """The features that go from one module or parameter."""
-
-    name: str
-    features: tuple[int, ...]
-    handler: Callable[[Any, list[int]], Any]
-    dim: int  # of features, in a parameter
-    reads: bool  # whether they are features of what the module reads, and not of what it makes
-
-    def apply(self, network: nn.Module) -> None:
-        """Cut them out of a network, in place; what is frozen stays frozen."""
-        parent, _, child = self.name.rpartition(".")
-        owner = network.get_submodule(parent)
-        target = getattr(owner, child) if child else owner
-        if isinstance(target, nn.Parameter):
-            self.handler.__self__.pruning_dim = self.dim  # type: ignore[attr-defined]
-            setattr(owner, child, self.handler(target, list(self.features)).requires_grad_(target.requires_grad))
-            return
-        if isinstance(getattr(target, "weight", None), Tensor) and "weight" not in target._parameters:
-            raise PruningError(
-                f"the weight of {self.name!r} is computed from other parameters; fold it first "
-                "(torch.nn.utils.parametrize.remove_parametrizations)"
-            )
-        frozen = [name for name, parameter in target.named_parameters() if not parameter.requires_grad]
-        self.handler(target, list(self.features))
-        for name in frozen:
-            target.get_parameter(name).requires_grad_(False)
+# Operations that mix features, by autograd's names for them.
+_MIXING = (
+    "softmax",
+    "norm",
+    "mean",
+    "sum",
+    "mm",
+    "dot",
+    "cum",
+    "sort",
+    "topk",
+    "prod",
+    "var",
+    "std",
+    "fft",
+    "glu",
+    "attention",
+)
+# How torch-pruning fails inside on networks that it cannot follow.
+_FAILURES = (AttributeError, IndexError, KeyError, RecursionError, TypeError)
+# The most indices that are walked for one layer, which take seconds.
+_MOST_INDICES = 1_000_000
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """Cuts that may do, and what may stand in their way, before and after the layer."""
+    """Cuts for the tail of one layer, and obstacles to them before and after the layer.
 
-    cuts: tuple[Cut, ...]
-    before: tuple[str, ...]
-    after: tuple[str, ...]
+    Attributes:
+        everything: the cuts on both sides of the layer, or why the graph cannot be followed before it.
+        after: the cuts after the layer.
+    """
 
-
-def _keep(tensor: Tensor, dim: int, gone: Sequence[int]) -> nn.Parameter:
-    kept = sorted({*range(tensor.shape[dim])} - {*gone})
-    return nn.Parameter(tensor.detach().index_select(dim, torch.tensor(kept, device=tensor.device)))
-
-
-class _Pruner:
-    """What torch-pruning asks of a pruner, for what it cannot cut, or not as it must be cut here: nothing goes."""
-
-    pruning_dim = 1
-
-    def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
-        raise PruningError(f"a {type(layer).__name__} mixes features")
-
-    def prune_in_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
-        raise PruningError(f"a {type(layer).__name__} mixes features")
-
-    def get_out_channels(self, layer: Any) -> int | None:
-        return None
-
-    def get_in_channels(self, layer: Any) -> int | None:
-        return None
+    everything: tuple[Cut, ...] | str
+    after: tuple[Cut, ...]
+    obstacles_before: tuple[str, ...]
+    obstacles_after: tuple[str, ...]
 
 
-class _LayerPruner(_Pruner):
-    """TailDropout: what goes in comes out. Of one layer the number of features is known."""
+class _Graph(NamedTuple):
+    """torch-pruning's graph, and the nodes of which it does not know how they map indices, with its error."""
 
-    def __init__(self, layer: nn.Module, n: int) -> None:
-        self.layer, self.n = layer, n
-
-    def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
-        return layer
-
-    prune_in_channels = prune_out_channels
-
-    def get_out_channels(self, layer: Any) -> int | None:
-        return self.n if layer is self.layer else None
-
-    get_in_channels = get_out_channels
+    graph: Any
+    unmapped: dict[Any, Exception]
 
 
-class _RecurrentPruner(_Pruner):
-    """RNN, LSTM and GRU: what they read can go, what they make they read themselves."""
+class _Index(NamedTuple):
+    """An index as torch-pruning's mappings take it."""
 
-    def prune_in_channels(self, layer: nn.RNNBase, idxs: Sequence[int]) -> nn.Module:
-        for name in ("weight_ih_l0", "weight_ih_l0_reverse")[: 1 + layer.bidirectional]:
-            setattr(layer, name, _keep(getattr(layer, name), 1, idxs))
-        layer.input_size -= len(idxs)
-        layer.flatten_parameters()  # cuDNN wants all weights in one piece of memory
-        return layer
+    idx: int
+    root_idx: int
 
 
-class _GroupPruner(_Pruner):
-    """GroupNorm: whole groups go. Where k cuts through one, sizes no longer fit."""
-
-    def prune_out_channels(self, layer: nn.GroupNorm, idxs: Sequence[int]) -> nn.Module:
-        size = layer.num_channels // layer.num_groups
-        gone = {index // size for index in idxs}
-        if layer.affine:
-            layer.weight, layer.bias = _keep(layer.weight, 0, idxs), _keep(layer.bias, 0, idxs)
-        layer.num_groups -= len(gone)
-        layer.num_channels -= len(idxs)
-        return layer
-
-    prune_in_channels = prune_out_channels
-
-    def get_out_channels(self, layer: nn.GroupNorm) -> int:
-        return layer.num_channels
-
-    get_in_channels = get_out_channels
-
-
-# Their insides are many operations, which the graph would take for feature-wise.
-_OPAQUE: dict[type[nn.Module], type[_Pruner]] = {nn.RNNBase: _RecurrentPruner, nn.MultiheadAttention: _Pruner}
-
-
-class _Join(torch.autograd.Function):
-    """One node of autograd's graph for all that a module does."""
-
-    @staticmethod
-    def forward(ctx: Any, outputs: list[Any], *inputs: Tensor) -> tuple[Any, ...]:
-        return tuple(outputs)
-
-
-def _opaque(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    with torch.no_grad():
-        outputs, structure = tree_flatten(type(module).forward(module, *args, **kwargs))
-    inputs = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor) and each.requires_grad]
-    joined = _Join.apply(outputs, *inputs)  # type: ignore[no-untyped-call]
-    return tree_unflatten(joined, structure)
-
-
-def _visible(module: nn.Module, *args: Any) -> Tensor:
-    return cast(Tensor, type(module).forward(module, *args).clone())
-
-
-def _graph(network: nn.Module, layer: nn.Module, n: int, run: Callable[[nn.Module], list[Any]]) -> Any:
-    """torch-pruning's graph of a network that is used up by it."""
+def _build(network: nn.Module, features: dict[nn.Module, int], run: Callable[[nn.Module], list[Any]]) -> _Graph:
+    """Build torch-pruning's graph of `network`, which cannot be used for anything else afterwards."""
     try:
         import torch_pruning
     except ImportError as error:
         raise ImportError("prune needs torch-pruning; install it: pip install 'taildropout[prune]'") from error
 
-    network.requires_grad_()  # what needs no gradient has no place in autograd's graph
-    pruners: dict[type[nn.Module], _Pruner] = {}
-    for module in network.modules():
-        if isinstance(module, TailDropout):
-            module.set_k(None)
-            cast(Any, module).forward = partial(_visible, module)  # autograd's graph does not show the identity
-            pruners[type(module)] = _LayerPruner(layer, n)
-        elif isinstance(module, nn.GroupNorm):
-            pruners[type(module)] = _GroupPruner()
-        for kind, pruner in _OPAQUE.items():
-            if isinstance(module, kind):
-                pruners[type(module)] = pruner()
-                cast(Any, module).forward = partial(_opaque, module)
-    with _followed():
-        return torch_pruning.DependencyGraph().build_dependency(
+    class DependencyGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
+        linked = False
+
+        def _trace(self, *args: Any, **kwargs: Any) -> Any:
+            # A TailDropout may stand inside the module that reads it, and torch-pruning ignores what is inside known modules.
+            ignored: list[nn.Module] = self.IGNORED_LAYERS_IN_TRACING
+            ignored[:] = [module for module in ignored if not isinstance(module, TailDropout)]
+            return super()._trace(*args, **kwargs)
+
+        def _build_dependency(self, *args: Any) -> None:
+            super()._build_dependency(*args)
+            self.linked = True
+
+    network.requires_grad_()  # autograd records nothing of a tensor that needs no gradient
+    handlers = install(network, features)
+    graph = DependencyGraph()
+    try:
+        graph.build_dependency(
             network,
             (),
             forward_fn=lambda network, _: [
                 each for each in run(network) if isinstance(each, Tensor) and each.grad_fn is not None
             ],
-            customized_pruners=pruners,
+            customized_pruners=handlers,
             verbose=False,
         )
+    except _FAILURES as error:
+        if not graph.linked:
+            raise _cannot_follow(error) from error
+    return _Graph(graph, _map_indices(graph, torch_pruning.dependency.index_mapping.update_index_mapping))
 
 
-@contextmanager
-def _followed() -> Iterator[None]:
-    """torch-pruning's own failure, such as at a concatenation with the network's input, as a PruningError."""
-    try:
-        yield
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise PruningError(
-            f"torch-pruning cannot follow the features through this network ({type(error).__name__}: {error}). "
-            "A concatenation with what no layer made, the network's input for instance, is one such place: "
-            "add two products instead of concatenating, or leave that input to a second Linear"
-        ) from error
+def _map_indices(graph: Any, update: Callable[[Any], None]) -> dict[Any, Exception]:
+    """Have torch-pruning find how each node maps indices, and return the nodes where it fails.
+
+    Called for all nodes at once, it would give up the whole network for one node, the concatenation of a cache for instance.
+    """
+    nodes = graph.module2node
+    failed: dict[Any, Exception] = {}
+    for module, node in nodes.items():
+        graph.module2node = {module: node}
+        try:
+            update(graph)
+        except _FAILURES as error:
+            failed[node] = error
+    graph.module2node = nodes
+    return failed
+
+
+def _cannot_follow(error: Exception) -> PruningError:
+    return PruningError(
+        f"torch-pruning cannot follow the features through this network ({type(error).__name__}: {error}). "
+        "A concatenation with what no layer made, the network's input for instance, is one such place: "
+        "add two products instead of concatenating, or leave that input to a second Linear"
+    )
 
 
 def _contracts(graph: Any, node: Any) -> bool:
-    """Whether a feature ends there: what is read and what is made are features of their own, as in a Linear."""
-    pruner = graph.get_pruner_of_module(node.module)
-    return bool(pruner.prune_in_channels != pruner.prune_out_channels)
+    """Return True if features end at this node, as in a Linear: those read and those made are different ones."""
+    handler = graph.get_pruner_of_module(node.module)
+    return bool(handler.prune_in_channels != handler.prune_out_channels)
 
 
-def _cuts(graph: Any, layer: nn.Module, features: list[int]) -> tuple[Cut, ...]:
-    """All that belongs to these features of the layer, in its graph."""
-    root = graph.get_pruner_of_module(layer).prune_out_channels
-    found = []
-    with _followed():
-        group = graph.get_pruning_group(layer, root, features)
-    for dependency, gone in group.items:
-        module = dependency.target.module
+def _cuts(traced: _Graph, layer: nn.Module, features: Sequence[int]) -> tuple[Cut, ...]:
+    """Find every module and parameter with weights of these features of the layer."""
+    graph = traced.graph
+    found: dict[tuple[Any, Any], set[int]] = {}
+    waiting = [(graph.module2node[layer], graph.get_pruner_of_module(layer).prune_out_channels, features)]
+    walked = 0
+    while waiting:
+        node, handler, indices = waiting.pop()
+        if node in traced.unmapped:
+            raise _cannot_follow(traced.unmapped[node]) from traced.unmapped[node]
+        known = found.setdefault((node, handler), set())
+        new = [index for index in indices if index not in known]
+        known.update(new)
+        walked += len(new)
+        if walked > _MOST_INDICES:
+            raise PruningError(
+                "torch-pruning's graph has a circle on which features become ever more (its issues 430 and 527); attention "
+                "that reads the features of the layer, reshaped into heads, is one such place"
+            )
+        for dependency in node.dependencies if new else ():
+            if dependency.is_triggered_by(handler):
+                mapped = [_Index(index, index) for index in new]
+                for mapping in dependency.index_mapping:
+                    mapped = mapped if mapping is None else mapping(mapped)
+                if mapped:
+                    waiting.append((dependency.target, dependency.handler, [index.idx for index in mapped]))
+    cuts = []
+    for (node, handler), gone in found.items():
+        module = node.module
         names = graph._param_to_name if isinstance(module, nn.Parameter) else graph._module2name
-        if module in names:
-            reads = dependency.handler == graph.get_pruner_of_module(module).prune_in_channels
-            found.append(Cut(names[module], tuple(sorted(gone)), dependency.handler, dependency.target.pruning_dim, reads))
-    return tuple(found)
+        if module in names and gone:
+            reads = handler == graph.get_pruner_of_module(module).prune_in_channels
+            cuts.append(Cut(names[module], tuple(sorted(gone)), handler, node.pruning_dim, reads))
+    return tuple(cuts)
 
 
 def _around(graph: Any, start: Any, neighbours: str) -> Iterator[Any]:
-    """The nodes from one on in one direction, up to and including those where features end."""
+    """Yield the nodes from `start` in one direction, up to and including those where features end."""
     seen, waiting = {start}, list(getattr(start, neighbours))
     while waiting:
         node = waiting.pop(0)
@@ -238,50 +194,96 @@ def _around(graph: Any, start: Any, neighbours: str) -> Iterator[Any]:
                 waiting += getattr(node, neighbours)
 
 
+def _obstacle(graph: Any, node: Any, after: bool) -> str | None:
+    """Describe why an operation needs all features of the layer, if its name or type says so."""
+    module = node.module
+    name = (graph._param_to_name if isinstance(module, nn.Parameter) else graph._module2name).get(module)
+    if isinstance(module, nn.GroupNorm):
+        size = module.num_channels // module.num_groups
+        return f"{name!r} (GroupNorm) mixes features, unless k is a multiple of {size}"
+    if isinstance(module, nn.LayerNorm | nn.RNNBase | nn.MultiheadAttention):
+        return f"{name!r} ({type(module).__name__}) mixes features"
+    if name is not None:
+        return None
+    operation = str(node.grad_fn.name()).partition("Backward")[0]
+    product = operation.lower().endswith("mm")
+    if product and any(is_product(each.module) for each in node.outputs):
+        return None  # the product inside a module that is known
+    if product and (weight := _own_weight(graph, node)):
+        return f"{weight!r} is the weight of a module of a type that torch-pruning does not know; use a Linear"
+    if any(word in operation.lower() for word in _MIXING):
+        return f"{operation.lower()} mixes features"
+    if after and operation in ("Add", "Sub") and len(node.inputs) > 1:
+        return "a residual connection around the layer (a sum with features that do not pass it) needs all features"
+    return None
+
+
+def _own_weight(graph: Any, node: Any) -> str | None:
+    """Return the name of the parameter that a product reads itself, transposed perhaps."""
+    for each in [*node.inputs, *(deeper for input in node.inputs for deeper in input.inputs)]:
+        if isinstance(each.module, nn.Parameter) and each.module.dim() > 1:
+            return str(graph._param_to_name[each.module])
+    return None
+
+
 def _obstacles(graph: Any, layer: Any, neighbours: str) -> tuple[str, ...]:
-    """What needs all features of a layer, before or after it, as far as names tell."""
-    found = []
+    """Describe what needs all features of a layer, before or after it, as far as names tell."""
+    after = neighbours == "outputs"
     nodes = list(_around(graph, layer, neighbours))
-    for node in nodes:
-        module = node.module
-        operation = str(getattr(module, "_grad_fn", "")).partition("Backward")[0]
-        inside_linear = operation.lower().endswith("mm") and any(isinstance(each.module, nn.Linear) for each in node.outputs)
-        if isinstance(module, nn.GroupNorm):
-            size = module.num_channels // module.num_groups
-            found.append(f"{graph._module2name[module]!r} (GroupNorm) mixes features, unless k is a multiple of {size}")
-        elif isinstance(module, nn.LayerNorm | nn.RNNBase | nn.MultiheadAttention):
-            found.append(f"{graph._module2name[module]!r} ({type(module).__name__}) mixes features")
-        elif any(word in operation.lower() for word in _MIXING) and not inside_linear:
-            found.append(f"{operation.lower()} mixes features")
-        elif neighbours == "outputs" and operation in ("Add", "Sub") and len(node.inputs) > 1:
-            found.append("a sum with what does not pass the layer needs them all")
+    found = [obstacle for node in nodes if (obstacle := _obstacle(graph, node, after))]
     ends = [each for each in [layer, *nodes] if not getattr(each, neighbours) and not _contracts(graph, each)]
-    if ends and neighbours == "outputs":
-        found.append("the model's output has them itself")
+    if ends and after:
+        found.append("the features are an output of the model")
     elif not all(isinstance(each.module, nn.Parameter | nn.Embedding) for each in ends):
-        found.append("they come from the model's input")
+        found.append("the features come from the model's input")
     return tuple(dict.fromkeys(found))
 
 
-def propose(network: nn.Module, name: str, n: int, k: int, run: Callable[[nn.Module], list[Any]]) -> list[Proposal]:
-    """What could be cut of a network, most first: all that belongs to the layer's tail; only what comes after the layer.
+@contextmanager
+def _severed(node: Any) -> Iterator[None]:
+    """Hide the dependencies between a node and its inputs."""
+    around = [node, *node.inputs]
+    dependencies = [each.dependencies for each in around]
+    for each in node.inputs:
+        each.dependencies = [dependency for dependency in each.dependencies if dependency.target is not node]
+    node.dependencies = [dependency for dependency in node.dependencies if dependency.target not in node.inputs]
+    try:
+        yield
+    finally:
+        for each, before in zip(around, dependencies, strict=True):
+            each.dependencies = before
+
+
+def propose(
+    network: nn.Module, widths: Mapping[str, int], features: Mapping[str, int], run: Callable[[nn.Module], list[Any]]
+) -> dict[str, Proposal]:
+    """Propose cuts for the tails of layers, from one graph.
 
     Args:
-        network: a copy, to be used up.
-        name: the TailDropout's name in it; of its n features the first k stay.
+        network: a copy, which is used up.
+        widths: how many features stay, by the name of the TailDropout.
+        features: how many features there are, likewise.
         run: runs the network on inputs that need gradients and returns its outputs as a list.
 
     Raises:
         ImportError: if torch-pruning is missing.
-        PruningError: if no output depends on the layer by a gradient.
+        PruningError: if no output depends on a layer by a gradient, or if the graph cannot be followed after a layer.
     """
-    layer = network.get_submodule(name)
-    graph = _graph(network, layer, n, run)
-    if layer not in graph.module2node:
-        raise PruningError(f"no output of the network has a gradient that passes {name!r}")
-    node, features = graph.module2node[layer], list(range(k, n))
-    before, after = _obstacles(graph, node, "inputs"), _obstacles(graph, node, "outputs")
-    everything = Proposal(_cuts(graph, layer, features), before, after)
-    for here, there in [(node, each) for each in node.inputs] + [(each, node) for each in node.inputs]:
-        here.dependencies = [each for each in here.dependencies if each.target is not there]
-    return [everything, Proposal(_cuts(graph, layer, features), before, after)]
+    with torch.enable_grad():
+        traced = _build(network, {network.get_submodule(name): n for name, n in features.items()}, run)
+    graph = traced.graph
+    proposals = {}
+    for name, k in widths.items():
+        layer = network.get_submodule(name)
+        if layer not in graph.module2node:
+            raise PruningError(f"no output of the network has a gradient that passes {name!r}")
+        node, tail = graph.module2node[layer], range(k, features[name])
+        everything: tuple[Cut, ...] | str
+        with _severed(node):
+            after = _cuts(traced, layer, tail)
+        try:
+            everything = _cuts(traced, layer, tail)
+        except PruningError as error:
+            everything = str(error)
+        proposals[name] = Proposal(everything, after, _obstacles(graph, node, "inputs"), _obstacles(graph, node, "outputs"))
+    return proposals

@@ -1,34 +1,101 @@
-"""Whether two networks compute the same: for the weights and inputs there are, and for others, as equality may be luck."""
+"""Whether two networks compute the same: for the weights and inputs given, and for others, as equality may be luck."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import gc
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .._torch import tree_leaves, tree_map_only
-from .graph import PruningError
+from ..layer import TailDropout
+from .cut import PruningError
+from .cutting import Constants, Plan, cut_down
 
 Inputs = tuple[Any, ...] | dict[str, Any]
 
+# Networks of the same form with other weights, on which a plan must prove right as well.
+_TRIALS = 2
 _SEED = 0  # the draws below are the same every time, and take nothing from the global generator
+_CHUNK = 2**20  # how many weights are drawn at once, so that drawing needs little memory
+
+
+def _own(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else copy.deepcopy(leaf)
 
 
 def run(network: nn.Module, inputs: Inputs) -> list[Any]:
-    """The outputs in a list; the network gets inputs of its own, which it may write into."""
-    inputs = tree_map_only(Tensor, torch.clone, inputs)
+    """Return the outputs in a list. The network gets a copy of the inputs, since it may change them (a cache for instance)."""
+    inputs = tree_map_only(object, _own, inputs)
     return tree_leaves(network(**inputs) if isinstance(inputs, dict) else network(*inputs))
 
 
 def evaluating(model: nn.Module) -> nn.Module:
-    """A copy in evaluation, to try things out; not by `eval()`, which a model may have overridden and which forgets k."""
-    network = copy.deepcopy(model)
+    """Return a copy in evaluation; not by `eval()`, which a model may override and which forgets k.
+
+    Raises:
+        PruningError: if the model cannot be copied.
+    """
+    try:
+        network = copy.deepcopy(model)
+    except RuntimeError as error:
+        computed = [
+            f"{name}.{key}".lstrip(".")
+            for name, module in model.named_modules()
+            for key, value in vars(module).items()
+            if isinstance(value, Tensor) and value.grad_fn is not None
+        ]
+        raise PruningError(
+            f"the model cannot be copied ({error})"
+            + (f"; {computed[0]!r} is computed from other parameters: fold it first (remove_weight_norm)" if computed else "")
+        ) from error
     for module in network.modules():
         module.training = False
     return network
+
+
+class Copies:
+    """Copies of a model in evaluation, of which one is in memory at a time."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._before: list[weakref.ref[Any]] = []
+
+    def another(self) -> nn.Module:
+        """Return a copy; the one before, to which nothing should refer any more, is freed first."""
+        self.free()
+        network = evaluating(self.model)
+        self._before = references_to(network)
+        return network
+
+    def free(self) -> None:
+        """Free the last copy."""
+        free(self._before)
+
+
+def references_to(network: nn.Module) -> list[weakref.ref[Any]]:
+    """Return weak references to the weights of a network, for `free`."""
+    return [weakref.ref(parameter) for parameter in network.parameters()]
+
+
+def free(references: Sequence[weakref.ref[Any]]) -> None:
+    """Collect garbage if something that is no longer needed is still in memory: modules may refer to each other in a circle."""
+    if any(reference() is not None for reference in references):
+        gc.collect()
+
+
+def set_widths(network: nn.Module, widths: Mapping[str, int | None]) -> None:
+    """Set k on layers of a copy, which nobody else uses."""
+    for name, k in widths.items():
+        layer = network.get_submodule(name)
+        assert isinstance(layer, TailDropout)
+        layer.set_k(k)
 
 
 def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -36,7 +103,7 @@ def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def other_inputs(inputs: Inputs) -> Inputs:
-    """Other inputs of the same kind: floats drawn between the least and the largest that were there."""
+    """Return other inputs of the same kind: floats drawn between the least and the largest of those given."""
     generator = torch.Generator().manual_seed(_SEED)
 
     def draw(tensor: Tensor) -> Tensor:
@@ -49,58 +116,139 @@ def other_inputs(inputs: Inputs) -> Inputs:
     return drawn
 
 
-def other_weights(network: nn.Module, trial: int) -> nn.Module:
-    """A network of the same form whose weights and running statistics are 0 or equal nowhere.
+def _draw_weights(network: nn.Module, trial: int) -> None:
+    """Change the weights and running statistics of a network, in place, so that none is 0 or equal to another.
 
-    They stay within the sizes that were there, so that what must be positive, such as a variance, does.
+    They stay within their old sizes, so that variances stay positive.
     """
     generator = torch.Generator().manual_seed(_SEED + trial)
-    other = copy.deepcopy(network)
-    for name, tensor in [*other.named_parameters(), *other.named_buffers()]:
+    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         learned = isinstance(tensor, nn.Parameter) or name.rpartition(".")[2] in ("running_mean", "running_var")
         if learned and tensor.is_floating_point() and tensor.numel():
-            size = tensor.square().mean().sqrt()
-            noise = _uniform(tensor, generator) * torch.where(size == 0, 1, size)
-            tensor.copy_(tensor * (_uniform(tensor, generator) + 0.5) + noise / 5)
-    return other
+            size = torch.linalg.vector_norm(tensor) / tensor.numel() ** 0.5
+            size = torch.where(size == 0, 1, size) / 5
+            rows = max(1, _CHUNK // max(1, tensor[:1].numel())) if tensor.dim() else 1
+            for chunk in torch.split(tensor, rows) if tensor.dim() else (tensor,):
+                noise = _uniform(chunk, generator).mul_(size)
+                chunk.mul_(_uniform(chunk, generator).add_(0.5)).add_(noise)
 
 
 def rounding(network: nn.Module, inputs: Inputs) -> float:
-    """The relative rounding of the coarsest dtype there is."""
+    """Return the largest machine epsilon among weights and inputs."""
     every = [*network.parameters(), *network.buffers(), *tree_leaves(inputs)]
     floats = [each for each in every if isinstance(each, Tensor) and each.is_floating_point()]
     return max((torch.finfo(each.dtype).eps for each in floats), default=0.0)
 
 
-def in_float64(network: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
-    """The network and its inputs where rounding hides nothing; as they are if the network insists on its own precision.
+def _double(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
 
-    Raises:
-        PruningError: if that is less than float32.
+
+class Trials:
+    """Copies of a network in float64, one at a time: the first with its own weights and inputs, the others with drawn ones.
+
+    In float64 rounding hides nothing. A network that insists on its own precision is tried in it.
     """
 
-    def double(tensor: Tensor) -> Tensor:
-        return tensor.double() if tensor.is_floating_point() else tensor
+    def __init__(self, copies: Copies, inputs: Inputs) -> None:
+        """Find out whether the network runs in float64.
 
-    try:
-        exact = copy.deepcopy(network).double(), tree_map_only(Tensor, double, inputs)
-        run(*exact)
-    except Exception as error:  # of whatever type: that of a dtype which does not fit is the network's choice
-        if rounding(network, inputs) > torch.finfo(torch.float32).eps:
+        Raises:
+            PruningError: if it neither does nor has the precision of float32, or if it computes something else at every call.
+        """
+        self.copies, self.inputs = copies, inputs
+        self.double = True
+        network, inputs = self._first()
+        try:
+            first = run(network, inputs)
+        except Exception as error:  # of whatever type: that of a dtype which does not fit is the network's choice
+            self.double = False
+            del network
+            network, inputs = self._first()
+            if rounding(network, inputs) > torch.finfo(torch.float32).eps:
+                raise PruningError(
+                    "the network does not run in float64, and its own precision is too low to tell a wrong cut from rounding; "
+                    "prune model.float(), or let the network follow the dtype of its weights"
+                ) from error
+            first = run(network, inputs)
+        if found := difference(first, run(network, inputs), rounding(network, inputs)):
             raise PruningError(
-                "the network does not run in float64, and its own precision is too low to tell a wrong cut from rounding; "
-                "prune model.float(), or let the network follow the dtype of its weights"
-            ) from error
+                f"the network computes something else at every call: {found}; make it deterministic in evaluation"
+            )
+
+    def _first(self) -> tuple[nn.Module, Inputs]:
+        network, inputs = self.copies.another(), self.inputs
+        if self.double:
+            network, inputs = network.double(), tree_map_only(Tensor, _double, inputs)
         return network, inputs
-    return exact
+
+    def __iter__(self) -> Iterator[tuple[nn.Module, Inputs]]:
+        for trial in range(1 + _TRIALS):
+            network, inputs = self._first()
+            if trial:
+                _draw_weights(network, trial - 1)
+                inputs = other_inputs(inputs)
+            yield network, inputs
+            del network
+
+
+def prove(trials: Trials, plan: Plan) -> dict[str, Tensor]:
+    """Check that cutting by `plan` changes nothing in any trial, and return what dropped features add with its own weights.
+
+    Raises:
+        Exception: if it changes something; of whatever type a network raises that was cut where it must not be.
+    """
+    own: dict[str, Tensor] | None = None
+    for network, inputs in trials:
+        set_widths(network, plan.widths)
+        constants = Constants(network, plan.cuts)
+        with constants.recording():
+            theirs = run(network, inputs)
+        added = constants.added()
+        own = added if own is None else own
+        eps = rounding(network, inputs)
+        cut_down(network, plan, added)
+        sizes: dict[str, int] = {}
+        with sizes_given(network, plan.widths, sizes):
+            ours = run(network, inputs)
+        if any(size > plan.widths[name] for name, size in sizes.items()):
+            raise PruningError("no module that makes the features can be cut")
+        if found := difference(theirs, ours, eps):
+            raise PruningError(found)
+        del network, constants, theirs, ours  # or the next trial would begin while this one is still in memory
+    return own or {}
+
+
+@contextmanager
+def sizes_given(network: nn.Module, names: Mapping[str, Any], sizes: dict[str, int]) -> Iterator[None]:
+    """Record how many features the named layers give, where there is a sample at all.
+
+    Raises:
+        PruningError: if a layer gives several numbers of features.
+    """
+
+    def record(name: str, module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
+        size = output.shape[module.dropout_dim]
+        if output.numel() and sizes.setdefault(name, size) != size:
+            several = sorted({size, sizes[name]})
+            raise PruningError(f"{name!r} is called with {several} features; give each call a TailDropout of its own")
+
+    layers: list[Any] = [network.get_submodule(name) for name in names]
+    hooks: list[Callable[..., None]] = [partial(record, name) for name in names]
+    handles = [layer.register_forward_hook(hook) for layer, hook in zip(layers, hooks, strict=True)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def difference(theirs: Sequence[Any], ours: Sequence[Any], eps: float) -> str | None:
-    """How two lists of outputs differ by more than rounding; None if they do not.
+    """Describe how two lists of outputs differ by more than rounding; return None if they do not.
 
-    Rounding is what stays within half of the digits, √eps relative to the largest element of a tensor. The sum over m terms in
-    another order is off by m·eps at most, which in float64 leaves room for networks that amplify it a thousandfold; and what a
-    feature contributes, at weights drawn anew, is larger by orders of magnitude.
+    Rounding is a difference within half of the digits, √eps relative to the largest element of a tensor. A sum of m terms in
+    another order is off by m·eps at most, which in float64 leaves room for networks that amplify it a thousandfold; the
+    contribution of a feature, with weights drawn anew, is larger by orders of magnitude.
     """
     if len(theirs) != len(ours):
         return f"{len(theirs)} outputs became {len(ours)}"

@@ -16,6 +16,7 @@ from taildropout import (
     get_scale_param,
     insert_dropout,
     keep_first,
+    load_pruned,
     prune,
     rate,
     remove_dropout,
@@ -58,8 +59,10 @@ def whole() -> int:
     k = assert_type(found.choose(tolerance=10.0), int)
     try:
         smaller = prune(net, "drop", max(1, k), torch.randn(5, 4))
+        assert_type(prune(net, {"*": max(1, k)}, torch.randn(5, 4)), Net)
     except PruningError as error:
         raise SystemExit(str(error)) from error
+    assert_type(load_pruned(net, smaller.state_dict()), Net)
     return assert_type(smaller, Net).size()
 
 

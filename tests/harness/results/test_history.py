@@ -92,7 +92,7 @@ def test_noise_is_judged_beside_steps_and_outliers() -> None:
 def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """asv's results of 30 commits, with a step of 6 % at the 20th."""
     newest = [f"{number:08x}{'0' * 32}" for number in range(30)]
-    monkeypatch.setattr(command, "git", lambda *args: "\n".join(newest) if args[0] == "rev-list" else "a subject")
+    monkeypatch.setattr(command, "git", lambda *args, otherwise: "\n".join(newest) if args[0] == "rev-list" else "a subject")
     folder = tmp_path / "results"
     (folder / "machine").mkdir(parents=True)
     (folder / "machine" / "machine.json").write_text(json.dumps({"machine": "machine", "version": 1}))

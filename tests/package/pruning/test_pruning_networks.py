@@ -271,7 +271,7 @@ ERRORS = {
     ),
     "residual": (
         lambda: followed(nn.Linear(8, 2), wiring=lambda m, x: m.after(m.drop(m.a(x).relu()) + m.a(x))), (6, 5),
-        "a sum with what does not pass the layer needs them all",
+        "a residual connection around the layer .* needs all features",
     ),
     "attention": (
         lambda: Wired(
@@ -280,7 +280,7 @@ ERRORS = {
         ), (2, 4, 5), "'mix' .MultiheadAttention. mixes features",
     ),
     "output": (
-        lambda: followed(nn.ReLU()), (6, 5), r"shape \(6, 8\) became \(6, 3\).*the model's output has them itself",
+        lambda: followed(nn.ReLU()), (6, 5), r"shape \(6, 8\) became \(6, 3\).*the features are an output of the model",
     ),
     "constant at the border": (
         lambda: followed(nn.Sigmoid(), nn.Conv2d(8, 2, 3, padding=1), channels=True), (2, 3, 6, 6), "as a constant, 0.5",

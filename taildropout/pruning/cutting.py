@@ -1,0 +1,188 @@
+"""Cutting a network: find the features that a tail reaches, add up what they contributed, and remove them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..layer import TailDropout
+from .cut import Cut, PruningError
+from .kinds import CONVOLUTIONS, feature_dim, is_conv1d, is_product
+from .slices import Slice, sliced
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a network is cut: the cuts, the width of every layer, and the layers that slice since their input keeps its size."""
+
+    cuts: tuple[Cut, ...]
+    widths: Mapping[str, int]
+    sliced: frozenset[str]
+
+
+@contextmanager
+def _reading(network: nn.Module, cuts: Sequence[Cut], see: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Call `see` with the name and the input, as (positions, features), of every module that a cut makes read less."""
+    handles = []
+
+    def record(name: str, dim: int, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if args and isinstance(args[0], Tensor) and args[0].dim() >= abs(dim) and args[0].numel():
+            features = args[0].movedim(dim, -1)
+            see(name, features.reshape(-1, features.shape[-1]))
+
+    modules = dict(network.named_modules())
+    for name in {cut.name for cut in cuts if cut.reads} & modules.keys():
+        dim = feature_dim(modules[name])
+        if dim is not None:
+            handles.append(modules[name].register_forward_pre_hook(partial(record, name, dim)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def reached(
+    network: nn.Module, layer: str, k: int, cuts: Sequence[Cut], run: Callable[[nn.Module], object]
+) -> dict[str, Tensor]:
+    """Mark the features of each module that the layer's tail reaches, by filling the tail with NaN.
+
+    The graph knows which modules read the tail; in which order it is laid out there (flattened, permuted) only a run shows.
+    """
+    marks: dict[str, Tensor] = {}
+
+    def fill(module: TailDropout, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        first, rest = output.tensor_split([k], module.dropout_dim)
+        return torch.cat([first, torch.full_like(rest, math.nan)], module.dropout_dim)
+
+    def mark(name: str, read: Tensor) -> None:
+        marks.setdefault(name, read.isnan().any(0))
+
+    handle = network.get_submodule(layer).register_forward_hook(fill)
+    try:
+        with _reading(network, cuts, mark):
+            run(network)
+    finally:
+        handle.remove()
+    return marks
+
+
+def located(modules: Mapping[str, str], cuts: Sequence[Cut], marks: Mapping[str, Tensor]) -> list[Cut]:
+    """Return the cuts with the features that the layer's tail reaches.
+
+    Raises:
+        PruningError: if the tail reaches all features that a module reads.
+    """
+    found = []
+    for cut in cuts:
+        mark = marks.get(cut.name) if cut.reads else None
+        if mark is None or not mark.any():
+            found.append(cut)
+        elif mark.all():
+            raise PruningError(f"all that {cut.name!r} ({modules.get(cut.name)}) reads depends on the features to be dropped")
+        else:
+            found.append(replace(cut, features=tuple(mark.nonzero().flatten().tolist())))
+    return found
+
+
+class Constants:
+    """What dropped features are where a Linear or a convolution reads them: f(0) of an activation is not always 0."""
+
+    def __init__(self, network: nn.Module, cuts: Sequence[Cut]) -> None:
+        self.network, self.cuts = network, cuts
+        self.features = {cut.name: list(cut.features) for cut in cuts if cut.reads}
+        self.read: dict[str, Tensor] = {}
+        self.varying: set[str] = set()
+
+    def recording(self) -> Any:
+        """Return a context in which a run of the network records them."""
+        return _reading(self.network, self.cuts, self._record)
+
+    def _record(self, name: str, read: Tensor) -> None:
+        if name in self.read:
+            return
+        dropped = read[:, self.features[name]]
+        self.read[name] = dropped[0]
+        slack = torch.finfo(read.dtype).eps ** 0.5  # vectorised and scalar code may differ in the last digit
+        if not torch.allclose(dropped, dropped[0], rtol=slack, atol=0, equal_nan=True):
+            self.varying.add(name)
+
+    def added(self) -> dict[str, Tensor]:
+        """Return what dropped features add to the outputs of the modules that read them.
+
+        Raises:
+            PruningError: if that is not a constant.
+        """
+        added = {}
+        for name, constant in self.read.items():
+            module: Any = self.network.get_submodule(name)
+            if not is_product(module):
+                continue
+            which = _described(self.network, name)
+            if name in self.varying:
+                raise PruningError(f"at the places of the dropped features, {which} reads what did not pass the layer")
+            if isinstance(module, CONVOLUTIONS):
+                _check_convolution(module, which, constant)
+                if module.groups > 1:
+                    continue  # channel by channel: the module after it reads the constant
+            if constant.any():
+                weight = module.weight.t() if is_conv1d(module) else module.weight
+                weight = weight[:, self.features[name]]
+                added[name] = weight.reshape(*weight.shape[:2], -1).sum(-1) @ constant
+        return added
+
+
+def _check_convolution(module: Any, which: str, constant: Tensor) -> None:
+    """Raise PruningError if a convolution does not add the same everywhere for constant features."""
+    if 1 < module.groups < module.in_channels:
+        raise PruningError(f"{which} has {module.groups} groups of features, each with outputs of its own")
+    padded = module.padding_mode == "zeros" and (module.padding == "same" or any(module.padding))
+    if module.groups == 1 and constant.any() and (module.transposed or padded):
+        raise PruningError(
+            f"{which} reads dropped features as a constant, {float(constant.abs().max()):.3g}, but other things at "
+            "its borders (an activation with f(0) = 0 leaves nothing of them)"
+        )
+
+
+def _described(network: nn.Module, name: str) -> str:
+    return f"{name!r} ({type(network.get_submodule(name)).__name__})"
+
+
+def cut_down(network: nn.Module, plan: Plan, added: Mapping[str, Tensor], remove: bool = False) -> None:
+    """Cut a network, in place; the biases take up what dropped features added."""
+    for cut in plan.cuts:
+        cut.apply(network)
+    for name, constant in added.items():
+        consumer: Any = network.get_submodule(name)
+        constant = constant.to(consumer.weight)
+        if consumer.bias is None:
+            consumer.bias = nn.Parameter(constant, requires_grad=consumer.weight.requires_grad)
+        else:
+            consumer.bias += constant
+    for name in plan.widths:
+        old = network.get_submodule(name)
+        assert isinstance(old, TailDropout)
+        old.set_k(None)
+        new: nn.Module = old
+        if remove:
+            new = Slice(plan.widths[name], old.dropout_dim) if name in plan.sliced else nn.Identity()
+            new.training = old.training
+        elif name in plan.sliced:
+            new = sliced(old, plan.widths[name])
+        put(network, old, new)
+
+
+def put(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put a module in every place of another."""
+    places: Collection[tuple[nn.Module, str]] = [
+        (parent, name) for parent in network.modules() for name, child in parent._modules.items() if child is old
+    ]
+    for parent, name in places:
+        setattr(parent, name, new)

@@ -1,0 +1,198 @@
+"""load_pruned: load the state_dict of a pruned network into a model built at full size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..layer import TailDropout
+from ..names import Model
+from .config import adapt_config
+from .cut import PruningError
+from .cutting import put
+from .kinds import is_product
+from .shapes import attributes
+from .slices import Slice, read_features, sliced
+
+
+def load_pruned(model: Model, state_dict: Mapping[str, Tensor], *, slices: Mapping[str, int] | None = None) -> Model:
+    """Cut a model that was built at full size to the shapes of a pruned checkpoint, and load the checkpoint, in place.
+
+    The model then is what `prune` returned: it has the checkpoint's weights and sizes (`in_features` and the like), in its own
+    dtype and on its own device; weights on the meta device become those of the checkpoint. Parameters that change their size
+    are new ones, so construct an optimizer afterwards.
+
+    Where a layer of the pruned network slices (`prune` warned of it), this stands in the metadata of `state_dict()`, which
+    `torch.save` keeps. A safetensors file does not: give `slices` then.
+
+    Args:
+        model: a model as it was before pruning.
+        state_dict: the `state_dict()` of the pruned network, as a file gives it back.
+        slices: how many features the layers keep that slice, by name. Default: those in the metadata of `state_dict`.
+
+    Returns:
+        The model.
+
+    Raises:
+        PruningError: if the checkpoint does not fit the model; the message names the module. Nothing is changed then.
+        TypeError: if `model` is no module or `state_dict` no dict of tensors.
+        KeyError: if `slices` names no TailDropout.
+
+    Example:
+        >>> def build():
+        ...     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), TailDropout(), nn.Linear(8, 1))
+        >>> small = prune(build(), "2", 3, torch.randn(5, 4))
+        >>> load_pruned(build(), small.state_dict())[0]
+        Linear(in_features=4, out_features=3, bias=True)
+    """
+    _check_arguments(model, state_dict)
+    kept = _check_slices(model, read_features(state_dict) if slices is None else slices)
+    tensors = dict(state_dict)
+    _check_keys(model, tensors)
+    sizes = {name: _sizes(name, module, tensors) for name, module in model.named_modules() if _held(name, module, tensors)}
+    small, full = _widths(model, sizes)
+    made: dict[Tensor, nn.Parameter | Tensor] = {}
+    for name, size in sizes.items():
+        _resize(model.get_submodule(name), name, tensors, size, made)
+    for old, new in kept.items():
+        put(model, old, new)
+    model.load_state_dict(tensors)
+    adapt_config(model, small, full)
+    return model
+
+
+def _widths(model: nn.Module, sizes: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the attributes that become smaller: the new numbers and the old ones."""
+    small, full = {}, {}
+    for name, changed in sizes.items():
+        for key, new in changed.items():
+            old = getattr(model.get_submodule(name), key)
+            if isinstance(new, int) and new < old:
+                small[_key(name, key)], full[_key(name, key)] = new, old
+    return small, full
+
+
+def _check_arguments(model: object, state_dict: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model={model!r} is a {type(model).__name__}; give an nn.Module built at full size")
+    if not isinstance(state_dict, Mapping):
+        what = "the pruned model itself" if isinstance(state_dict, nn.Module) else f"a {type(state_dict).__name__}"
+        raise TypeError(f"state_dict is {what}; give its state_dict()")
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(state_dict.get(key), Mapping):
+            raise TypeError(f"state_dict is a checkpoint with more than weights in it; give checkpoint[{key!r}]")
+    for key, value in state_dict.items():
+        if not isinstance(value, Tensor) and not str(key).endswith("_extra_state"):
+            raise TypeError(f"state_dict[{key!r}] is a {type(value).__name__}; give a dict of tensors")
+
+
+def _check_slices(model: nn.Module, features: Mapping[str, int]) -> dict[nn.Module, nn.Module]:
+    """Return the modules that slice, by those whose place they take."""
+    modules, kept = dict(model.named_modules(remove_duplicate=False)), dict[nn.Module, nn.Module]()
+    for name, k in features.items():
+        layer = modules.get(name)
+        if isinstance(layer, TailDropout):
+            kept[layer] = sliced(layer, k)
+        elif not isinstance(layer, Slice):
+            there = ", ".join(repr(each) for each, module in modules.items() if isinstance(module, TailDropout)) or "none"
+            raise KeyError(f"no TailDropout is named {name!r}, which slices in the checkpoint; the model's are: {there}")
+    return kept
+
+
+def _held(name: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the tensors that a module holds itself, or that the checkpoint has for it besides."""
+    own = [key for key, tensor in [*module._parameters.items(), *module._buffers.items()] if tensor is not None]
+    if _takes_bias(module) and _key(name, "bias") in tensors:
+        own.append("bias")
+    return [key for key in own if _key(name, key) in tensors]
+
+
+def _takes_bias(module: nn.Module) -> bool:
+    """Return True for a module without a bias that may have got one in pruning, for what dropped features added."""
+    return is_product(module) and module._parameters.get("bias", 0) is None
+
+
+def _key(name: str, key: str) -> str:
+    return f"{name}.{key}" if name else key
+
+
+def _check_keys(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Check that the keys are those of the model; add weights that are tied to others, and which files may leave out.
+
+    Raises:
+        PruningError: if they are not.
+    """
+    wanted = model.state_dict(keep_vars=True)
+    by_identity: dict[int, list[str]] = {}
+    for key, value in wanted.items():
+        by_identity.setdefault(id(value), []).append(key)
+    for keys in by_identity.values():
+        there = [key for key in keys if key in tensors]
+        for key in keys if there else ():
+            tensors.setdefault(key, tensors[there[0]])
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for key in [key for key in tensors if key not in wanted]:
+        owner = modules.get(key.rpartition(".")[0])
+        if isinstance(owner, TailDropout) and key.rpartition(".")[2] == "k":
+            del tensors[key]  # checkpoints of the original package hold one
+    missing = [key for key in wanted if key not in tensors]
+    extra = [key for key in tensors if key not in wanted and not _is_new_bias(modules, key)]
+    if not missing and not extra:
+        return
+    if prefix := _prefix(tensors, wanted):
+        raise PruningError(
+            f"all keys of the state_dict begin with {prefix!r}, and those of the model do not; give "
+            f"{{key.removeprefix({prefix!r}): tensor for key, tensor in state_dict.items()}}"
+        )
+    shown = "; ".join(
+        f"{what} {', '.join(map(repr, keys[:5]))}{' and others' if len(keys) > 5 else ''}"
+        for what, keys in (("the checkpoint lacks", missing), ("the model has no", extra))
+        if keys
+    )
+    raise PruningError(f"the checkpoint is of another model than {type(model).__name__}: {shown}")
+
+
+def _prefix(tensors: Mapping[str, Tensor], wanted: Mapping[str, Any]) -> str | None:
+    """Return the text that a wrapper has put before every key, such as `model.` or `module.`; None if there is none."""
+    first = next(iter(tensors), "")
+    prefixes = [first.removesuffix(key) for key in wanted if first != key and first.endswith(f".{key}")]
+    return next((prefix for prefix in prefixes if all(key.startswith(prefix) for key in tensors)), None)
+
+
+def _is_new_bias(modules: Mapping[str, nn.Module], key: str) -> bool:
+    name, _, leaf = key.rpartition(".")
+    return leaf == "bias" and name in modules and _takes_bias(modules[name])
+
+
+def _sizes(name: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    shapes = {key: tuple(tensors[_key(name, key)].shape) for key in _held(name, module, tensors)}
+    try:
+        return attributes(module, shapes)
+    except PruningError as error:
+        what = f"{name!r} ({type(module).__name__})"
+        if ".parametrizations." in f".{name}":
+            what += ", from which another module's weight is computed (fold it first: remove_parametrizations),"
+        raise PruningError(f"{what} does not fit the checkpoint: {error}") from error
+
+
+def _resize(
+    module: nn.Module, name: str, tensors: Mapping[str, Tensor], sizes: Mapping[str, Any], made: dict[Tensor, Any]
+) -> None:
+    """Give a module tensors of the checkpoint's shapes and attributes that agree; `made` keeps tied parameters tied."""
+    for key in _held(name, module, tensors):
+        value, old = tensors[_key(name, key)], getattr(module, key)
+        if old is not None and old.shape == value.shape and not old.is_meta:
+            continue
+        like: Any = module.weight if old is None else old
+        new = torch.empty(value.shape, dtype=like.dtype, device=value.device if like.is_meta else like.device)
+        if isinstance(like, nn.Parameter):
+            new = nn.Parameter(new, requires_grad=like.requires_grad)
+        new = new if old is None else made.setdefault(old, new)
+        setattr(module, key, new)
+    for key, value in sizes.items():
+        setattr(module, key, value)
+    if isinstance(module, nn.RNNBase):
+        module.flatten_parameters()

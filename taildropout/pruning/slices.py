@@ -1,0 +1,64 @@
+"""Modules that stand where a layer was whose input could not be made smaller: they take its first features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..layer import TailDropout
+
+
+class SlicedTailDropout(TailDropout):
+    """A TailDropout of the first `features` features of its input, which has more."""
+
+    features: int
+
+    def forward(self, input: Tensor) -> Tensor:
+        first = input.narrow(self.dropout_dim, 0, self.features)
+        return super().forward(first)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        write_features(destination, prefix, self.features)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, features={self.features}"
+
+
+class Slice(nn.Module):
+    """The first `features` features of its input."""
+
+    def __init__(self, features: int, dim: int) -> None:
+        super().__init__()
+        self.features, self.dim = features, dim
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.narrow(self.dim, 0, self.features)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        write_features(destination, prefix, self.features)
+
+    def extra_repr(self) -> str:
+        return f"features={self.features}, dim={self.dim}"
+
+
+def sliced(layer: TailDropout, features: int) -> SlicedTailDropout:
+    """Return a TailDropout like `layer` of the first `features` features of its input."""
+    new = SlicedTailDropout(layer.p, layer.batch_dim, layer.dropout_dim, inplace=layer.inplace)
+    new.features = features
+    new.training = layer.training
+    return new
+
+
+def write_features(destination: Any, prefix: str, features: int) -> None:
+    """Write the number of features into the metadata of a state_dict, where it is no key."""
+    metadata = getattr(destination, "_metadata", {})
+    metadata.setdefault(prefix[:-1], {})["features"] = features
+
+
+def read_features(state_dict: Any) -> dict[str, int]:
+    """Return the number of features of every slice by the module's name, from the metadata of a state_dict."""
+    metadata = getattr(state_dict, "_metadata", {})
+    return {name: entries["features"] for name, entries in metadata.items() if "features" in entries}
