@@ -7,7 +7,7 @@ from importlib import import_module
 
 COMMANDS = {
     "run": "measure commits with asv, or this tree at once (--record), and print the table",
-    "table": "write the tables of the README and the docs from what is stored",
+    "table": "write the README's tables from the stored records and results",
     "compare": "the regression gate: is one version slower than another?",
     "history": "the commits at which a case became slower or faster",
     "calibrate": "how often the gate errs: trials of it, accumulated",

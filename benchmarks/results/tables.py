@@ -1,9 +1,12 @@
-"""The generated tables of the README and of docs/: speed, how often the gate errs, and what the examples found.
+"""Write the README's tables between their markers: speed, how often the gate errs, and what the examples found.
 
 The rows of the table of speeds are made and rendered here too, wherever the figures come from.
 """
 
+import argparse
 import json
+import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import ROOT
-from . import headline
+from ..system.files import write
 
 RECORDS = ROOT / "benchmarks" / "records"
 FINDINGS = ROOT / "examples" / "results"
@@ -143,17 +146,21 @@ def load(file: Path) -> dict[str, Any]:
     return record
 
 
-def records() -> list[dict[str, Any]]:
-    """Return every stored record; raise ValueError if there is none."""
-    found = [load(file) for file in sorted(RECORDS.glob("*.json"))]
-    if not found:
-        raise ValueError("no record is stored; make one: python -m benchmarks run --record")
-    return found
+def between(text: str, name: str, table: str) -> str:
+    """`text` with what stands between the markers of the named table replaced by `table`."""
+    start, end = f"<!-- table:{name} -->", f"<!-- /table:{name} -->"
+    if text.count(start) != 1 or text.count(end) != 1:
+        raise ValueError(f"the file must hold {start} and {end} once each")
+    head, rest = text.split(start)
+    return f"{head}{start}\n{table}\n{end}{rest.split(end)[1]}"
 
 
 def speed() -> str:
     """The tables of speed, one for each stored record."""
-    parts = [part for record in records() for part in (markdown(record_rows(record), record_title(record)), details(record))]
+    records = [load(file) for file in sorted(RECORDS.glob("*.json"))]
+    if not records:
+        raise ValueError("no record is stored; make one: python -m benchmarks run --record")
+    parts = [part for record in records for part in (markdown(record_rows(record), record_title(record)), details(record))]
     return "\n\n".join(filter(None, parts))
 
 
@@ -169,6 +176,33 @@ def gate() -> str:
 
 
 def tables() -> dict[str, str]:
-    """Return every table by the name in its markers: headline, speed, gate, and what the examples found."""
+    """Every table by the name in its markers: speed, gate, and what the examples found."""
     found = {file.stem: file.read_text().strip() for file in sorted(FINDINGS.glob("*.md"))}
-    return {"headline": headline.markdown(records(), duration), "speed": speed(), "gate": gate(), **found}
+    return {"speed": speed(), "gate": gate(), **found}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("--file", type=Path, default=ROOT / "README.md", help="the file that holds the markers")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the file is not up to date")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Write the tables, or check that they are up to date."""
+    before = after = arguments.file.read_text()
+    try:
+        written = tables()
+        for name, table in written.items():
+            after = between(after, name, table)
+        if empty := set(re.findall(r"<!-- table:(\w+) -->", before)) - set(written):
+            raise ValueError(f"nothing stored fills the table(s) {', '.join(sorted(empty))}; run examples/NAME.py of each")
+    except ValueError as error:
+        print(f"{arguments.file.name}: {error}", file=sys.stderr)
+        return 2
+    if arguments.check:
+        if after != before:
+            print(f"{arguments.file.name} is not what the records say; run: python -m benchmarks table", file=sys.stderr)
+        return int(after != before)
+    write(arguments.file, after)
+    print(f"{arguments.file.name}: wrote {len(written)} tables")
+    return 0
