@@ -53,6 +53,7 @@ html_math_renderer = "mathml"  # the default one loads a script from another sit
 html_show_sphinx = False
 html_copy_source = False
 html_show_sourcelink = False
+html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
