@@ -4,6 +4,7 @@
 #   make slow                      run the tests that take minutes
 #   make browser                   run the tests in a real browser: needs Chromium and npm
 #   make docs                      build the site into docs/_build/html, run its examples, check its links
+#   make site                      the same, with the dashboard beside it
 #   make lint                      check format, style and types; make format corrects the first two
 #   make matrix                    run the tests on every torch and Python that is supported: some 20 GB, an hour
 #   make examples                  run every example and experiment: half an hour, then some three
@@ -63,18 +64,24 @@ slow: setup
 	@"$(PYTHON)" -m pytest -n $(WORKERS) --dist worksteal -m slow $(ARGS)
 
 # Warnings are errors. Nothing needs a network: formulas, fonts and scripts come with the site.
-SPHINX = "$(PYTHON)" -m sphinx -E -W --keep-going -q
+SPHINX = PYTHONPATH="$(CURDIR)" "$(PYTHON)" -m sphinx -E -W --keep-going -q $(TAGS)
 docs: setup
-	@PYTHONPATH="$(CURDIR)" $(SPHINX) -n -b html docs docs/_build/html
-	@PYTHONPATH="$(CURDIR)" $(SPHINX) -b doctest docs docs/_build/doctest
+	@rm -rf docs/_build/html
+	@$(SPHINX) -n -b html docs docs/_build/html
+	@$(SPHINX) -b doctest docs docs/_build/doctest
 	@"$(PYTHON)" docs/links.py docs/_build/html
 	@echo "The site is in docs/_build/html; index.html is its first page."
 
-# The site with the dashboard beside it, as pages.yml publishes them.
-site: docs
-	@"$(PYTHON)" -m benchmarks dashboard
-	@rm -rf docs/_build/html/dashboard
-	@cp -R .asv/html docs/_build/html/dashboard
+# What pages.yml publishes: the site, and beside it the dashboard of what the nights have stored, once there was one.
+NIGHTS = origin/asv-results
+site: setup
+	@mkdir -p .asv
+	@test -e .asv/results || ! git rev-parse --quiet --verify $(NIGHTS) >/dev/null || \
+	  git archive $(NIGHTS) results | tar -x -C .asv
+	@if ls .asv/results/*/*.json >/dev/null 2>&1; then \
+	  "$(PYTHON)" -m benchmarks dashboard && rm -rf docs/_build/beside && mkdir -p docs/_build/beside && \
+	  cp -R .asv/html docs/_build/beside/dashboard && $(MAKE) --no-print-directory docs TAGS="-t dashboard"; \
+	else echo "No result is stored yet: the site is without the dashboard."; $(MAKE) --no-print-directory docs; fi
 
 # The dashboard and the site in a real browser: needs Chromium and npm.
 browser: setup

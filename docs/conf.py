@@ -55,6 +55,8 @@ html_copy_source = False
 html_show_sourcelink = False
 html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
+if tags.has("dashboard"):  # noqa: F821  `tags` is Sphinx's; `make site` puts the dashboard there
+    html_extra_path = ["_build/beside"]
 html_css_files = ["site.css"]
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True

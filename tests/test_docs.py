@@ -13,6 +13,7 @@ from benchmarks import ROOT
 from benchmarks import __main__ as commands
 
 DOCS = ROOT / "docs"
+GITHUB = sorted(file for end in ("yml", "md") for file in (ROOT / ".github").rglob(f"*.{end}"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 PUBLIC = [*taildropout.__all__, *taildropout.baselines.__all__]
 GIT = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="there is no git history here")
@@ -63,11 +64,11 @@ def test_a_page_names_files_that_exist(page: Path) -> None:
         assert path in examples or (ROOT / path).exists(), f"{page.name} names {path}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *GITHUB], ids=lambda page: page.name)
 def test_a_page_names_commands_that_exist(page: Path) -> None:
     text = page.read_text("utf-8")
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
-    assert set(re.findall(r"(?:`|^)make (\w+)", text, re.M)) <= targets
+    assert set(re.findall(r"(?:`|^|run: )make (\w+)", text, re.M)) <= targets
     assert set(re.findall(r"-m benchmarks ([a-z]+)", text)) <= set(commands.COMMANDS)
     for module in re.findall(r"-m (benchmarks(?:\.\w+)+)", text):
         assert (ROOT / f"{module.replace('.', '/')}.py").exists(), f"{page.name} runs {module}"
