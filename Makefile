@@ -35,7 +35,7 @@ $(VENV)/ready: constraints.txt pyproject.toml $(wildcard taildropout/selection/_
 	@echo "==> making $(VENV) (about 2 GB with torch; a few minutes the first time)"
 	@test -x "$(VENV)/bin/python" || "$(BASE)" -m venv "$(VENV)"
 	@$(PIP) install --progress-bar on -c constraints.txt torch setuptools wheel
-	@$(PIP) install --progress-bar on -c constraints.txt --no-build-isolation -e ".[bench,docs,examples,lint,plot,prune,test]"
+	@$(PIP) install --progress-bar on -c constraints.txt --no-build-isolation -e ".[bench,browser,docs,examples,lint,plot,prune,test]"
 	@touch "$@"
 
 # An environment with TORCH=2.8.0, pinned, newest or nightly, from the index TORCH_INDEX too if that is set (CPU builds are
@@ -47,7 +47,7 @@ environment:
 	@grep -vE '^(torch|triton|sympy|networkx|fsspec|filelock|setuptools)\b' constraints.txt > "$(VENV)/constraints.txt"
 	@$(PIP) install -q --upgrade $(INDEX) $(if $(filter nightly,$(TORCH)),--pre torch,$(if $(filter newest,$(TORCH)),torch,\
 	  $(if $(filter pinned,$(TORCH)),-c constraints.txt torch,torch==$(TORCH)))) "setuptools>=77" wheel
-	@$(PIP) install -q --no-build-isolation -c "$(VENV)/constraints.txt" -e ".[bench,docs,examples,lint,plot,prune,test]"
+	@$(PIP) install -q --no-build-isolation -c "$(VENV)/constraints.txt" -e ".[bench,browser,docs,examples,lint,plot,prune,test]"
 
 bench: setup
 	@"$(PYTHON)" -m benchmarks run --profile quick

@@ -1,7 +1,7 @@
 """A Sphinx extension: the docstrings, which are written to be read in an editor, as reStructuredText.
 
-`code` in single quotes may have a letter after it, as in the plural of a class. A bar is a bar, as in |x|. The docstring of a property
-is plain text, which may hold a colon.
+`code` in single quotes may have a letter after it, as in the plural of a class. A bar is a bar, as in |x|. The docstring of a
+property is plain text, which may hold a colon.
 """
 
 import re
