@@ -11,9 +11,10 @@ def mathml(node: nodes.math | nodes.math_block, *, as_block: bool = False) -> st
     """Return a formula as MathML; raise ExtensionError, with the formula, for LaTeX that docutils does not know."""
     formula = node.astext().replace(r"\dots", r"\ldots")
     try:
-        return latex2mathml.tex2mathml(formula, as_block=as_block)
+        written: str = latex2mathml.tex2mathml(formula, as_block=as_block)
     except MathError as error:
         raise ExtensionError(f"{formula!r}: {error}") from error
+    return written
 
 
 def inline(translator: HTML5Translator, node: nodes.math) -> None:
