@@ -1,6 +1,11 @@
 # Each target sets up all that it needs and can be run again after an interruption.
 #   make bench                     time the current commit, print the table, build the dashboard
-#   make test                      run the tests
+#   make test                      run the tests; ARGS="tests/package" runs some
+#   make slow                      run the tests that take minutes
+#   make browser                   run the tests in a real browser: needs Chromium and npm
+#   make docs                      build the site into docs/_build/html, run its examples, check its links
+#   make site                      the same, with the dashboard beside it
+#   make lint                      check format, style and types; make format corrects the first two
 #   make matrix                    run the tests on every torch and Python that is supported: some 20 GB, an hour
 #   make examples                  run every example and experiment: half an hour, then some three
 #   make bench PYTHON=python3      use an environment that has torch, asv and pytest already
@@ -9,11 +14,11 @@ PYTHON ?= $(VENV)/bin/python
 BASE ?= python3
 PIP := "$(VENV)/bin/python" -m pip --disable-pip-version-check
 
-.PHONY: help setup environment bench test slow browser matrix lint format examples clean
+.PHONY: help setup environment bench test slow docs site browser matrix lint format examples clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^#  *//p' Makefile
+	@sed -n '/^[^#]/q; s/^# *//p' Makefile
 
 ifeq ($(PYTHON),$(VENV)/bin/python)
 setup: $(VENV)/ready
@@ -30,7 +35,7 @@ $(VENV)/ready: constraints.txt pyproject.toml $(wildcard taildropout/selection/_
 	@echo "==> making $(VENV) (about 2 GB with torch; a few minutes the first time)"
 	@test -x "$(VENV)/bin/python" || "$(BASE)" -m venv "$(VENV)"
 	@$(PIP) install --progress-bar on -c constraints.txt torch setuptools wheel
-	@$(PIP) install --progress-bar on -c constraints.txt --no-build-isolation -e ".[bench,examples,lint,plot,prune,test]"
+	@$(PIP) install --progress-bar on -c constraints.txt --no-build-isolation -e ".[bench,browser,docs,examples,lint,plot,prune,test]"
 	@touch "$@"
 
 # An environment with TORCH=2.8.0, pinned, newest or nightly, from the index TORCH_INDEX too if that is set (CPU builds are
@@ -42,7 +47,7 @@ environment:
 	@grep -vE '^(torch|triton|sympy|networkx|fsspec|filelock|setuptools)\b' constraints.txt > "$(VENV)/constraints.txt"
 	@$(PIP) install -q --upgrade $(INDEX) $(if $(filter nightly,$(TORCH)),--pre torch,$(if $(filter newest,$(TORCH)),torch,\
 	  $(if $(filter pinned,$(TORCH)),-c constraints.txt torch,torch==$(TORCH)))) "setuptools>=77" wheel
-	@$(PIP) install -q --no-build-isolation -c "$(VENV)/constraints.txt" -e ".[bench,examples,lint,plot,prune,test]"
+	@$(PIP) install -q --no-build-isolation -c "$(VENV)/constraints.txt" -e ".[bench,browser,docs,examples,lint,plot,prune,test]"
 
 bench: setup
 	@"$(PYTHON)" -m benchmarks run --profile quick
@@ -58,7 +63,27 @@ test: setup
 slow: setup
 	@"$(PYTHON)" -m pytest -n $(WORKERS) --dist worksteal -m slow $(ARGS)
 
-# The dashboard in a real browser: needs Chromium and npm.
+# Warnings are errors. Nothing needs a network: formulas, fonts and scripts come with the site.
+SPHINX = PYTHONPATH="$(CURDIR)" "$(PYTHON)" -m sphinx -E -W --keep-going -q $(TAGS)
+docs: setup
+	@rm -rf docs/_build/html
+	@$(SPHINX) -n -b html docs docs/_build/html
+	@$(SPHINX) -b doctest docs docs/_build/doctest
+	@"$(PYTHON)" docs/links.py docs/_build/html
+	@echo "The site is in docs/_build/html; index.html is its first page."
+
+# What pages.yml publishes: the site, and beside it the dashboard of what the nights have stored, once there was one.
+NIGHTS = origin/asv-results
+site: setup
+	@mkdir -p .asv
+	@test -e .asv/results || ! git rev-parse --quiet --verify $(NIGHTS) >/dev/null || \
+	  git archive $(NIGHTS) results | tar -x -C .asv
+	@if ls .asv/results/*/*.json >/dev/null 2>&1; then \
+	  "$(PYTHON)" -m benchmarks dashboard && rm -rf docs/_build/beside && mkdir -p docs/_build/beside && \
+	  cp -R .asv/html docs/_build/beside/dashboard && $(MAKE) --no-print-directory docs TAGS="-t dashboard"; \
+	else echo "No result is stored yet: the site is without the dashboard."; $(MAKE) --no-print-directory docs; fi
+
+# The dashboard and the site in a real browser: needs Chromium and npm.
 browser: setup
 	@"$(PYTHON)" -m pytest -m browser $(ARGS)
 
@@ -82,4 +107,4 @@ examples: setup
 	@set -e; for name in $(EXAMPLES); do echo "==> examples/$$name.py"; "$(PYTHON)" examples/$$name.py; done
 
 clean:
-	rm -rf "$(VENV)" .asv build dist *.egg-info
+	rm -rf "$(VENV)" .asv build docs/_build dist *.egg-info

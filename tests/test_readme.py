@@ -1,17 +1,24 @@
-"""What the README says the examples found stands in their results: every sentence, with the figures that it rests on."""
+"""The README is short, its code runs and its links lead somewhere; every figure about the experiments is in their results."""
 
 import json
+import re
 import statistics
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+import taildropout
 from benchmarks import ROOT
 
+README = ROOT / "README.md"
+EXPERIMENTS = ROOT / "docs" / "experiments.md"
+TABLE = re.compile(r"<!-- table:([\w-]+) -->.*?<!-- /table:\1 -->", re.DOTALL)
+# Digits on the page that are no finding.
+WITHOUT_FIGURES = ["784–256–256–10", "Order begins at p = .01 and is strong from .1 on", "As p → 1", "± is a 95 % interval"]
 Results = dict[str, Any]
 ORDERED = ("TailDropout", "NestedDropout")
-# Words of the README with their figures, the example, and what its results must hold for them to be true.
+# Words of the page on experiments with their figures, the example, and what its results must hold for them to be true.
 CLAIMS: list[tuple[str, str, Callable[[Results], bool]]] = [
     (
         "its error is within .3 % of PCA's at every k",
@@ -109,7 +116,7 @@ CLAIMS: list[tuple[str, str, Callable[[Results], bool]]] = [
         lambda r: round(100 * (at(r, 0.0, "accuracy") - at(r, 0.5, "accuracy")), 1) == 0.3,
     ),
     (
-        "no layer is shown to beat none; TailDropout at p = .5 costs 1.6 points",
+        "none of the layers is shown to be better than no dropout; TailDropout at p = .5 costs 1.6 points",
         "fashion_mlp",
         lambda r: (
             round(-r["configurations"]["TailDropout .5"]["against_none"][0], 1) == 1.6
@@ -121,7 +128,7 @@ CLAIMS: list[tuple[str, str, Callable[[Results], bool]]] = [
         ),
     ),
     (
-        "with a quarter of each hidden layer keeps 83 %, where networks without an order keep at most 43 %",
+        "with a quarter of each hidden layer it keeps 83 %, where networks without an order keep at most 43 %",
         "fashion_mlp",
         lambda r: (
             round(r["configurations"]["TailDropout .5"]["narrow"][0]) == 83
@@ -177,18 +184,53 @@ def at(results: Results, p: float, name: str) -> float:
 
 
 @pytest.mark.parametrize(("words", "example", "holds"), CLAIMS, ids=[words[:40].replace("\n", "") for words, _, _ in CLAIMS])
-def test_what_the_readme_says_was_found(words: str, example: str, holds: Callable[[Results], bool]) -> None:
-    assert " ".join(words.split()) in " ".join((ROOT / "README.md").read_text().split()), (
-        "another wording: change the claim here"
-    )
-    stored = json.loads((ROOT / "examples" / "results" / f"{example}.json").read_text())
-    assert stored["size"] == "default", "the README speaks of the run at default size"
+def test_what_the_page_says_was_found(words: str, example: str, holds: Callable[[Results], bool]) -> None:
+    assert joined(words) in joined(EXPERIMENTS.read_text("utf-8")), "another wording: change the claim here"
+    stored = json.loads((ROOT / "examples" / "results" / f"{example}.json").read_text("utf-8"))
+    assert stored["size"] == "default", "the page speaks of the run at default size"
     assert holds(stored["results"])
 
 
-def test_the_claims_name_each_figure_of_the_section() -> None:
-    """A sentence with a figure that is not above is a claim without a test."""
-    section = (ROOT / "README.md").read_text().split("## Shown on real data")[1].split("\n## ")[0]
-    bullets = [line for line in " ".join(section.split()).split(" * ")[1:] if any(map(str.isdigit, line))]
-    for bullet in bullets:
-        assert any(" ".join(words.split()) in bullet for words, _, _ in CLAIMS), bullet
+def test_every_figure_of_the_page_is_a_claim_above() -> None:
+    """A sentence with a figure that no claim holds would be one without a test."""
+    page = EXPERIMENTS.read_text("utf-8")
+    text = joined(
+        "\n".join(line for line in TABLE.sub("", page).split("## In short")[1].splitlines() if not line.startswith("!["))
+    )
+    unclaimed = text
+    for words, _, _ in CLAIMS:
+        unclaimed = unclaimed.replace(joined(words), "")
+    for words in WITHOUT_FIGURES:
+        assert words in unclaimed, f"{words!r} is no longer on the page"
+        unclaimed = unclaimed.replace(words, "")
+    assert not re.findall(r".{0,60}\d.{0,20}", unclaimed)
+
+
+def test_the_readme_is_short_and_has_every_public_name() -> None:
+    text = README.read_text("utf-8")
+    assert len(text.splitlines()) <= 160
+    missing = [name for name in taildropout.__all__ if not re.search(rf"`(\w+\.)?{name}\b", text)]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_lead_to_files_and_headings(page: str) -> None:
+    text = (ROOT / page).read_text("utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = ROOT / path if path else ROOT / page
+        assert file.exists(), f"{page} links to {target}"
+        assert not anchor or anchor in anchors(file.read_text("utf-8")), f"{page} links to {target}"
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub and MyST make them."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def joined(text: str) -> str:
+    """The text on one line."""
+    return " ".join(text.split())
