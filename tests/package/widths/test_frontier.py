@@ -274,3 +274,12 @@ def test_the_search_goes_on_where_no_layer_costs_a_loss() -> None:
     search = Search((40, 50), sum, loss, 60)
     chosen = search.run([90, 60, 30, 10, 2])
     assert search.known[chosen[3]] <= 10
+
+
+def test_layers_that_cost_no_loss_are_shrunk() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), TailDropout(), nn.Linear(8, 6), TailDropout(), nn.Linear(6, 1))
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    batches = [(torch.randn(16, 4), torch.randn(16, 1)) for _ in range(2)]
+    curve = frontier(model, batches, nn.MSELoss(), cost=lambda widths: sum(widths.values()), sizes=4, max_forwards=20)
+    assert curve.choose() == {"1": 1, "3": 1}
