@@ -7,12 +7,14 @@ from torch import Tensor, nn
 
 from taildropout import (
     CensoredGeometric,
+    Frontier,
     PruningError,
     Scree,
     TailDropout,
     TailMLP,
     at_k,
     baselines,
+    frontier,
     get_scale_param,
     insert_dropout,
     keep_first,
@@ -57,6 +59,9 @@ def whole() -> int:
         assert_type(at_three.size(), int)
     found = assert_type(scree(net, "drop", batches, nn.MSELoss(), widths="log", progress=False), Scree)
     k = assert_type(found.choose(tolerance=10.0), int)
+    cost = lambda widths: float(sum(widths.values()))  # noqa: E731
+    curve = assert_type(frontier(net, batches, nn.MSELoss(), cost=cost, sizes=2, max_forwards=9, progress=False), Frontier)
+    assert_type(curve.choose(tolerance=10.0), dict[str, int])
     try:
         smaller = prune(net, "drop", max(1, k), torch.randn(5, 4))
         assert_type(prune(net, {"*": max(1, k)}, torch.randn(5, 4)), Net)
