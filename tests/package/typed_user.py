@@ -1,5 +1,6 @@
 """What someone might write with every public name: the type checkers read it, and a test runs it."""
 
+from collections.abc import Mapping
 from typing import assert_type
 
 import torch
@@ -47,6 +48,11 @@ class Net(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
+def features(widths: Mapping[str, int]) -> float:
+    """Count the features that are kept."""
+    return float(sum(widths.values()))
+
+
 def whole() -> int:
     """From nn.Dropout to a smaller network."""
     net = assert_type(replace_dropout(Net(), "drop", batch_dim=0), Net)
@@ -59,8 +65,7 @@ def whole() -> int:
         assert_type(at_three.size(), int)
     found = assert_type(scree(net, "drop", batches, nn.MSELoss(), widths="log", progress=False), Scree)
     k = assert_type(found.choose(tolerance=10.0), int)
-    cost = lambda widths: float(sum(widths.values()))  # noqa: E731
-    curve = assert_type(frontier(net, batches, nn.MSELoss(), cost=cost, sizes=2, max_forwards=9, progress=False), Frontier)
+    curve = assert_type(frontier(net, batches, nn.MSELoss(), cost=features, sizes=2, max_forwards=9, progress=False), Frontier)
     assert_type(curve.choose(tolerance=10.0), dict[str, int])
     try:
         smaller = prune(net, "drop", max(1, k), torch.randn(5, 4))
