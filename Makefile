@@ -99,12 +99,13 @@ format: setup
 	@"$(PYTHON)" -m ruff format .
 	@"$(PYTHON)" -m ruff check --fix .
 
-EXAMPLES := law masks marginal pca autoencoder width classifier overfit rates notebook \
-            moons activation_variance feedforward language_model fashion_mlp
+EXAMPLES := law masks marginal pca autoencoder width classifier overfit rates
+EXPERIMENTS := moons activation_variance feedforward language_model fashion_mlp
 
 # The last three take up to an hour each on one core; all can be interrupted and run again.
 examples: setup
-	@set -e; for name in $(EXAMPLES); do echo "==> examples/$$name.py"; "$(PYTHON)" examples/$$name.py; done
+	@set -e; for name in $(EXAMPLES) $(EXPERIMENTS:%=experiments.%); do echo "==> examples.$$name"; "$(PYTHON)" -m examples.$$name; done
+	@"$(PYTHON)" -m nbconvert --to notebook --execute --inplace examples/tour.ipynb
 
 clean:
 	rm -rf "$(VENV)" .asv build docs/_build dist *.egg-info

@@ -1,6 +1,6 @@
 """Fashion-MNIST compressed sequentially: an autoencoder whose first k numbers are the best k, for every k at once.
 
-python examples/autoencoder.py        writes examples/figures/autoencoder.png and .gif, examples/results/autoencoder.json
+python -m examples.autoencoder        writes examples/figures/autoencoder.png and .gif, examples/results/autoencoder.json
 """
 
 from collections.abc import Sequence
@@ -9,14 +9,15 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from data import CLASSES, fashion_mnist
 from matplotlib.axes import Axes
 from PIL import Image, ImageDraw
 from sklearn.metrics import roc_auc_score
-from study import BLACK, BLUE, GREEN, GREY, ORANGE, YELLOW, Study, progress, width_axis
 from torch import Tensor, nn
 
 from taildropout import TailDropout, at_k, scree
+
+from .common.data import CLASSES, fashion_mnist
+from .common.study import BLACK, BLUE, GREEN, GREY, ORANGE, YELLOW, Study, progress, width_axis
 
 SETTINGS = {
     "quick": {"samples": 512, "test_samples": 200, "epochs": 1, "hidden": 16},

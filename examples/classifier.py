@@ -1,6 +1,6 @@
 """Fashion-MNIST classified at every width: one network with TailDropout, against a network for each width and others.
 
-python examples/classifier.py        writes examples/figures/classifier.png and examples/results/classifier.json
+python -m examples.classifier        writes examples/figures/classifier.png and examples/results/classifier.json
 
 The others are networks trained at one width each; the truncated singular value decomposition of the weight that makes the
 features; and a Matryoshka loss (Kusupati et al. 2022, "Matryoshka representation learning"): the sum over nested widths,
@@ -14,12 +14,13 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from data import Data, fashion_mnist
-from study import BLACK, BLUE, GREEN, ORANGE, PURPLE, Study, median_times, progress, width_axis
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from taildropout import TailDropout, prune, scree
+
+from .common.data import Data, fashion_mnist
+from .common.study import BLACK, BLUE, GREEN, ORANGE, PURPLE, Study, median_times, progress, width_axis
 
 SETTINGS = {
     "quick": {

@@ -1,6 +1,6 @@
 """What TailDropout keeps, beside what nn.Dropout keeps, and how often each width comes: the picture of the README.
 
-python examples/law.py        writes examples/figures/law.png
+python -m examples.law        writes examples/figures/law.png
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Linear regression under dropout and under TailDropout: both solutions over p, and how far SGD strays from them.
 
-python examples/marginal.py        writes examples/figures/marginal.png and examples/results/marginal.json
+python -m examples.marginal        writes examples/figures/marginal.png and examples/results/marginal.json
 
 Left and middle: the minimum of the expected loss, in closed form (`taildropout.baselines.marginal`), for masks of 0 and 1. As
 p grows to 1, dropout tends to n regressions on one feature each, and TailDropout to regressing what is left on one feature
@@ -20,11 +20,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
-from study import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, YELLOW, Study, progress
 from torch import Tensor, nn
 
 from taildropout import CensoredGeometric, TailDropout
 from taildropout.baselines import dropout_moments, marginal_solution, tail_dropout_moments
+
+from .common.study import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, YELLOW, Study, progress
 
 ROWS, CORRELATION, NOISE, RATE = 100, 0.6, 2.0, 0.0015
 WEIGHT = [2.0, -1.5, 1.0, 1.0, -0.5, 0.5]

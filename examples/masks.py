@@ -1,6 +1,6 @@
 """What the layer does to a product of matrices: its first features, its draws, nn.Dropout's subsets and the SVD's truncation.
 
-python examples/masks.py        writes examples/figures/masks.png and examples/results/masks.json
+python -m examples.masks        writes examples/figures/masks.png and examples/results/masks.json
 
 A photograph, as a matrix, is written as a product H·W with a few features between the two, learned by gradient descent with
 the layer on H: each of its rows is a sample, and draws its own K.
@@ -13,10 +13,11 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.colors import ListedColormap
 from sklearn.datasets import load_sample_image
-from study import BLUE, GREY, ORANGE, Study, progress
 from torch import Tensor, nn
 
 from taildropout import TailDropout, keep_first
+
+from .common.study import BLUE, GREY, ORANGE, Study, progress
 
 SETTINGS = {
     "quick": {"steps": 100},

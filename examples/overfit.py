@@ -1,6 +1,6 @@
 """Far into overfitting: a wide network that has learned its training data by heart still generalises at the right width.
 
-python examples/overfit.py        writes examples/figures/overfit.png and examples/results/overfit.json
+python -m examples.overfit        writes examples/figures/overfit.png and examples/results/overfit.json
 
 A thousand images of Fashion-MNIST, a fifth of their labels drawn at random, and 1024 hidden features. Beside it stands what is
 usually done: no dropout, and the step at which the validation loss was least.
@@ -11,12 +11,13 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from data import fashion_mnist
-from study import BLACK, BLUE, GREEN, GREY, ORANGE, Study, progress, width_axis
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from taildropout import TailDropout, scree
+
+from .common.data import fashion_mnist
+from .common.study import BLACK, BLUE, GREEN, GREY, ORANGE, Study, progress, width_axis
 
 SETTINGS = {
     "quick": {"samples": 128, "validation": 128, "test_samples": 128, "hidden": 32, "steps": 40},

@@ -1,6 +1,6 @@
 """A linear autoencoder with TailDropout finds the principal directions in their order; with nn.Dropout or none it does not.
 
-python examples/pca.py        writes examples/figures/pca.png and examples/results/pca.json
+python -m examples.pca        writes examples/figures/pca.png and examples/results/pca.json
 
 Without dropout any basis of the principal subspace is as good as any other. Where every prefix of the features has to
 reconstruct as well as it can, only PCA's is left (Rippel, Gelbart & Adams 2014, "Learning ordered representations with
@@ -12,12 +12,13 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from data import digits
 from matplotlib.axes import Axes
-from study import BLACK, BLUE, GREEN, GREY, ORANGE, Study, progress
 from torch import Tensor, nn
 
 from taildropout import TailDropout, at_k
+
+from .common.data import digits
+from .common.study import BLACK, BLUE, GREEN, GREY, ORANGE, Study, progress
 
 SETTINGS = {
     "quick": {"steps": 150, "seeds": [0]},

@@ -1,6 +1,6 @@
 """Which p: what it takes from the full width, what it gives in order, and how far it shifts the mean between training and use.
 
-python examples/rates.py        writes examples/figures/rates.png and examples/results/rates.json
+python -m examples.rates        writes examples/figures/rates.png and examples/results/rates.json
 
 An MLP of 256 hidden features on 3000 images of Fashion-MNIST, few enough for regularisation to matter, for p from 1e-5 to 0.5
 and without dropout. The output of TailDropout is never rescaled, so that the next layer sees less in training than in use.
@@ -12,13 +12,14 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from data import Data, fashion_mnist
 from matplotlib.axes import Axes
-from study import BLUE, GREEN, GREY, ORANGE, Study, progress
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from taildropout import TailDropout, rate, scree
+
+from .common.data import Data, fashion_mnist
+from .common.study import BLUE, GREEN, GREY, ORANGE, Study, progress
 
 SETTINGS = {
     "quick": {

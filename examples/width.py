@@ -1,6 +1,6 @@
 """A random regression with 100 hidden units: how many does it need? The scree plot, the chosen width, the pruned network.
 
-python examples/width.py        writes examples/figures/width.png and examples/results/width.json
+python -m examples.width        writes examples/figures/width.png and examples/results/width.json
 
 The target is made by a network of 8 hidden units, of falling importance, and noise. Beside the first k features stand the
 truncations that a singular value decomposition of the weights offers, of this network and of one trained without dropout.
@@ -12,10 +12,11 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from study import BLACK, BLUE, GREEN, GREY, ORANGE, Study, median_times, progress
 from torch import Tensor, nn
 
 from taildropout import Scree, TailDropout, prune, scree
+
+from .common.study import BLACK, BLUE, GREEN, GREY, ORANGE, Study, median_times, progress
 
 SETTINGS = {
     "quick": {"steps": 100, "calls": 20},

@@ -14,18 +14,12 @@ pytest.importorskip("matplotlib", reason="the examples need matplotlib: pip inst
 pytest.importorskip("sklearn", reason="the examples need scikit-learn: pip install 'taildropout[examples]'")
 
 
-@pytest.fixture(autouse=True)
-def on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Examples import each other as scripts do."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
-
-
 def load(name: str) -> ModuleType:
-    return importlib.import_module(name)
+    return importlib.import_module(f"examples.{name}")
 
 
 def test_an_interval_and_its_p_value_are_those_of_students_t_test() -> None:
-    intervals = load("intervals")
+    intervals = load("common.intervals")
     values = [0.3, -0.1, 0.6, 0.2, 0.5]
     found, oracle = intervals.interval(values), stats.ttest_1samp(values, 0)
     assert found[1:] == pytest.approx(tuple(oracle.confidence_interval(0.95)))
@@ -42,27 +36,27 @@ def test_an_interval_holds_the_mean_95_times_in_100() -> None:
     held = [
         low <= 2 <= high
         for _, low, high in (
-            load("intervals").interval((2 + torch.randn(5, generator=generator)).tolist()) for _ in range(2000)
+            load("common.intervals").interval((2 + torch.randn(5, generator=generator)).tolist()) for _ in range(2000)
         )
     ]
     assert abs(sum(held) - 1900) < 5 * (2000 * 0.95 * 0.05) ** 0.5
 
 
 def test_holm_adjusts_each_p_value_for_those_not_below_it() -> None:
-    adjusted = load("intervals").holm({"b": 0.02, "c": 0.04, "a": 0.001, "d": 0.03})
+    adjusted = load("common.intervals").holm({"b": 0.02, "c": 0.04, "a": 0.001, "d": 0.03})
     assert list(adjusted) == ["b", "c", "a", "d"]
     assert adjusted == pytest.approx({"a": 0.004, "b": 0.06, "d": 0.06, "c": 0.06})
-    assert load("intervals").holm({"a": 0.6, "b": 0.7}) == {"a": 1.0, "b": 1.0}
+    assert load("common.intervals").holm({"a": 0.6, "b": 0.7}) == {"a": 1.0, "b": 1.0}
 
 
 def small_fashion(samples: int = 96) -> tuple[object, SimpleNamespace]:
     generator = torch.Generator().manual_seed(0)
     inputs, labels = torch.rand(samples, 784, generator=generator), torch.randint(10, (samples,), generator=generator)
-    return load("data").Data(inputs, labels, inputs, labels), SimpleNamespace(batch=32, rate=0.1, width=64)
+    return load("common.data").Data(inputs, labels, inputs, labels), SimpleNamespace(batch=32, rate=0.1, width=64)
 
 
 def test_every_configuration_starts_from_the_same_weights_and_sees_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    mlp = load("fashion_mlp")
+    mlp = load("experiments.fashion_mlp")
     data, settings = small_fashion()
     starts, seen = [], []
     whole = mlp.cross_entropy
@@ -87,7 +81,7 @@ def test_every_configuration_starts_from_the_same_weights_and_sees_the_same_batc
 
 
 def test_weight_decay_is_in_the_two_configurations_that_name_it_and_the_dropouts_behind_both_layers() -> None:
-    mlp = load("fashion_mlp")
+    mlp = load("experiments.fashion_mlp")
     assert [name for name, made in mlp.CONFIGURATIONS.items() if made.decay] == [mlp.DECAY, mlp.BOTH]
     data, settings = small_fashion()
     for name in (mlp.NONE, mlp.DECAY):
@@ -104,7 +98,7 @@ def test_weight_decay_is_in_the_two_configurations_that_name_it_and_the_dropouts
 
 
 def test_accuracy_is_measured_without_dropout_and_with_the_first_features_alone() -> None:
-    mlp = load("fashion_mlp")
+    mlp = load("experiments.fashion_mlp")
     data, _ = small_fashion()
     model = mlp.network(mlp.CONFIGURATIONS[mlp.DROPOUT])
     hidden = torch.relu(model[0](data.inputs))
@@ -119,7 +113,7 @@ def test_accuracy_is_measured_without_dropout_and_with_the_first_features_alone(
 
 def test_the_answers_are_those_that_were_put_into_the_runs() -> None:
     """Accuracies made by hand: what adds up has no interaction, and a difference larger than its noise is found."""
-    report = load("fashion_report")
+    report = load("experiments.fashion_report")
     settings = SimpleNamespace(epochs=10, longer=[5, 10], seeds=range(6), width=64)
     generator = torch.Generator().manual_seed(0)
     effects = {
@@ -154,7 +148,7 @@ def test_the_answers_are_those_that_were_put_into_the_runs() -> None:
 @pytest.mark.parametrize("layer", ["no dropout", "nn.Dropout", "TailDropout"])
 def test_the_closed_form_of_the_covariance_is_that_of_many_masks(layer: str) -> None:
     """P(false alarm) below 1e-4: 36 entries for each layer, each within 6 of its standard errors."""
-    example = load("activation_variance")
+    example = load("experiments.activation_variance")
     n, p, draws = 8, 0.3, 40_000
     torch.manual_seed(0)
     a = torch.randn(50, n).exp()
@@ -174,7 +168,7 @@ def test_the_closed_form_of_the_covariance_is_that_of_many_masks(layer: str) -> 
 
 def test_variances_follow_a_pass_in_training_mode() -> None:
     """Without dropout every closed form is the measurement itself; with one it is not, where the masks are of another."""
-    example = load("activation_variance")
+    example = load("experiments.activation_variance")
     torch.manual_seed(0)
     inputs = torch.rand(400, 784)
     plain = example.variances(example.network("no dropout", 0.5), example.moments("no dropout", 256, 0.5), inputs)
@@ -188,7 +182,7 @@ def test_variances_follow_a_pass_in_training_mode() -> None:
 
 def test_moons_are_flipped_where_they_say_and_the_test_is_not() -> None:
     """P(false alarm) below 1e-6: of 1000 labels, 200 are flipped up to 5 standard deviations."""
-    example = load("moons")
+    example = load("experiments.moons")
     settings = SimpleNamespace(**example.SETTINGS["default"] | {"noise": 0.0})
     found = example.moons(3, settings)
     sets = [found.training, found.validation, found.test]
@@ -202,7 +196,7 @@ def test_moons_are_flipped_where_they_say_and_the_test_is_not() -> None:
 
 
 def test_the_moons_network_learns_wrong_labels_by_heart_unless_it_is_kept_from_it() -> None:
-    example = load("moons")
+    example = load("experiments.moons")
     settings = SimpleNamespace(**example.SETTINGS["default"])
     plain = example.train(example.NONE, 0.0, 0, settings)
     decayed = example.train(example.DECAY, 10.0, 0, settings)
@@ -213,10 +207,10 @@ def test_the_moons_network_learns_wrong_labels_by_heart_unless_it_is_kept_from_i
 
 def test_moons_are_told_apart_far_better_than_by_chance(tmp_path: Path) -> None:
     """With a fifth of the training, and in what is committed: half of the answers would be right by chance."""
-    found = load("moons").main(["--quick", "--out", str(tmp_path)])["results"]
+    found = load("experiments.moons").main(["--quick", "--out", str(tmp_path)])["results"]
     assert len(found["test_accuracy_of_each_seed"]) == 5
     assert min(min(each) for each in found["test_accuracy_of_each_seed"].values()) > 80
-    committed = json.loads((Path(load("moons").__file__).parent / "results" / "moons.json").read_text())["results"]
+    committed = json.loads((load("common.study").EXAMPLES / "results" / "moons.json").read_text())["results"]
     means = {name: sum(each) / len(each) for name, each in committed["test_accuracy_of_each_seed"].items()}
     assert min(means.values()) > 75
     assert max(means.values()) > 90

@@ -1,7 +1,6 @@
 """The parts of the example of TailMLP: time to a loss, and networks that start alike."""
 
 import importlib
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -11,19 +10,13 @@ pytest.importorskip("matplotlib", reason="the examples need matplotlib: pip inst
 pytest.importorskip("sklearn", reason="the examples need scikit-learn: pip install 'taildropout[examples]'")
 
 
-@pytest.fixture(autouse=True)
-def on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Examples import each other as scripts do."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
-
-
 def load(name: str) -> ModuleType:
-    return importlib.import_module(name)
+    return importlib.import_module(f"examples.{name}")
 
 
 def test_the_time_to_a_loss_is_that_of_its_steps_over_those_without_dropout() -> None:
     """Two seeds. TailMLP needs twice the steps of half the time; nn.Dropout never comes down to the least of no dropout."""
-    feedforward = load("feedforward")
+    feedforward = load("experiments.feedforward")
     kinds = [(feedforward.NONE, 0.0), (feedforward.MLP, 0.5), (feedforward.DROPOUT, 0.5)]
     none, slower, never = [3.0, 2.0, 1.0, 0.5, 0.8], [3.0, 2.5, 2.0, 1.5, 0.5], [3.0, 2.0, 1.0, 0.6, 0.7]
     curves = torch.tensor([[none, none], [slower, slower], [never, never]])
@@ -44,7 +37,7 @@ def test_the_time_to_a_loss_is_that_of_its_steps_over_those_without_dropout() ->
 def test_networks_of_a_seed_start_alike_and_another_training_is_not_taken_for_taildropouts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    feedforward = load("feedforward")
+    feedforward = load("experiments.feedforward")
     network, starts = feedforward.network, []
     for kind in feedforward.LOOKS:
         torch.manual_seed(0)
@@ -52,7 +45,7 @@ def test_networks_of_a_seed_start_alike_and_another_training_is_not_taken_for_ta
     for others in starts[1:]:
         assert all(torch.equal(mine, its) for mine, its in zip(starts[0], others, strict=True))
     settings = feedforward.Study("feedforward", "", feedforward.SETTINGS, ["--quick"]).settings
-    data = load("data").Data(torch.rand(64, 784), torch.randint(10, (64,)), torch.rand(1, 784), torch.tensor([1]))
+    data = load("common.data").Data(torch.rand(64, 784), torch.randint(10, (64,)), torch.rand(1, 784), torch.tensor([1]))
     assert feedforward.apart(0.5, data, settings) < 1e-5
     monkeypatch.setattr(feedforward, "network", lambda kind, *at: network({"TailDropout": "nn.Dropout"}.get(kind, kind), *at))
     with pytest.raises(RuntimeError, match="not rounding"):

@@ -1,6 +1,7 @@
 """The language model of the examples: what it reads, that no character sees a later one, its cuts, and what it says."""
 
 import copy
+import importlib
 import json
 import math
 from pathlib import Path
@@ -22,13 +23,9 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
-def model_of() -> Any:
-    """The example as a module; examples import each other as scripts do."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EXAMPLES))
-        import language_model
-
-        yield language_model
+def model_of() -> ModuleType:
+    """The example as a module."""
+    return importlib.import_module("examples.experiments.language_model")
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +235,7 @@ def test_a_pruned_network_is_the_network_at_that_width(model_of: ModuleType, set
 
 
 def test_peak_memory_is_the_most_there_is_at_a_time(model_of: ModuleType) -> None:
-    from language_measures import peak_memory
+    from examples.experiments.language_measures import peak_memory
 
     x = torch.randn(1_000_000)
     kept = []
@@ -253,7 +250,7 @@ def test_peak_memory_is_the_most_there_is_at_a_time(model_of: ModuleType) -> Non
 
 
 def test_what_is_said_follows_from_the_results(model_of: ModuleType, written: Path, settings: SimpleNamespace) -> None:
-    from language_report import IN_FFN, analyse, say
+    from examples.experiments.language_report import IN_FFN, analyse, say
 
     results = json.loads((written / "results" / "language_model.json").read_text())["results"]
 

@@ -32,19 +32,22 @@ def interval(values: Sequence[float]) -> Interval:
     """Student's t interval for the mean, 95 %: of a value for each seed, or of a difference where seeds are paired.
 
     Raises:
-        statistics.StatisticsError: if there are fewer than two values.
+        ValueError: if there are fewer than two values.
     """
-    mean, error = statistics.fmean(values), statistics.stdev(values) / len(values) ** 0.5
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * error
-    return Interval(mean, mean - half, mean + half)
+    if len(values) < 2:
+        raise ValueError(f"values has {len(values)} element(s); an interval needs at least two seeds")
+    mean = statistics.fmean(values)
+    if len(set(values)) == 1:  # without spread, for which scipy's interval is NaN
+        return Interval(mean, mean, mean)
+    ends = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    return Interval(mean, float(ends.low), float(ends.high))
 
 
 def p_value(differences: Sequence[float]) -> float:
-    """Of the two-sided paired t test that their mean is 0."""
-    mean, error = statistics.fmean(differences), statistics.stdev(differences) / len(differences) ** 0.5
-    if error == 0:
-        return float(mean == 0)
-    return float(2 * stats.t.sf(abs(mean / error), len(differences) - 1))
+    """p-value of the two-sided paired t test of a mean difference of 0; 1 or 0 where the differences have no spread."""
+    if len(set(differences)) == 1:
+        return float(differences[0] == 0)
+    return float(stats.ttest_1samp(differences, 0).pvalue)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

@@ -5,9 +5,10 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from intervals import Interval, holm, interval, p_value
 from matplotlib.axes import Axes
-from study import BLACK, BLUE, GREY, ORANGE
+
+from ..common.intervals import Interval, holm, interval, p_value
+from ..common.study import BLACK, BLUE, GREY, ORANGE
 
 NONE, DROPOUT, DECAY, BOTH = "no dropout", "nn.Dropout (.5, .5)", "weight decay", "nn.Dropout (.5, .5) + weight decay"
 SWAPPED = [("nn.Dropout (.1, .5)", "nn.Dropout (.5, .1)"), ("nn.Dropout (.1, .9)", "nn.Dropout (.9, .1)")]

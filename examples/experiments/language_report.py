@@ -6,9 +6,10 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from intervals import Interval, holm, interval, p_value
 from matplotlib.axes import Axes
-from study import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, YELLOW, width_axis
+
+from ..common.intervals import Interval, holm, interval, p_value
+from ..common.study import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, YELLOW, width_axis
 
 NONE, CUT, IN_FFN = "no dropout", ", pruned", "nn.Dropout .5 in the FFN"
 TAILS = {"TailDropout .1": 0.1, "TailDropout .5": 0.5}

@@ -1,6 +1,6 @@
 """A feed-forward network on Fashion-MNIST to the same validation loss: TailMLP, TailDropout, nn.Dropout and no dropout.
 
-python examples/feedforward.py        writes examples/figures/feedforward.png, and .json and .md in examples/results
+python -m examples.experiments.feedforward        writes examples/figures/feedforward.png, and .json and .md in examples/results
 
 784 – features – (4 · features) – features – 10 with GELU; the middle is the feed-forward block of a transformer, with or
 without a dropout layer behind its activation. Networks of one seed start from the same weights and see the same batches.
@@ -16,14 +16,15 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from data import Data, fashion_mnist
-from intervals import Interval, interval
 from matplotlib.ticker import MaxNLocator
-from study import BLACK, BLUE, GREEN, ORANGE, Study, median_times, progress
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from taildropout import TailMLP
+
+from ..common.data import Data, fashion_mnist
+from ..common.intervals import Interval, interval
+from ..common.study import BLACK, BLUE, GREEN, ORANGE, Study, median_times, progress
 
 SETTINGS = {
     "quick": {

@@ -1,6 +1,6 @@
 """Two moons whose labels are partly wrong, and a network large enough to learn them by heart: what keeps it from doing so?
 
-python examples/moons.py        writes examples/figures/moons.png and examples/results/moons.json and .md
+python -m examples.experiments.moons        writes examples/figures/moons.png and examples/results/moons.json and .md
 
 2 – 128 – 128 – 2 on 200 points, a fifth of their labels flipped: nothing, weight decay, nn.Dropout or TailDropout, these behind
 both hidden layers. How strong each is, is chosen on 1000 other points with flipped labels; judged it is on right ones.
@@ -13,14 +13,15 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from intervals import holm, interval, p_value
 from matplotlib.figure import Figure
 from sklearn.datasets import make_moons
-from study import BLACK, BLUE, GREEN, GREY, ORANGE, Study, progress
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from taildropout import TailDropout, at_k
+
+from ..common.intervals import holm, interval, p_value
+from ..common.study import BLACK, BLUE, GREEN, GREY, ORANGE, Study, progress
 
 SETTINGS = {
     "quick": {"seeds": [0, 1], "choosing_seeds": [100], "steps": 200, "strengths": 2, "grid": 40},

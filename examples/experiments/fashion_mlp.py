@@ -1,6 +1,6 @@
 """What each dropout does to a small network: an MLP on Fashion-MNIST under all of them, seed by seed beside each other.
 
-python examples/fashion_mlp.py        writes examples/figures/fashion_mlp.png and examples/results/fashion_mlp.json and .md
+python -m examples.experiments.fashion_mlp        writes figures/ and results/ fashion_mlp under examples/
 
 784 – 256 – 256 – 10, SGD with step .1 on batches of 256, ten epochs, pixels in [0, 1]. A dropout stands behind each hidden
 layer. For a seed every network starts from the same weights and sees the same batches, so that differences are paired. Only the
@@ -12,14 +12,15 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from data import Data, fashion_mnist
-from fashion_report import BOTH, DECAY, DROPOUT, NONE, Run, analyse, draw, say, table
-from study import Study, median_times, progress
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from taildropout import TailDropout, at_k
 from taildropout.baselines import DropConnectLinear, InvertedDropout, NestedDropout, StochasticReLU
+
+from ..common.data import Data, fashion_mnist
+from ..common.study import Study, median_times, progress
+from .fashion_report import BOTH, DECAY, DROPOUT, NONE, Run, analyse, draw, say, table
 
 SETTINGS = {
     "quick": {

@@ -1,9 +1,9 @@
 """What every example shares: its command line, its sizes, progress, stored parts, and the figure and JSON that it writes.
 
-python examples/NAME.py            writes figures/NAME.png, results/NAME.json and, where there is a table, results/NAME.md;
+python -m examples.NAME            writes figures/NAME.png, results/NAME.json and, where there is a table, results/NAME.md;
                                    can be interrupted and run again
-python examples/NAME.py --quick    seconds, to see that it runs; writes under examples/stored/quick/
-python examples/NAME.py --full     longer, more data; writes under examples/stored/full/
+python -m examples.NAME --quick    seconds, to see that it runs; writes under examples/stored/quick/
+python -m examples.NAME --full     longer, more data; writes under examples/stored/full/
 """
 
 import argparse
@@ -29,7 +29,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-HERE = Path(__file__).parent
+EXAMPLES = Path(__file__).parents[1]
 # Okabe & Ito's colours, told apart also by those who see red and green alike; markers tell them apart in grey.
 BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, GREY, BLACK = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C8C8C", "#000000",
@@ -60,7 +60,7 @@ class Study:
         self.script = Path(script)
         self.name = self.script.stem
         self.size = given.size or "default"
-        self.out = given.out or (HERE if self.size == "default" else HERE / "stored" / self.size)
+        self.out = given.out or (EXAMPLES if self.size == "default" else EXAMPLES / "stored" / self.size)
         self.chosen = settings["default"] | settings.get(self.size, {})
         self.settings = SimpleNamespace(**self.chosen)
         self.started, self.processor_started = time.perf_counter(), time.process_time()
@@ -80,9 +80,14 @@ class Study:
             return compute()
         import taildropout
 
-        code = [self.script, HERE / "data.py", HERE / "study.py", *sorted(Path(taildropout.__file__).parent.rglob("*.py"))]
+        code = [
+            self.script,
+            EXAMPLES / "common" / "data.py",
+            Path(__file__),
+            *sorted(Path(taildropout.__file__).parent.rglob("*.py")),
+        ]
         text = json.dumps([self.chosen, torch.__version__], default=str) + "".join(path.read_text() for path in code)
-        folder = (HERE / "stored" if self.out == HERE else self.out) / "parts"
+        folder = (EXAMPLES / "stored" if self.out == EXAMPLES else self.out) / "parts"
         path = folder / f"{self.name}-{part}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.pt"
         if path.exists():
             print(f"{part}: taken from {path}", flush=True)

@@ -1,6 +1,6 @@
 """The variance that dropout gives to every layer's activations, over training, beside its closed form.
 
-python examples/activation_variance.py        writes figures/ and results/ activation_variance under examples
+python -m examples.experiments.activation_variance        writes figures/ and results/ activation_variance under examples
 
 The mask m of a layer is independent of its input a, so that the mean and the covariance of what it gives need no more than the
 moments of both (⊙ is elementwise):
@@ -18,15 +18,16 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from data import fashion_mnist
-from intervals import interval
 from matplotlib.figure import Figure
-from study import BLACK, BLUE, GREY, ORANGE, Study, progress
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from taildropout import TailDropout
 from taildropout.baselines import dropout_moments, tail_dropout_moments
+
+from ..common.data import fashion_mnist
+from ..common.intervals import interval
+from ..common.study import BLACK, BLUE, GREY, ORANGE, Study, progress
 
 SETTINGS = {
     "quick": {"seeds": [0, 1], "steps": [0, 5, 10], "images": 512},

@@ -1,6 +1,6 @@
 """A small transformer that predicts the next character of Python's own library, under each of the dropouts.
 
-python examples/language_model.py        writes examples/figures/language_model.png, examples/results/language_model.*
+python -m examples.experiments.language_model        writes figures/ and results/ language_model under examples/
 
 Nothing is downloaded: the text is that of the standard library of the Python that runs this, some modules to train on and
 others to validate on. nn.Dropout and LearnedDropout stand where they are meant for, on what attention and the feed-forward
@@ -18,14 +18,15 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
-from language_measures import at_widths, costs, cut, judge_cut, loss_at, parameters, widths_of
-from language_report import CUT, IN_FFN, NONE, TAILS, analyse, draw, say, table
-from study import Study, progress, rounded
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 from taildropout import Scree, TailMLP
 from taildropout.baselines import LearnedDropout
+
+from ..common.study import Study, progress, rounded
+from .language_measures import at_widths, costs, cut, judge_cut, loss_at, parameters, widths_of
+from .language_report import CUT, IN_FFN, NONE, TAILS, analyse, draw, say, table
 
 SETTINGS = {
     "quick": {

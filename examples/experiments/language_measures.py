@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from study import median_times
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from taildropout import TailDropout, TailMLP, at_k, prune, scree
+
+from ..common.study import median_times
 
 Loss = Callable[[nn.Module], float]  # of a whole text
 

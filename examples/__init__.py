@@ -1,0 +1,1 @@
+"""A script for each figure: `python -m examples.law`."""

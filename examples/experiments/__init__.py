@@ -1,0 +1,1 @@
+"""The long ones, which compare the dropouts with each other: `python -m examples.experiments.moons`."""
