@@ -1,1 +1,12 @@
-"""The unattended night: measure, judge, test the law, publish, report."""
+"""The unattended night: measure, compare, test the law of K, publish and report, without losing a result.
+
+job         one night at a time, and a report whatever happens
+night       the steps in their order
+journal     the report and the stored state, committed after every step
+measuring   the newest commit and those that earlier nights missed
+bases       what HEAD is compared with
+steps, law  what each step runs, in a process of its own
+findings, github_issues    what maintainers are told
+report, state    what a night says, and what it stores for the next one
+branch, remote, worktree, repository, merging    the branch that keeps the results
+"""

@@ -1,9 +1,9 @@
-"""Tells maintainers through GitHub's issues, by its command `gh`: one open issue per finding, however often it is found.
+"""Report findings as GitHub issues with the command `gh`: one open issue per finding, however many nights find it.
 
-    python3 -m benchmarks.nightly.github_issues DEVICE      the nightly job has failed before it could say so itself
+    python3 -m benchmarks.nightly.github_issues DEVICE      report that the nightly job on DEVICE ended without a report
 
-An issue is known by its title. What is found again is a comment, unless the issue has it already. This file needs nothing
-but Python, so that it works where nothing could be installed.
+An issue is identified by its title. A finding whose issue is open becomes a comment, unless that issue contains the same
+report already. This file imports only the standard library, so it works where nothing else could be installed.
 """
 
 import json
@@ -15,115 +15,119 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-OPEN = 1000  # issues that are looked through
-PATIENCE = 120  # seconds for a call
+LAW_TESTS = "tests/package/test_law.py"
+MAX_ISSUES = 1000  # open issues that are searched
+GH_TIMEOUT = 120  # seconds per call of gh
 
 
-class AlarmTrouble(Exception):
-    """Nobody could be told."""
+class CannotReport(Exception):
+    """gh is missing or failed, so no maintainer was notified."""
 
 
 @dataclass(frozen=True)
-class Alarm:
-    """A finding. Two alarms with the same title are one finding, with the same key as well they are one report of it."""
+class Finding:
+    """A problem that maintainers should know. The same title is the same issue; the same title and key is the same report."""
 
     title: str
     text: str
     key: str
 
     def body(self) -> str:
-        """What the issue says, with where it comes from and a mark by which it is known again."""
-        return "\n\n".join(filter(None, [self.text, run_link(), self.mark()]))
+        """Return the text of the issue or comment, with a link to the run and the marker."""
+        return "\n\n".join(filter(None, [self.text, run_link(), self.marker()]))
 
-    def mark(self) -> str:
-        """Not seen by readers."""
+    def marker(self) -> str:
+        """Return the HTML comment, invisible to readers, by which this report is recognised."""
         return f"<!-- nightly {self.key} -->"
 
 
-def slower(case: str, findings: Sequence[str], base: str, head: str) -> Alarm:
-    """A case has become slower."""
-    listed = "\n".join(f"* {finding}" for finding in findings)
+def slower(case: str, changes: Sequence[str], base: str, head: str) -> Finding:
+    """Return the finding that a case is slower at `head` than at `base`; `changes` says by how much."""
+    items = "\n".join(f"* {change}" for change in changes)
     text = (
-        f"The nightly gate finds `{case}` slower at {head}:\n\n{listed}\n\nTo see it: "
-        f"`python -m benchmarks compare {base[:12]} {head[:12]} --case {case}`; CONTRIBUTING.md says how to find the commit. "
-        "Close this once it is mended, or accepted."
+        f"The nightly gate finds `{case}` slower at {head}:\n\n{items}\n\nTo reproduce: "
+        f"`python -m benchmarks compare {base[:12]} {head[:12]} --case {case}`. CONTRIBUTING.md says how to find the commit. "
+        "Close this issue when the slowdown is fixed or accepted."
     )
-    return Alarm(f"Slower: {case}", text, f"{base[:12]} {head[:12]}")
+    return Finding(f"Slower: {case}", text, f"{base[:12]} {head[:12]}")
 
 
-def unlawful(line: str, head: str, seeds: Sequence[int]) -> Alarm:
-    """The draws of K are wrong."""
-    seed = f"TAILDROPOUT_SEED={seeds[0]} python -m pytest tests/test_law.py"
-    return Alarm("K does not follow its law", f"At {head}: {line}\n\nTo see it: `{seed}`", f"{head[:12]} {seeds[0]}")
+def wrong_law(line: str, head: str, seeds: Sequence[int]) -> Finding:
+    """Return the finding that K does not follow its law at `head`; `line` is the result of the statistical tests."""
+    command = f"TAILDROPOUT_SEED={seeds[0]} python -m pytest {LAW_TESTS}"
+    text = f"At {head}: {line}\n\nTo reproduce: `{command}`"
+    return Finding("K does not follow its law", text, f"{head[:12]} {seeds[0]}")
 
 
-def failed(device: str, text: str, head: str = "") -> Alarm:
-    """The job itself did not do what it should."""
-    return Alarm(f"The nightly job fails ({device})", text, f"{head[:12]} {os.environ.get('GITHUB_RUN_ID', '')}".strip())
+def job_failed(device: str, text: str, head: str = "") -> Finding:
+    """Return the finding that the nightly job itself failed."""
+    key = f"{head[:12]} {os.environ.get('GITHUB_RUN_ID', '')}".strip()
+    return Finding(f"The nightly job fails ({device})", text, key)
 
 
 def run_link() -> str:
-    """Where GitHub shows the run; empty elsewhere."""
-    known = [os.environ.get(f"GITHUB_{name}", "") for name in ("SERVER_URL", "REPOSITORY", "RUN_ID")]
-    return "Run: {}/{}/actions/runs/{}".format(*known) if all(known) else ""
+    """Return a link to the run on GitHub; an empty text outside GitHub Actions."""
+    parts = [os.environ.get(f"GITHUB_{name}", "") for name in ("SERVER_URL", "REPOSITORY", "RUN_ID")]
+    return "Run: {}/{}/actions/runs/{}".format(*parts) if all(parts) else ""
 
 
-def tell(alarms: Iterable[Alarm], root: Path) -> list[str]:
-    """Open or update an issue for each; what was done. Raises AlarmTrouble."""
-    alarms = list(alarms)
-    if not alarms:
+def report(findings: Iterable[Finding], root: Path) -> list[str]:
+    """Open or update an issue for each finding; return a line per finding that says which. Raises CannotReport."""
+    findings = list(findings)
+    if not findings:
         return []
-    listed = gh(root, "issue", "list", "--state", "open", "--limit", str(OPEN), "--json", "number,title")
-    numbers = {issue["title"]: str(issue["number"]) for issue in parsed(listed)}
-    done = []
-    for alarm in alarms:
-        number = numbers.get(alarm.title)
+    issues = parse_json(gh(root, "issue", "list", "--state", "open", "--limit", str(MAX_ISSUES), "--json", "number,title"))
+    numbers = {issue["title"]: str(issue["number"]) for issue in issues}
+    lines = []
+    for finding in findings:
+        number = numbers.get(finding.title)
         if number is None:
-            gh(root, "issue", "create", "--title", alarm.title, "--body-file", "-", given=alarm.body())
-            done.append(f"opened: {alarm.title}")
+            gh(root, "issue", "create", "--title", finding.title, "--body-file", "-", stdin=finding.body())
+            lines.append(f"issue opened: {finding.title}")
             continue
-        known = parsed(gh(root, "issue", "view", number, "--json", "body,comments"))
-        if any(alarm.mark() in text for text in [known["body"], *(comment["body"] for comment in known["comments"])]):
-            done.append(f"known already: {alarm.title}")
+        issue = parse_json(gh(root, "issue", "view", number, "--json", "body,comments"))
+        if any(finding.marker() in text for text in [issue["body"], *(comment["body"] for comment in issue["comments"])]):
+            lines.append(f"issue reports this already: {finding.title}")
         else:
-            gh(root, "issue", "comment", number, "--body-file", "-", given=alarm.body())
-            done.append(f"added to: {alarm.title}")
-    return done
+            gh(root, "issue", "comment", number, "--body-file", "-", stdin=finding.body())
+            lines.append(f"comment added to issue: {finding.title}")
+    return lines
 
 
-def gh(root: Path, *words: str, given: str = "") -> str:
-    """What gh prints; AlarmTrouble where it cannot be run or fails."""
+def gh(root: Path, *args: str, stdin: str = "") -> str:
+    """Run gh in `root` and return its output. Raises CannotReport."""
     try:
         done = subprocess.run(
-            ["gh", *words], cwd=root, input=given, capture_output=True, text=True, check=False, timeout=PATIENCE
+            ["gh", *args], cwd=root, input=stdin, capture_output=True, text=True, check=False, timeout=GH_TIMEOUT
         )
     except FileNotFoundError:
-        raise AlarmTrouble("there is no command gh; install it, or leave --issues out") from None
+        raise CannotReport("the command gh is not installed; install it, or leave out --issues") from None
     except subprocess.TimeoutExpired:
-        raise AlarmTrouble(f"gh {words[0]} {words[1]} was not done after {PATIENCE} s") from None
+        raise CannotReport(f"gh {args[0]} {args[1]} did not end within {GH_TIMEOUT} s") from None
     if done.returncode:
-        raise AlarmTrouble(f"gh {words[0]} {words[1]} failed: {' '.join(done.stderr.split()) or done.returncode}")
+        error = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        raise CannotReport(f"gh {args[0]} {args[1]} failed: {error}")
     return done.stdout
 
 
-def parsed(text: str) -> Any:
-    """gh's JSON; AlarmTrouble if it is none."""
+def parse_json(text: str) -> Any:
+    """Return the value of gh's output. Raises CannotReport if it is not JSON."""
     try:
         return json.loads(text)
     except ValueError:
-        raise AlarmTrouble(f"gh printed no JSON: {text[:200]!r}") from None
+        raise CannotReport(f"gh printed something other than JSON: {text[:200]!r}") from None
 
 
-def main(words: Sequence[str]) -> int:
-    """Tell that the job has failed without a word of its own; 0 if somebody was told."""
-    if len(words) != 1 or words[0].startswith("-"):
+def main(args: Sequence[str]) -> int:
+    """Report that the job on a device failed without a report of its own; return 0 if that worked, else 2."""
+    if len(args) != 1 or args[0].startswith("-"):
         print(__doc__, file=sys.stderr)
         return 2
-    text = "The nightly job ended before it could say what was wrong: it was killed, or could not be set up. Its log says more."
+    text = "The nightly job ended without a report: it was killed, or could not be set up. The log of the run says more."
     try:
-        print(*tell([failed(words[0], text)], Path.cwd()), sep="\n")
-    except AlarmTrouble as error:
-        print(f"Nobody was told: {error}", file=sys.stderr)
+        print(*report([job_failed(args[0], text)], Path.cwd()), sep="\n")
+    except CannotReport as error:
+        print(f"Could not report the failure: {error}", file=sys.stderr)
         return 2
     return 0
 

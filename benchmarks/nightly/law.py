@@ -1,6 +1,7 @@
-"""The statistical tests of the law of K at full size, on a fresh seed; what fails is tried once more on a second one.
+"""The statistical tests of the law of K at full size, on a fresh seed. A test that fails is repeated once on a second seed.
 
-The tests are one family with a false-alarm rate of 1e-4 (tests/checks.py), so that a test that fails twice is no chance.
+The tests are one family with a false-alarm rate of 1e-4 (tests/checks.py), so a test that fails on both seeds did not
+fail by chance.
 """
 
 import sys
@@ -13,18 +14,18 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from ..gate.rule import FAILED, PASS
-from ..system import process_group as leash
+from ..system import process_group
 from ..system.errors import CannotMeasure
+from .github_issues import LAW_TESTS
 from .state import REJECTED, Outcome
 
-TESTS = "tests/test_law.py"
-DRAWS = 10_000_000  # of the cells at full size
-WHOLE_FAMILY = "test_holm"  # judges the cells that ran beside it, and so says nothing alone
+DRAWS = 10_000_000  # in a test at full size
+FAMILY_TEST = "test_holm"  # judges the tests that ran in the same process, so it decides nothing when it runs alone
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run of the tests: how many ran, and those that failed with what they say."""
+class PytestRun:
+    """One run of the tests: their number, and the message of each test that failed, by its name."""
 
     ran: int
     failures: dict[str, str]
@@ -32,18 +33,21 @@ class Run:
 
 
 def check(root: Path, commit: str, seeds: Sequence[int], seconds: float, select: Sequence[str] = ()) -> Outcome:
-    """Run the tests of the working tree, which is at `commit`; `select` are further words for pytest. Raises OutOfTime."""
+    """Run the tests on the working tree, whose commit is `commit`; `select` holds further arguments of pytest.
+
+    Raises OutOfTime, or CannotMeasure if pytest cannot run the tests.
+    """
     end = time.monotonic() + seconds
-    first = run(root, [TESTS, *select], seeds[0], seconds)
+    first = run_tests(root, [LAW_TESTS, *select], seeds[0], seconds)
     if not first.ran:
         return Outcome(FAILED, "no statistical test ran")
     line = f"{first.ran} tests with up to {DRAWS:.0e} draws, seed {seeds[0]}"
     rejected: list[str] = []
     if first.failures:
-        cells = [name for name in first.failures if name != WHOLE_FAMILY] or [*first.failures]
-        again = run(root, [f"{TESTS}::{name}" for name in cells], seeds[1], end - time.monotonic())
-        rejected = [name for name in cells if name in again.failures or name == WHOLE_FAMILY]
-        line += f"; {len(cells)} failed, and {len(rejected)} of them on seed {seeds[1]} too"
+        names = [name for name in first.failures if name != FAMILY_TEST] or [*first.failures]
+        second = run_tests(root, [f"{LAW_TESTS}::{name}" for name in names], seeds[1], end - time.monotonic())
+        rejected = [name for name in names if name in second.failures or name == FAMILY_TEST]
+        line += f"; {len(names)} failed, and {len(rejected)} of them on seed {seeds[1]} too"
     stored = {
         "version": 1,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -57,25 +61,25 @@ def check(root: Path, commit: str, seeds: Sequence[int], seconds: float, select:
     return Outcome(REJECTED if rejected else PASS, line, markdown=text, junit=first.junit, shown={"law.json": stored})
 
 
-def run(root: Path, words: Sequence[str], seed: int, seconds: float) -> Run:
-    """Run pytest; CannotMeasure if it could not run the tests at all."""
+def run_tests(root: Path, args: Sequence[str], seed: int, seconds: float) -> PytestRun:
+    """Run pytest with `args` on a seed. Raises OutOfTime, or CannotMeasure if pytest cannot run the tests."""
     with tempfile.TemporaryDirectory(prefix="taildropout-law-") as folder:
         file = Path(folder, "junit.xml")
         options = ["-q", "-p", "no:cacheprovider", "-o", "junit_logging=no", f"--junitxml={file}"]
-        command = [sys.executable, "-m", "pytest", *options, *words]
-        code, said = leash.run(command, seconds, root, TAILDROPOUT_SEED=str(seed))
+        command = [sys.executable, "-m", "pytest", *options, *args]
+        code, stderr = process_group.run(command, seconds, root, TAILDROPOUT_SEED=str(seed))
         if code not in (0, 1) or not file.exists():
-            raise CannotMeasure(f"pytest could not run {TESTS} (exit code {code}): {said or 'its message stands in the log'}")
-        return read(file.read_text())
+            raise CannotMeasure(f"pytest could not run {LAW_TESTS} (exit code {code}): {stderr or 'the log says why'}")
+        return parse_junit(file.read_text())
 
 
-def read(text: str) -> Run:
-    """What pytest's JUnit says."""
+def parse_junit(text: str) -> PytestRun:
+    """Return the run that pytest's JUnit XML describes."""
     failures, ran = {}, 0
     for case in ElementTree.fromstring(text).iter("testcase"):
-        problem = next((each for kind in ("failure", "error") if (each := case.find(kind)) is not None), None)
+        failure = next((element for element in case if element.tag in ("failure", "error")), None)
         ran += case.find("skipped") is None
-        if problem is not None:
-            failures[case.get("name", "")] = (problem.get("message") or "").split("\n")[0]
-            problem.text = None  # the traceback is in the log
-    return Run(ran, failures, text)
+        if failure is not None:
+            failures[case.get("name", "")] = (failure.get("message") or "").split("\n")[0]
+            failure.text = None  # the traceback is in the log
+    return PytestRun(ran, failures, text)

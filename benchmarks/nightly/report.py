@@ -1,4 +1,4 @@
-"""What a night says in the end: a Markdown summary with the worst first, JUnit, and an exit code."""
+"""The report of a night: a Markdown summary with the worst outcome first, JUnit, and an exit code."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,15 @@ from xml.etree import ElementTree
 from ..gate.rule import FAILED, PASS, REGRESSED, UNSTABLE
 from .state import REJECTED, SKIPPED, VOID, WORST_FIRST, Outcome
 
-EXIT = {VOID: 2, REGRESSED: 1, REJECTED: 1, FAILED: 2, UNSTABLE: 3}  # else 0
+EXIT_CODES = {VOID: 2, REGRESSED: 1, REJECTED: 1, FAILED: 2, UNSTABLE: 3}  # 0 for every other verdict
+JUNIT_TAGS = {
+    REGRESSED: "failure",
+    REJECTED: "failure",
+    VOID: "error",
+    FAILED: "error",
+    UNSTABLE: "error",
+    SKIPPED: "skipped",
+}
 TITLES = {
     "measure": "newest commit",
     "canary": "canary",
@@ -19,18 +27,18 @@ TITLES = {
     "issues": "issues",
     "night": "the job itself",
 }
-MEANING = {
-    VOID: "the gate did not see a slowdown that was planted, so that its verdicts mean nothing",
-    REGRESSED: "something has become slower",
+MEANINGS = {
+    VOID: "the gate did not see an injected slowdown, so its verdicts mean nothing",
+    REGRESSED: "at least one case is slower",
     REJECTED: "K does not follow its law",
-    FAILED: "not everything could be done",
+    FAILED: "at least one step failed",
     UNSTABLE: "the machine was too noisy for a verdict: not a pass",
 }
 
 
 @dataclass
 class Report:
-    """What the steps of a night found, by their names, and what had to be mended on the way."""
+    """The outcomes of a night's steps, by the steps' names, and notes about what the night had to repair."""
 
     device: str
     head: str
@@ -39,78 +47,67 @@ class Report:
     machine: str = ""
 
     def verdict(self) -> str:
-        """The worst there is."""
+        """Return the worst verdict of all steps."""
         return min((outcome.verdict for outcome in self.outcomes.values()), key=WORST_FIRST.index, default=SKIPPED)
 
-    def quiet(self) -> bool:
-        """Whether there was nothing new; that the pages were made again does not count."""
-        nothing = {"publish": (SKIPPED, PASS)}
-        return all(outcome.verdict in nothing.get(name, (SKIPPED,)) for name, outcome in self.outcomes.items())
+    def nothing_new(self) -> bool:
+        """Return True if every step was skipped, except that the pages may have been published again."""
+        allowed = {"publish": (SKIPPED, PASS)}
+        return all(outcome.verdict in allowed.get(name, (SKIPPED,)) for name, outcome in self.outcomes.items())
 
     def exit_code(self) -> int:
-        """0 fine, 1 slower or wrong, 2 void or something could not be done, 3 unstable."""
-        return EXIT.get(self.verdict(), 0)
+        """Return 0 for no problem, 1 for slower or wrong, 2 for void or failed, 3 for unstable."""
+        return EXIT_CODES.get(self.verdict(), 0)
 
-    def ordered(self) -> list[tuple[str, Outcome]]:
-        """Worst first."""
+    def worst_first(self) -> list[tuple[str, Outcome]]:
+        """Return the steps and their outcomes, the worst first."""
         return sorted(self.outcomes.items(), key=lambda item: WORST_FIRST.index(item[1].verdict))
 
     def headline(self) -> str:
-        """The night in a sentence."""
-        if self.quiet():
+        """Return the result of the night in one sentence."""
+        if self.nothing_new():
             return f"nothing new since commit {self.head[:8]}"
-        return f"{self.verdict()}: {MEANING.get(self.verdict(), 'nothing has become slower or wrong')}"
+        return f"{self.verdict()}: {MEANINGS.get(self.verdict(), 'nothing is slower or wrong')}"
 
     def markdown(self) -> str:
-        """The summary."""
-        lines = [
-            f"## {self.headline()}",
-            "",
-            f"Nightly, {self.device}, commit {self.head[:8]}, on {self.machine or 'this machine'}.",
-        ]
-        lines += ["", "| step | verdict | what |", "| --- | --- | --- |"]
-        for name, outcome in self.ordered():
+        """Return the summary."""
+        machine = self.machine or "this machine"
+        lines = [f"## {self.headline()}", "", f"Nightly, {self.device}, commit {self.head[:8]}, on {machine}."]
+        lines += ["", "| step | verdict | details |", "| --- | --- | --- |"]
+        for name, outcome in self.worst_first():
             line = " ".join(outcome.line.split()).replace("|", "\\|")
             lines.append(f"| {TITLES[name]} | {'' if outcome.verdict == SKIPPED else outcome.verdict} | {line} |")
         lines += ["", *(f"* {note}" for note in self.notes)]
-        for name, outcome in self.ordered():
+        for name, outcome in self.worst_first():
             if outcome.markdown:
                 lines += ["", f"<details><summary>{TITLES[name]}</summary>", "", outcome.markdown.rstrip(), "", "</details>"]
         return "\n".join(lines).rstrip() + "\n"
 
     def junit(self) -> str:
-        """A test per step, and all tests that the steps themselves had."""
+        """Return JUnit XML: a test case per step, and the test suites of the steps themselves."""
         root = ElementTree.Element("testsuites", {"name": f"nightly {self.device}"})
-        kinds = {
-            REGRESSED: "failure",
-            REJECTED: "failure",
-            VOID: "error",
-            FAILED: "error",
-            UNSTABLE: "error",
-            SKIPPED: "skipped",
-        }
-        problems = [kinds.get(outcome.verdict, PASS) for outcome in self.outcomes.values()]
-        counts = {
-            f"{kind}s" if kind != "skipped" else kind: str(problems.count(kind)) for kind in ("failure", "error", "skipped")
-        }
-        suite = ElementTree.SubElement(root, "testsuite", {"name": "steps", "tests": str(len(problems)), **counts})
-        for name, outcome in self.ordered():
-            case = ElementTree.SubElement(suite, "testcase", {"classname": "nightly", "name": TITLES[name]})
-            if kind := kinds.get(outcome.verdict):
-                ElementTree.SubElement(case, kind, {"message": f"{outcome.verdict}: {outcome.line}"})
-        for name, outcome in self.ordered():
+        tags = [JUNIT_TAGS.get(outcome.verdict) for outcome in self.outcomes.values()]
+        counts = {"tests": len(tags), "failures": tags.count("failure"), "errors": tags.count("error")}
+        counts["skipped"] = tags.count("skipped")
+        attributes = {"name": "steps"} | {key: str(count) for key, count in counts.items()}
+        steps = ElementTree.SubElement(root, "testsuite", attributes)
+        for name, outcome in self.worst_first():
+            case = ElementTree.SubElement(steps, "testcase", {"classname": "nightly", "name": TITLES[name]})
+            if tag := JUNIT_TAGS.get(outcome.verdict):
+                ElementTree.SubElement(case, tag, {"message": f"{outcome.verdict}: {outcome.line}"})
+        for name, outcome in self.worst_first():
             if outcome.junit:
-                found = ElementTree.fromstring(outcome.junit)
-                for each in [found] if found.tag == "testsuite" else found.findall("testsuite"):
-                    each.set("name", f"{TITLES[name]}: {each.get('name')}")
-                    root.append(each)
+                parsed = ElementTree.fromstring(outcome.junit)
+                for suite in [parsed] if parsed.tag == "testsuite" else parsed.findall("testsuite"):
+                    suite.set("name", f"{TITLES[name]}: {suite.get('name')}")
+                    root.append(suite)
         return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def slower(outcomes: Mapping[str, Outcome]) -> dict[str, list[str]]:
-    """Each case that has become slower, with what says so."""
-    found: dict[str, list[str]] = {}
+def slower_cases(outcomes: Mapping[str, Outcome]) -> dict[str, list[str]]:
+    """Return each slower case with its changes, one per comparison that found the case slower."""
+    cases: dict[str, list[str]] = {}
     for name, outcome in outcomes.items():
-        for case, text in outcome.slower.items():
-            found.setdefault(case, []).append(f"{TITLES[name]}: {text}")
-    return found
+        for case, change in outcome.slower.items():
+            cases.setdefault(case, []).append(f"{TITLES[name]}: {change}")
+    return cases

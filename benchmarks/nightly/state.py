@@ -1,6 +1,6 @@
-"""What a night leaves for the next one: the commits that are measured, the one that is judged, what each step found.
+"""The state that one night stores for the next: which commits are measured, which one is judged, the outcome of each step.
 
-No date decides anything: what is newer is what the history of commits says.
+Dates decide nothing here: the history of commits alone says which commit is newer.
 """
 
 import json
@@ -11,58 +11,67 @@ from ..gate.rule import FAILED, IMPROVED, PASS, REGRESSED, UNSTABLE
 
 VOID, REJECTED, SKIPPED = "VOID", "REJECTED", "SKIPPED"
 WORST_FIRST = (VOID, REGRESSED, REJECTED, FAILED, UNSTABLE, IMPROVED, PASS, SKIPPED)
-SETTLED = (REGRESSED, REJECTED, IMPROVED, PASS)  # what need not be looked at again
+SETTLED = (REGRESSED, REJECTED, IMPROVED, PASS)  # a step with one of these verdicts is not repeated for the same commit
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step found. `line` says it in a sentence; `told` once it has been reported."""
+    """The verdict of a step. `line` explains the verdict in one sentence."""
 
     verdict: str
     line: str
-    slower: dict[str, str] = field(default_factory=dict)  # case → by how much
+    slower: dict[str, str] = field(default_factory=dict)  # slower cases, each with its change
     markdown: str = ""
     junit: str = ""
-    shown: dict[str, Any] = field(default_factory=dict)  # what the dashboard reads, by file
-    told: bool = False
+    shown: dict[str, Any] = field(default_factory=dict)  # JSON files for the dashboard, by name
+    reported: bool = False  # a finished night has put this outcome into its summary and issues
 
 
 @dataclass
 class Series:
-    """What one machine has measured with one torch, from its first commit on."""
+    """The measurements of one machine with one version of torch."""
 
-    first: str
+    first: str  # the commit at which the series begins
     measured: list[str] = field(default_factory=list)
-    tries: dict[str, int] = field(default_factory=dict)  # of commits that could not be measured
+    tries: dict[str, int] = field(default_factory=dict)  # failed attempts to measure a commit
 
 
 @dataclass
 class State:
-    """All of it, for one device."""
+    """The whole state, for one device."""
 
-    judged: str = ""  # the newest commit that was compared with the one before it
-    head: str = ""  # of the last night, or of the one under way
+    judged: str = ""  # the newest commit that the gate has compared with an earlier one
+    head: str = ""  # the commit of the last night, or of the one that is running
     seeds: list[int] = field(default_factory=list)
     steps: dict[str, Outcome] = field(default_factory=dict)  # of `head`
     series: dict[str, Series] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     shown: dict[str, Any] = field(default_factory=dict)
-    unstable: int = 0  # nights in a row without a verdict
+    unstable: int = 0  # consecutive nights without a verdict
 
     def text(self) -> str:
-        """As it is stored."""
+        """Return the JSON that `parse` reads."""
         return json.dumps({"version": 1} | asdict(self), indent=1, ensure_ascii=False) + "\n"
 
 
 def parse(text: str) -> State:
-    """A stored state; ValueError if it is not what `text` writes."""
+    """Return the stored state. Raises ValueError if `text` is not such a state."""
     stored = json.loads(text)
     try:
-        if stored.pop("version") != 1:
-            raise ValueError("its version is not 1, which is what can be read")
+        version = stored.pop("version")
+        if version != 1:
+            raise ValueError(f"the state has version {version!r}, but only version 1 can be read")
         state = State(**stored)
-        state.steps = {name: Outcome(**outcome) for name, outcome in stored["steps"].items()}
+        state.steps = {name: parse_outcome(outcome) for name, outcome in stored["steps"].items()}
         state.series = {name: Series(**series) for name, series in stored["series"].items()}
     except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"it is not a stored state ({type(error).__name__}: {error})") from None
+        raise ValueError(f"this is not a stored state ({type(error).__name__}: {error})") from None
     return state
+
+
+def parse_outcome(stored: dict[str, Any]) -> Outcome:
+    """Return a stored outcome; an older one calls `reported` `told`."""
+    fields = dict(stored)
+    if "told" in fields:
+        fields["reported"] = fields.pop("told")
+    return Outcome(**fields)

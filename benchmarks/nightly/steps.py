@@ -1,4 +1,4 @@
-"""The steps of a night as they are: each a command of this project in a process of its own, ended when its time is up."""
+"""The steps of a night. Each runs a command of this project in a process of its own, which is killed when its time is up."""
 
 import json
 import sys
@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from ..gate.rule import FAILED, INCOMPARABLE, PASS, REGRESSED
-from ..system import machine
-from ..system import process_group as leash
+from ..system import machine, process_group
 from . import law
 from .state import VOID, Outcome
 
-RESERVE = 0.15  # of a comparison's time, for what the gate does not count: taking out both versions and building them
+RESERVE = 0.15  # share of a comparison's time for what the gate's --budget leaves out: extracting and building both versions
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What a night does. Each takes what it works on and the seconds it has, may raise leash.OutOfTime, and can be replaced.
+    """The expensive parts of a night, which tests replace. The last argument of each is its time in seconds.
 
-    `measure` and `canary` take a commit, `gate` a base and a head, `law` a commit and two seeds (None: not on this device).
-    `environment` tells what makes a series of its own; its "machine" is what asv calls it.
+    `measure` and `canary` take a commit, `gate` takes base and head, `law` takes a commit and two seeds (None: the law is not
+    tested on this device). Each may raise OutOfTime or CannotMeasure. `environment` returns what the figures depend on besides
+    the code; its "machine" is asv's name of the machine.
     """
 
     environment: Callable[[], dict[str, str]]
@@ -35,82 +35,85 @@ class Steps:
     publish: Callable[[float], Outcome]
 
 
-def real(root: Path, device: str, cases: Sequence[str] = (), select: Sequence[str] = ()) -> Steps:
-    """The steps for a device; only some cases, and of the tests of the law only those that pytest's words `select`."""
-    chosen = [word for case in cases for word in ("--case", case)]
+def real_steps(root: Path, device: str, cases: Sequence[str] = (), select: Sequence[str] = ()) -> Steps:
+    """Return the steps for a device.
+
+    Restrict measuring and comparing to `cases` unless that is empty, and the tests of the law by pytest's arguments `select`.
+    """
+    options = [arg for case in cases for arg in ("--case", case)] + ["--device", device]
     return Steps(
         environment=partial(environment, device),
-        measure=partial(measure, root, [*chosen, "--device", device]),
+        measure=partial(measure, root, options),
         canary=partial(canary, root, device),
-        gate=partial(gate, root, [*chosen, "--device", device]),
+        gate=partial(gate, root, options),
         law=partial(law.check, root, select=select) if device == "cpu" else None,
         publish=partial(publish, root),
     )
 
 
 def environment(device: str) -> dict[str, str]:
-    """What figures depend on beside the code."""
-    here = machine.describe(device)
-    torch = f"torch {version('torch').partition('+')[0]}"  # the same with CUDA and without it
-    return {"machine": machine.name(), "processor": here.get("gpu", here["cpu"]), "torch": torch}
+    """Return what figures depend on besides the code: the machine, its processor or GPU, and the version of torch."""
+    described = machine.describe(device)
+    torch = f"torch {version('torch').partition('+')[0]}"  # the same for builds with and without CUDA
+    return {"machine": machine.name(), "processor": described.get("gpu", described["cpu"]), "torch": torch}
 
 
-def command(root: Path, seconds: float, *words: str) -> tuple[int, str]:
-    """Run one of this project's commands."""
-    return leash.run([sys.executable, "-m", "benchmarks", *words], seconds, root)
+def run_command(root: Path, seconds: float, *args: str) -> tuple[int, str]:
+    """Run a command of this project; return its exit code and the last lines of its standard error. Raises OutOfTime."""
+    return process_group.run([sys.executable, "-m", "benchmarks", *args], seconds, root)
 
 
-def failure(name: str, code: int, said: str) -> Outcome:
-    """What a command that failed said: its verdict in the line, the rest below."""
-    lines = said.splitlines() or [f"it ended with {code} and said nothing"]
-    told = [line for line in lines if line.startswith(("Could not", "Nothing")) or " failed on " in line]
-    return Outcome(FAILED, f"{name}: {(told or lines)[-1].strip()}", markdown=f"```\n{said}\n```")
+def failure(name: str, code: int, stderr: str) -> Outcome:
+    """Return the outcome of a command that failed: its error message as the line, the rest of `stderr` as details."""
+    lines = stderr.splitlines() or [f"exit code {code} without a message"]
+    errors = [line for line in lines if line.startswith(("Could not", "Nothing")) or " failed on " in line]
+    return Outcome(FAILED, f"{name}: {(errors or lines)[-1].strip()}", markdown=f"```\n{stderr}\n```")
 
 
 def measure(root: Path, options: Sequence[str], commit: str, seconds: float) -> Outcome:
-    """A commit's figures, by asv; what it has already is not measured again."""
-    code, said = command(root, seconds, "run", commit, *options)
-    return Outcome(PASS, f"commit {commit[:8]} is measured") if code == 0 else failure(f"commit {commit[:8]}", code, said)
+    """Measure with asv the figures that a commit lacks."""
+    code, stderr = run_command(root, seconds, "run", commit, *options)
+    return Outcome(PASS, f"commit {commit[:8]} is measured") if code == 0 else failure(f"commit {commit[:8]}", code, stderr)
 
 
 def canary(root: Path, device: str, commit: str, seconds: float) -> Outcome:
-    """Whether the gate sees a slowdown that is planted."""
+    """Check that the gate sees an injected slowdown. The verdict is VOID if it does not, or if the check itself failed."""
     with tempfile.TemporaryDirectory(prefix="taildropout-night-") as folder:
         file = Path(folder, "canary.json")
-        code, said = command(root, seconds, "canary", commit, "--device", device, "--json", str(file))
+        code, stderr = run_command(root, seconds, "canary", commit, "--device", device, "--json", str(file))
         if code in (0, 1) and file.exists():
             return Outcome(VOID if code else PASS, json.loads(file.read_text())["line"])
-    return replace(failure("canary", code, said), verdict=VOID)
+    return replace(failure("canary", code, stderr), verdict=VOID)
 
 
 def gate(root: Path, options: Sequence[str], base: str, head: str, seconds: float) -> Outcome:
-    """Whether a commit is slower than another."""
+    """Compare two commits with the gate."""
     with tempfile.TemporaryDirectory(prefix="taildropout-night-") as folder:
         files = {kind: Path(folder, kind) for kind in ("json", "junit", "markdown")}
-        words = [word for kind, file in files.items() for word in (f"--{kind}", str(file))]
+        outputs = [arg for kind, file in files.items() for arg in (f"--{kind}", str(file))]
         budget = f"{max(1, int((1 - RESERVE) * seconds))}s"
-        code, said = command(root, seconds, "compare", base[:12], head[:12], *options, *words, "--budget", budget)
+        code, stderr = run_command(root, seconds, "compare", base[:12], head[:12], *options, *outputs, "--budget", budget)
         if not files["json"].exists():
-            return failure("compare", code, said)
-        found = json.loads(files["json"].read_text())
+            return failure("compare", code, stderr)
+        result = json.loads(files["json"].read_text())
         markdown, junit = files["markdown"].read_text(), files["junit"].read_text()
-    stored = {key: value for key, value in found.items() if key not in ("processes", "environment", "seed")}
+    stored = {key: value for key, value in result.items() if key not in ("processes", "environment", "seed")}
     verdict = FAILED if stored["verdict"] == INCOMPARABLE else stored["verdict"]
     line = stored["line"].removeprefix(f"{verdict}: ")
     return Outcome(verdict, line, slower(stored["rows"]), markdown, junit, shown={"verdict.json": stored})
 
 
 def slower(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """The cases that have become slower, each with its signals."""
-    found: dict[str, list[str]] = {}
+    """Return the cases that the gate's rows call slower, each with the signals that changed."""
+    changes: dict[str, list[str]] = {}
     for row in rows:
         if row["verdict"] == REGRESSED:
             change = row["note"] if row["change"] is None else f"{row['change']:+.1%}"
-            found.setdefault(row["case"], []).append(f"{row['signal']} {change}")
-    return {case: ", ".join(signals) for case, signals in found.items()}
+            changes.setdefault(row["case"], []).append(f"{row['signal']} {change}")
+    return {case: ", ".join(signals) for case, signals in changes.items()}
 
 
 def publish(root: Path, seconds: float) -> Outcome:
-    """The pages."""
-    code, said = command(root, seconds, "dashboard")
-    return Outcome(PASS, "in .asv/html") if code == 0 else failure("dashboard", code, said)
+    """Publish the pages of the dashboard."""
+    code, stderr = run_command(root, seconds, "dashboard")
+    return Outcome(PASS, "in .asv/html") if code == 0 else failure("dashboard", code, stderr)
