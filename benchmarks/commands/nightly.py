@@ -20,9 +20,9 @@ from pathlib import Path
 from .. import ROOT
 from ..nightly.job import Job
 from ..nightly.steps import real_steps
+from ..results.choice import has_cuda, select
 from ..system.durations import parse_duration
 from ..system.errors import CannotMeasure
-from .run import has_cuda, select
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,16 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Run the job, print its summary and return the exit code."""
-    arguments.profile = "quick"
-    try:
-        if not select(arguments):
-            raise CannotMeasure(f"none of these cases is for --device {arguments.device}")
-        if arguments.device == "cuda" and not has_cuda():
-            raise CannotMeasure("torch finds no CUDA device")
-    except CannotMeasure as error:
-        print(f"Could not measure: {error}", file=sys.stderr)
-        return 2
+    """Run the job, print its summary and return the exit code. Raises CannotMeasure."""
+    if not select(arguments.case, "quick", arguments.device):
+        raise CannotMeasure(f"none of these cases is for --device {arguments.device}")
+    if arguments.device == "cuda" and not has_cuda():
+        raise CannotMeasure("torch finds no CUDA device")
     steps = real_steps(ROOT, arguments.device, arguments.case or ())
     return run(Job(ROOT, arguments.device, arguments.budget, steps, arguments.issues, arguments.results))
 

@@ -13,6 +13,3 @@ def write_atomically(file: Path, text: str) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return file
-
-
-write = write_atomically  # the former name, until every caller uses the new one

@@ -53,7 +53,8 @@ def test_the_steps_are_commands_that_exist_and_leave_time_to_report(workflow: di
     assert runs["make"]["run"] == "make setup"
     assert re.search(r"^setup:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert runs["python3"]["run"] == 'python3 -m benchmarks.nightly.github_issues "$DEVICE"'
-    assert "failure()" in runs["python3"]["if"]
+    assert runs["python3"]["if"] == "failure() && steps.night.outputs.reported != 'true'"
+    assert night["id"] == "night"
     budget = command.parser("nightly").parse_args(["nightly", "--budget", night["env"]["BUDGET"].split("'")[1]]).budget
     assert budget < 60 * night["timeout-minutes"] < 60 * job["timeout-minutes"] < 6 * 3600
     expressions = re.findall(r"\$\{\{.*?\}\}", night["run"])
