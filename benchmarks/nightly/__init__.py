@@ -6,7 +6,7 @@ journal     the report and the stored state, committed after every step
 measuring   the newest commit and those that earlier nights missed
 bases       what HEAD is compared with
 steps, law  what each step runs, in a process of its own
-findings, github_issues    what maintainers are told
-report, state    what a night says, and what it stores for the next one
+findings, github_issues    what is shown on the dashboard and reported as issues
+report, state    the summary of a night, and what it stores for the next one
 branch, remote, worktree, repository, merging    the branch that keeps the results
 """

@@ -11,7 +11,7 @@ from typing import Any
 from ..system.files import write_atomically
 
 RESULT = re.compile(r"[0-9a-f]{8}-.+\.json")  # the figures of a commit; other files describe machines and benchmarks
-PARAMETERS, VERSION = 1, 2  # columns of asv's that hold no figures
+PARAMETERS, VERSION = 1, 2  # the columns of a result of asv that hold no figures
 
 
 def merge(source: Path, target: Path, aside: Path, prefer_source: bool) -> list[str]:

@@ -4,7 +4,7 @@ import pytest
 from nights import World, fail_at, git
 
 from benchmarks.gate.rule import FAILED, PASS
-from benchmarks.nightly.state import REJECTED, VOID, Outcome
+from benchmarks.nightly.state import REJECTED, VOID, Outcome, parse
 from benchmarks.system.process_group import OutOfTime
 
 
@@ -78,9 +78,9 @@ def test_the_release_is_compared_too_unless_it_was_judged_last(world: World) -> 
 
 def test_a_commit_that_does_not_change_the_package_needs_no_gate(world: World) -> None:
     world.night()
-    (world.root / "README.md").write_text("words")
+    (world.root / "README.md").write_text("text")
     git(world.root, "add", "README.md")
-    git(world.root, "commit", "--quiet", "-m", "words")
+    git(world.root, "commit", "--quiet", "-m", "text")
     code, calls = world.night()
     assert code == 0
     assert [call.split()[0] for call in calls] == ["measure", "law", "publish"]
@@ -176,3 +176,33 @@ def test_the_seeds_of_the_law_are_fresh_and_stored(world: World) -> None:
     world.night()
     assert world.state().seeds == world.seeds[1]
     assert len({*world.seeds[0], *world.seeds[1]}) == 4
+
+
+def test_the_seeds_are_stored_before_they_are_used(world: World) -> None:
+    first = world.head
+    world.night()
+    world.commit()
+    world.night()
+    git(world.root, "checkout", "--quiet", first)  # measured already, so no other step stores the state before the law
+    stored: list[list[int]] = []
+
+    def before(step: str) -> None:
+        if step == "law":
+            stored.append(parse((world.branch / "cpu" / "state.json").read_text()).seeds)
+
+    world.before = before
+    world.night()
+    assert stored == [world.seeds[-1]]
+
+
+def test_figures_of_a_measurement_that_ran_out_of_time_are_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = world.measure
+
+    def late(commit: str, seconds: float) -> Outcome:
+        measure(commit, seconds)
+        raise OutOfTime("late")
+
+    monkeypatch.setattr(world, "measure", late)
+    assert world.night()[0] == 2
+    assert world.results() == {world.head[:8]}
+    assert f"{world.head[:8]} measured in part" in git(world.remote, "log", "--format=%s", "asv-results")

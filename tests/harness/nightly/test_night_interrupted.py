@@ -116,6 +116,6 @@ def test_a_state_is_read_as_it_was_written(world: World) -> None:
     assert parse(state.text()) == state
 
 
-def test_a_state_of_before_with_its_word_for_reported_is_read() -> None:
+def test_a_state_from_before_told_was_renamed_to_reported_is_read() -> None:
     state = State("a", steps={"law": Outcome(PASS, "line", reported=True), "last": Outcome(PASS, "line")})
     assert parse(state.text().replace('"reported"', '"told"')) == state

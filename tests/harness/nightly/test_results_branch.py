@@ -95,9 +95,9 @@ def test_figures_of_one_commit_from_both_sides_are_united(world: World, head: st
     world.before = before
     world.commit()
     assert world.night()[0] == 0
-    found = json.loads(git(world.remote, "show", f"{BRANCH}:{name}"))["results"]
-    assert found["more.track"][0] == [1.0]
-    assert found["other.track"][0] == [2.0]
+    results = json.loads(git(world.remote, "show", f"{BRANCH}:{name}"))["results"]
+    assert results["more.track"][0] == [1.0]
+    assert results["other.track"][0] == [2.0]
 
 
 def rewrite(world: World) -> str:
