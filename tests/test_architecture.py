@@ -212,3 +212,7 @@ def test_two_versions_live_side_by_side_under_two_names() -> None:
         pass
     for name in [each for each in sys.modules if each.startswith(("taildropout_base", "taildropout_head"))]:
         del sys.modules[name]
+
+
+def test_three_files_lie_beside_the_folders_of_the_harness() -> None:
+    assert sorted(path.name for path in (ROOT / "benchmarks").glob("*.py")) == ["__init__.py", "__main__.py", "workload.py"]

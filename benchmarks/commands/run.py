@@ -16,13 +16,10 @@ from rich.console import Console
 
 from ..results import asv_run, choice, stored
 from ..results.asv_run import Choice, SuiteRun
-from ..results.choice import has_cuda
 from ..results.progress import ProgressLine
 from ..results.speed_table import render
 from ..system.errors import CannotMeasure
 from . import record
-
-__all__ = ["CannotMeasure", "add_arguments", "has_cuda", "main", "select"]  # the first and the third: compare and nightly
 
 NEXT = """Next: python -m benchmarks dashboard --serve    the history as web pages
       python -m benchmarks compare BASE         is the working tree slower than BASE?"""
@@ -46,7 +43,7 @@ def main(arguments: argparse.Namespace) -> int:
             raise CannotMeasure("a record measures the working tree; leave the commits out, or leave out --record")
         return record.main(arguments)
     console = Console(width=record.WIDTH)
-    names = select(arguments)
+    names = choice.select(arguments.case, arguments.profile, arguments.device)
     wanted = Choice(names, arguments.profile, arguments.device, only_cases=bool(arguments.case))
     worst = 0
     with ProgressLine(console) as progress:
@@ -63,8 +60,3 @@ def main(arguments: argparse.Namespace) -> int:
                 print(message, file=sys.stderr)
     console.print(NEXT, highlight=False)
     return worst
-
-
-def select(arguments: argparse.Namespace) -> list[str]:
-    """Return the names of the cases that the options choose."""
-    return choice.select(arguments.case, arguments.profile, arguments.device)
