@@ -29,9 +29,10 @@ from ..gate.processes import Broken
 from ..gate.report import Row, exit_code, ordered, overall, render
 from ..gate.rule import REGRESSED, THRESHOLD, UNSTABLE
 from ..gate.versions import extract
+from ..results import choice
 from ..system.durations import parse_duration
+from ..system.errors import CannotMeasure
 from ..system.git import GitError, UnknownRevision
-from .run import CannotMeasure, select
 
 VERDICT = ROOT / ".asv" / "verdict.json"  # of the last comparison, for the dashboard
 
@@ -58,7 +59,7 @@ def main(arguments: argparse.Namespace) -> int:
         return 2
     try:
         arguments.device = arguments.device or (None if arguments.case else "cpu")
-        names = select(arguments)
+        names = choice.select(arguments.case, arguments.profile, arguments.device)
         if not names:
             raise CannotMeasure(f"none of these cases runs on {arguments.device}; leave --device out")
         with tempfile.TemporaryDirectory(prefix="taildropout-gate-", ignore_cleanup_errors=True) as folder:
