@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -12,14 +13,20 @@ Item = TypeVar("Item")
 def track(items: Iterable[Item], what: str, show: bool, total: int | None = None) -> Iterable[Item]:
     """Return `items`, with a progress bar on stderr while they are iterated if `show`.
 
-    There is none if stderr is no terminal and this is no notebook, or if neither tqdm nor rich is installed.
+    There is none if stderr is no terminal and this is no notebook, or if neither tqdm nor rich is installed. In a notebook
+    without ipywidgets tqdm's bar is text, and rich has none: both would warn instead.
     """
-    if not show or not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+    notebook = "ipykernel" in sys.modules
+    if not show or not (sys.stderr.isatty() or notebook):
         return items
+    widgets = notebook and find_spec("ipywidgets") is not None
     try:
-        from tqdm.auto import tqdm
+        if widgets:
+            from tqdm.notebook import tqdm
+        else:
+            from tqdm import tqdm
     except ImportError:
-        return _track_by_rich(items, what, total)
+        return _track_by_rich(items, what, total) if widgets or not notebook else items
     bar: Iterable[Item] = tqdm(items, desc=what, total=total)
     return bar
 

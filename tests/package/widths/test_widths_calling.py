@@ -202,8 +202,7 @@ class Bar:
 
 def test_progress_is_shown_on_a_terminal_and_in_a_notebook_only(monkeypatch, capsys) -> None:
     Bar.shown.clear()
-    monkeypatch.setitem(sys.modules, "tqdm", types.ModuleType("tqdm"))
-    monkeypatch.setitem(sys.modules, "tqdm.auto", types.SimpleNamespace(tqdm=Bar))
+    monkeypatch.setitem(sys.modules, "tqdm", types.SimpleNamespace(tqdm=Bar))
     model, batches = wide_linear(), regression(5)
     monkeypatch.setattr("sys.stderr.isatty", lambda: False)
     scree(model, "2", batches, per_element)
@@ -220,6 +219,24 @@ def test_progress_is_shown_on_a_terminal_and_in_a_notebook_only(monkeypatch, cap
     scree(model, "2", batches, per_element)
     assert len(Bar.shown) == 4
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_notebook_without_widgets_has_tqdms_text_and_nothing_of_rich(monkeypatch, capsys) -> None:
+    """Rich warns there that ipywidgets is missing, and so does tqdm.auto."""
+    Bar.shown.clear()
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    scree(wide_linear(), "2", regression(5), per_element)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setitem(sys.modules, "tqdm", types.SimpleNamespace(tqdm=Bar))
+    scree(wide_linear(), "2", regression(5), per_element)
+    assert Bar.shown == [("scree", 3)]
+    monkeypatch.setitem(sys.modules, "ipywidgets", types.SimpleNamespace(__spec__=object()))
+    monkeypatch.setitem(sys.modules, "tqdm.notebook", types.SimpleNamespace(tqdm=Bar))
+    scree(wide_linear(), "2", regression(5), per_element)
+    assert len(Bar.shown) == 2
 
 
 def test_progress_without_tqdm_is_richs_and_without_both_none(monkeypatch, capsys) -> None:
