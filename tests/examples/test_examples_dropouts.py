@@ -4,6 +4,7 @@ import importlib
 import json
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ def test_every_configuration_starts_from_the_same_weights_and_sees_the_same_batc
     starts, seen = [], []
     whole = mlp.cross_entropy
 
-    def network(configuration):
+    def network(configuration: dict[str, Any]) -> Any:
         made = build(configuration)
         starts.append(torch.cat([weight.detach().flatten() for weight in made.parameters()]))
         return made

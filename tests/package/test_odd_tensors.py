@@ -179,7 +179,7 @@ class Logged(Tensor):
     seen: list[str] = []  # noqa: RUF012
 
     @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(cls: type[Any], function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         cls.seen.append(getattr(function, "__name__", ""))
         return super().__torch_function__(function, types, args, kwargs or {})
 
@@ -195,7 +195,7 @@ class Metres:
         self.numbers = numbers
 
     @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> "Metres":
+    def __torch_function__(cls: type[Any], function: Any, types: Any, args: Any = (), kwargs: Any = None) -> "Metres":
         return cls(function(*[each.numbers if isinstance(each, cls) else each for each in args], **(kwargs or {})))
 
 

@@ -1,6 +1,7 @@
 """The benchmark of prune."""
 
 import types
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from taildropout import TailDropout, load_pruned, prune
 
 
 @pytest.fixture(autouse=True)
-def restored_threads():
+def restored_threads() -> Iterator[None]:
     """A benchmark sets torch's threads."""
     before = torch.get_num_threads()
     yield

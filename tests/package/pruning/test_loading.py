@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -174,7 +175,7 @@ def changed(**tensors: Tensor) -> Callable[[], dict[str, Tensor]]:
         (lambda: 3, TypeError, "state_dict is a int"),
     ],
 )
-def test_what_does_not_fit_changes_nothing(state_dict, error, message) -> None:
+def test_what_does_not_fit_changes_nothing(state_dict: Any, error: type[Exception], message: str) -> None:
     model = mlp()
     before, weights = copy.deepcopy(model.state_dict()), [*model.parameters()]
     with pytest.raises(error, match=message):

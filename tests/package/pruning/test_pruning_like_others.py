@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -152,7 +153,7 @@ def offloaded() -> nn.Module:
     ],
     ids=["integer buffer", "integer parameter", "quantised module", "offloaded", "lazy"],
 )
-def test_weights_that_are_not_there_as_numbers_are_refused(make, message) -> None:
+def test_weights_that_are_not_there_as_numbers_are_refused(make: Callable[[], nn.Module], message: str) -> None:
     with pytest.raises(PruningError, match=message):
         prune(make(), {"*": 3}, x())
 

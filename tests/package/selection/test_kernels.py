@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import oracles
 import pytest
@@ -165,11 +166,11 @@ def test_the_tail_is_not_read(interpreted: ModuleType, monkeypatch: pytest.Monke
     read, written = [], []
     load, store = builder.create_masked_load, builder.create_masked_store
 
-    def load_seen(pointers, mask, *rest):
+    def load_seen(pointers: Any, mask: Any, *rest: Any) -> Any:
         read.append(int(mask.data.sum()) if mask.data.ndim == 2 else 0)
         return load(pointers, mask, *rest)
 
-    def store_seen(pointers, value, mask, *rest):
+    def store_seen(pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
         written.append(int(mask.data.sum()))
         return store(pointers, value, mask, *rest)
 
