@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from taildropout import TailDropout, at_k, scree
 from .common.data import CLASSES, fashion_mnist
 from .common.study import BLACK, BLUE, GREEN, GREY, ORANGE, YELLOW, Study, progress, width_axis
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {"samples": 512, "test_samples": 200, "epochs": 1, "hidden": 16},
     "default": {
         "seed": 0, "samples": 60_000, "test_samples": 10_000, "epochs": 10, "batch": 256, "rate": 4e-3, "p": 0.5,
@@ -128,7 +129,7 @@ def draw_embedding(axes: Axes, code: np.ndarray, labels: Tensor, area: float) ->
 
 def draw(
     models: dict[str, nn.Sequential], errors: dict[str, list[float]], images: Tensor, mean: Tensor, labels: Tensor, area: float
-) -> plt.Figure:
+) -> Figure:
     """Curves, embedding, and a grid of reconstructions."""
     figure = plt.figure(figsize=(11, 7.2), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=[1.1, 1])

@@ -14,6 +14,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -22,7 +23,7 @@ from taildropout import TailDropout, prune, scree
 from .common.data import Data, fashion_mnist
 from .common.study import BLACK, BLUE, GREEN, ORANGE, PURPLE, Study, median_times, progress, width_axis
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {
         "seeds": [0], "samples": 512, "validation": 256, "test_samples": 256, "mlp": 8, "cnn": 4, "epochs": 1, "calls": 3,
     },
@@ -223,7 +224,7 @@ def compare(study: Study, kind: str, data: Data, validation: tuple[Tensor, Tenso
     }
 
 
-def draw(results: dict[str, Any]) -> plt.Figure:
+def draw(results: dict[str, Any]) -> Figure:
     """Accuracy over width and over the number of parameters; a column for each kind of network."""
     figure, panels = plt.subplots(2, len(results), figsize=(11, 7.6), layout="constrained", sharey=True)
     names = {"mlp": "MLP: features of the hidden layer", "cnn": "CNN: channels of the second convolution"}

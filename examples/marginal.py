@@ -15,6 +15,7 @@ with p(1 − p), but the pull back to the minimum falls as 1 − p, so that the 
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -33,7 +34,7 @@ FEATURES = len(WEIGHT)
 COLOURS = [BLUE, ORANGE, GREEN, PURPLE, YELLOW, SKY]
 PATH = [i / 100 for i in range(100)]
 LAYERS = {"nn.Dropout": dropout_moments, "TailDropout": tail_dropout_moments}
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {"steps": 2000, "p": [0.2, 0.5]},
     "default": {"seed": 1, "steps": 10_000, "runs": 16, "p": [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]},
     "full": {"steps": 100_000},
@@ -153,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     found: dict[str, Any] = {"p": settings.p, "p of the path": PATH}
     for layer, moments in LAYERS.items():
         done = [
-            study.stored(f"{layer}-{p}", lambda at=(layer, p): sgd_variance(*at, X, y, settings.steps, settings.runs))
+            study.stored(f"{layer}-{p}", partial(sgd_variance, layer, p, X, y, settings.steps, settings.runs))
             for p in settings.p
         ]
         found[layer] = {

@@ -19,7 +19,7 @@ from taildropout import TailDropout, keep_first
 
 from .common.study import BLUE, GREY, ORANGE, Study, progress
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {"steps": 100},
     "default": {"seed": 0, "features": 16, "steps": 8000, "rate": 0.05, "p": 0.5, "pool": 4},
     "full": {"features": 64, "steps": 40_000, "pool": 2},
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             mask_axes.imshow(
                 mask.numpy(), cmap=ListedColormap(["#F0F0F0", colour]), vmin=0, vmax=1, aspect="auto", interpolation="nearest"
             )
-            axes.imshow(approximation.numpy(), cmap="gray", vmin=target.min(), vmax=target.max(), aspect="auto")
+            axes.imshow(approximation.numpy(), cmap="gray", vmin=target.min().item(), vmax=target.max().item(), aspect="auto")
             for each in (mask_axes, axes):
                 each.set(xticks=[], yticks=[])
                 each.spines[:].set(visible=True, color=GREY, linewidth=0.5)

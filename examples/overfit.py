@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -19,7 +20,7 @@ from taildropout import TailDropout, scree
 from .common.data import fashion_mnist
 from .common.study import BLACK, BLUE, GREEN, GREY, ORANGE, Study, progress, width_axis
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {"samples": 128, "validation": 128, "test_samples": 128, "hidden": 32, "steps": 40},
     "default": {
         "seed": 0, "samples": 1000, "validation": 2000, "test_samples": 10_000, "wrong": 0.2, "hidden": 1024, "p": 0.5,
@@ -80,7 +81,7 @@ def network(layer: nn.Module, settings: Any) -> nn.Sequential:
     return nn.Sequential(nn.Linear(784, settings.hidden), nn.ReLU(), layer, nn.Linear(settings.hidden, 10))
 
 
-def draw(curves: dict[str, Tensor], history: list[dict[str, float]], results: dict[str, Any]) -> plt.Figure:
+def draw(curves: dict[str, Tensor], history: list[dict[str, float]], results: dict[str, Any]) -> Figure:
     """The losses at every width of the one network, and at every step of the other."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.3), layout="constrained", sharey=True)
     looks = {"training": (GREY, "--"), "validation": (ORANGE, "-"), "test": (BLUE, "-")}

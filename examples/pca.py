@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from taildropout import TailDropout, at_k
@@ -20,7 +21,7 @@ from taildropout import TailDropout, at_k
 from .common.data import digits
 from .common.study import BLACK, BLUE, GREEN, GREY, ORANGE, Study, progress
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {"steps": 150, "seeds": [0]},
     "default": {"seed": 0, "seeds": [0, 1, 2], "steps": 8000, "rate": 0.05, "p": 0.6, "leading": 10},
     "full": {"seeds": list(range(10)), "steps": 20_000},
@@ -95,7 +96,9 @@ def run(study: Study) -> dict[str, Any]:
             for seed in seeds:
                 what = f"{name}, {layer}, seed {seed}"
 
-                def compute(seed=seed, make=make, what=what, inputs=inputs, n=n) -> dict[str, Tensor]:
+                def compute(
+                    seed: int = seed, make: Any = make, what: str = what, inputs: Tensor = inputs, n: int = n
+                ) -> dict[str, Tensor]:
                     torch.manual_seed(seed)
                     model = train(inputs, make(settings.p), n, settings.steps, settings.rate, what)
                     return judge(model, inputs, n)
@@ -128,7 +131,7 @@ def summary(found: dict[str, Any], leading: int) -> dict[str, Any]:
     return results
 
 
-def draw(found: dict[str, Any]) -> plt.Figure:
+def draw(found: dict[str, Any]) -> Figure:
     """Curves beside PCA's, and the directions of the digits as pictures."""
     figure = plt.figure(figsize=(10, 8.6), layout="constrained")
     curves, pictures = figure.subfigures(2, 1, height_ratios=[2, 1.25])

@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -21,7 +22,7 @@ from taildropout import TailDropout, rate, scree
 from .common.data import Data, fashion_mnist
 from .common.study import BLUE, GREEN, GREY, ORANGE, Study, progress
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {
         "samples": 128, "validation": 128, "test_samples": 128, "hidden": 16, "steps": 20, "seeds": [0], "rates": [0.5],
     },
@@ -109,7 +110,7 @@ def advice(rates: Sequence[float], found: Tensor, n: int, tolerance: float) -> l
     return said
 
 
-def draw(rates: Sequence[float], found: Tensor, n: int) -> plt.Figure:
+def draw(rates: Sequence[float], found: Tensor, n: int) -> Figure:
     """Four panels over p: loss, accuracy, width and shift; dots are seeds, lines their means."""
     figure, panels = plt.subplots(2, 2, figsize=(10, 6.6), layout="constrained", sharex=True)
     (losses, accuracy), (width, shift) = panels

@@ -8,17 +8,19 @@ truncations that a singular value decomposition of the weights offers, of this n
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from taildropout import Scree, TailDropout, prune, scree
 
 from .common.study import BLACK, BLUE, GREEN, GREY, ORANGE, Study, median_times, progress
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {"steps": 100, "calls": 20},
     "default": {
         "seed": 0, "samples": 1000, "inputs": 50, "hidden": 100, "outputs": 10, "true_units": 8, "noise": 0.1,
@@ -92,7 +94,7 @@ def measure_pruned(model: nn.Sequential, k: int, test: Batch, calls: int) -> dic
     }
 
 
-def draw(curves: dict[str, list[float]], validation: Scree, pruned: dict[str, Any], floor: float) -> plt.Figure:
+def draw(curves: dict[str, list[float]], validation: Scree, pruned: dict[str, Any], floor: float) -> Figure:
     """The scree on validation data; the test loss under every way of making the network smaller."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
     validation.plot(left)
@@ -123,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     models = {}
     for name, layer in [("TailDropout", TailDropout(settings.p)), ("no dropout", nn.Identity())]:
         models[name] = network(TailDropout(settings.p), settings)
-        models[name].load_state_dict(study.stored(name, lambda layer=layer, name=name: train(layer, training, settings, name)))
+        models[name].load_state_dict(study.stored(name, partial(train, layer, training, settings, name)))
         models[name].eval()
     tail, plain = models.values()
     loss = nn.MSELoss(reduction="none")

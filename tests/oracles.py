@@ -69,7 +69,7 @@ def rate(p: float, n: int) -> float:
     def excess(log_rate: float) -> float:
         # Through the smaller of the two shares, since 1 − a small number rounds.
         lam = np.exp(log_rate)
-        return np.log(mean_dropped(lam, n) / p) if p < 0.5 else np.log((1 - p) / mean_kept(lam, n))
+        return float(np.log(mean_dropped(lam, n) / p) if p < 0.5 else np.log((1 - p) / mean_kept(lam, n)))
 
     # 1 − p ≤ e^(−rate), as no share is above the first feature's; and p ≤ rate·(n + 1)/2, as 1 − e^(−x) ≤ x.
     bracket = np.log(p / (n + 1)), np.log(-np.log1p(-p)) + 1e-9
@@ -79,7 +79,7 @@ def rate(p: float, n: int) -> float:
 def pmf(p: float, n: int) -> np.ndarray:
     """P(K = k) for k = 0 … n: the exponential lies between k and k + 1, or is n or more. Sums to 1, with mean n(1 − p)."""
     if p in (0, 1):
-        return np.eye(n + 1)[n if p == 0 else 0]
+        return (np.arange(n + 1) == (n if p == 0 else 0)).astype(np.float64)
     lam = rate(p, n)
     at_least = np.exp(-lam * np.arange(n + 1))
     return np.append(at_least[:-1] * -np.expm1(-lam), at_least[-1])

@@ -1,6 +1,7 @@
 """What does TailMLP cost beside the block of the same modules that computes everything?"""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ class FeedForward:
         """Weights and input live in any case, and are not counted."""
         model, modules, x = made(CASES[case])
         without = nn.Sequential(modules[0], modules[1], modules[3])
-        kept, reference = (saved_bytes(lambda each=each: each(x), (x, *model.parameters())) for each in (model, without))
+        kept, reference = (saved_bytes(partial(each, x), (x, *model.parameters())) for each in (model, without))
         return kept / reference
 
 

@@ -95,7 +95,7 @@ def pca_error(seed: int, package: ModuleType) -> float:
         (model(x) - x).square().sum(1).mean().backward()
         optimizer.step()
         schedule.step()
-    decoder = model[2].weight.detach().T
+    decoder = model.get_parameter("2.weight").detach().T
     return float((1 - F.cosine_similarity(decoder, components).abs()).mean())
 
 

@@ -12,7 +12,7 @@ E[a²]: a itself varies, and a formula that holds a at its mean forgets that. Wi
 of the next linear layer. An MLP on Fashion-MNIST, 784 – 256 – 256 – 10, a dropout behind each hidden layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,7 +29,7 @@ from ..common.data import fashion_mnist
 from ..common.intervals import interval
 from ..common.study import BLACK, BLUE, GREY, ORANGE, Study, progress
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {"seeds": [0, 1], "steps": [0, 5, 10], "images": 512},
     "default": {
         "seed": 0, "seeds": list(range(10)), "p": 0.5, "rate": 0.1, "batch": 256, "steps": [0, 10, 30, 100, 300, 700],
@@ -38,7 +38,7 @@ SETTINGS = {
 }  # fmt: skip
 HIDDEN = 256
 NONE, DROPOUT, TAIL = "no dropout", "nn.Dropout", "TailDropout"
-LAYERS = {NONE: lambda p: nn.Identity(), DROPOUT: nn.Dropout, TAIL: TailDropout}
+LAYERS: dict[str, Callable[[float], nn.Module]] = {NONE: lambda p: nn.Identity(), DROPOUT: nn.Dropout, TAIL: TailDropout}
 LOOKS = {NONE: (GREY, "s"), DROPOUT: (ORANGE, "^"), TAIL: (BLUE, "o")}
 PLACES = ["first dropout", "second linear layer", "second dropout", "output"]
 FORMS = ["measured", "closed form", "a at its mean"]

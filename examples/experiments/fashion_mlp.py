@@ -22,7 +22,7 @@ from ..common.data import Data, fashion_mnist
 from ..common.study import Study, median_times, progress
 from .fashion_report import BOTH, DECAY, DROPOUT, NONE, Run, analyse, draw, say, table
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {
         "seeds": [0, 1], "decay_seeds": [100], "samples": 512, "validation": 256, "test_samples": 256, "epochs": 2,
         "longer": [1, 2, 3], "decays": [1e-4, 1e-3], "rounds": 2, "blocks": 2,

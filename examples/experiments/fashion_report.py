@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ..common.intervals import Interval, holm, interval, p_value
 from ..common.study import BLACK, BLUE, GREY, ORANGE
@@ -124,7 +125,7 @@ def table(answers: dict[str, Any], times: dict[str, list[float]], said: Sequence
     return "\n".join([*lines, "", *(f"* {sentence}" for sentence in said)])
 
 
-def draw(found: Runs, answers: dict[str, Any], settings: Any) -> plt.Figure:
+def draw(found: Runs, answers: dict[str, Any], settings: Any) -> Figure:
     """Accuracy against that of no dropout, the gap, and both over the epochs; dots are seeds, bars 95 % intervals."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 4.6), layout="constrained", width_ratios=[1.1, 1, 1])
     rows = answers["configurations"]

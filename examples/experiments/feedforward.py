@@ -16,6 +16,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -26,7 +27,7 @@ from ..common.data import Data, fashion_mnist
 from ..common.intervals import Interval, interval
 from ..common.study import BLACK, BLUE, GREEN, ORANGE, Study, median_times, progress
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {
         "seeds": [0, 1], "p": [0.5], "samples": 256, "validation": 256, "test_samples": 256, "features": 16, "batch": 64,
         "steps": 6, "every": 2, "compared": 2, "calls": 2, "sizes": [[16, 16]],
@@ -119,7 +120,8 @@ def apart(p: float, data: Data, settings: Any) -> float:
 
 def step_times(kinds: Kinds, seed: int, data: Data, settings: Any, batch: int, features: int) -> list[float]:
     """Seconds of the processor that a step takes with each kind and p; the median of more calls where they are short."""
-    inputs, labels, calls = data.inputs[:batch], data.labels[:batch], {}
+    inputs, labels = data.inputs[:batch], data.labels[:batch]
+    calls: dict[str, Callable[[], Any]] = {}
     for kind, p in kinds:
         torch.manual_seed(seed)
         calls[f"{kind} {p}"] = partial(stepper(network(kind, p, features), settings.rate), inputs, labels)
@@ -217,7 +219,7 @@ def sentences(found: dict[str, Any], sizes: dict[str, dict[str, Interval]], sett
     return said
 
 
-def draw(found: dict[str, Any], sizes: dict[str, dict[str, Interval]], settings: Any) -> plt.Figure:
+def draw(found: dict[str, Any], sizes: dict[str, dict[str, Interval]], settings: Any) -> Figure:
     """Loss over time for each p, and the time of a step over the size."""
     figure, panels = plt.subplots(2, 2, figsize=(10.5, 7.4), layout="constrained")
     *over_time, over_size = panels.flat

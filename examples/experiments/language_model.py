@@ -13,6 +13,7 @@ import hashlib
 import math
 import sysconfig
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ from ..common.study import Study, progress, rounded
 from .language_measures import at_widths, costs, cut, judge_cut, loss_at, parameters, widths_of
 from .language_report import CUT, IN_FFN, NONE, TAILS, analyse, draw, say, table
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {
         "seeds": [0, 1], "training": ["bisect"], "validation": ["queue"], "watched": 64, "context": 16, "size": 16, "heads": 2,
         "batch": 4, "steps": 6, "every": 3, "calls": 2,
@@ -259,7 +260,7 @@ def measure(runs: dict[str, list[dict[str, Any]]], texts: dict[str, Batch], sett
         for name, each in models.items()
     }
     cuts: dict[str, Any] = {}
-    smaller: dict[str, list[nn.Module]] = {}
+    smaller: dict[str, list[Any]] = {}
     for name in TAILS:
         losses = torch.tensor([found["every FFN"] for found in curves[name]], dtype=torch.float64)
         k = max(1, Scree(tuple(widths), losses.mean(0), losses.std(0)).choose(settings.tolerance))
@@ -286,11 +287,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     settings = study.settings
     sources = {part: source(getattr(settings, part)) for part in ("training", "validation")}
     texts = {part: encode(text) for part, text in sources.items()}
-    runs = {name: [] for name in CONFIGURATIONS}
+    runs: dict[str, list[Any]] = {name: [] for name in CONFIGURATIONS}
     for seed in settings.seeds:
         for name, done in runs.items():
             part = f"{name}-{seed}".replace("/", " over ")
-            done.append(study.stored(part, lambda at=(name, seed): train(*at, texts, settings)))
+            done.append(study.stored(part, partial(train, name, seed, texts, settings)))
     results: dict[str, Any] = {
         "corpus": {
             part: {"characters": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}

@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ..common.intervals import Interval, holm, interval, p_value
 from ..common.study import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, YELLOW, width_axis
@@ -168,7 +169,7 @@ def shown(found: Interval, decimals: int, unit: float = 1) -> str:
     return scaled.plain(decimals) if seen else f"{scaled.mean:.{decimals}f}"
 
 
-def draw(results: dict[str, Any]) -> plt.Figure:
+def draw(results: dict[str, Any]) -> Figure:
     """The losses over training, a panel for each family; those in the end; the losses at every width; the shares of ones."""
     figure, axes = plt.subplots(2, 3, figsize=(13, 8), layout="constrained")
     runs = results["runs"]

@@ -23,7 +23,7 @@ from taildropout import TailDropout, at_k
 from ..common.intervals import holm, interval, p_value
 from ..common.study import BLACK, BLUE, GREEN, GREY, ORANGE, Study, progress
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {"seeds": [0, 1], "choosing_seeds": [100], "steps": 200, "strengths": 2, "grid": 40},
     "default": {
         "seed": 0, "seeds": list(range(20)), "choosing_seeds": list(range(100, 105)), "samples": 200, "validation": 1000,
@@ -60,7 +60,7 @@ def moons(seed: int, settings: Any) -> Moons:
     labels = torch.tensor(found[1]).split(sizes)
     wrong = [torch.rand(len(each), generator=generator) < settings.wrong for each in labels[:2]]
     sets = [(inputs[i], torch.where(wrong[i], 1 - labels[i], labels[i])) for i in range(2)]
-    return Moons(*sets, (inputs[2], labels[2]), wrong[0])
+    return Moons(sets[0], sets[1], (inputs[2], labels[2]), wrong[0])
 
 
 def network(name: str, strength: float, hidden: int) -> nn.Sequential:

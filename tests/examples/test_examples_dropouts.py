@@ -59,7 +59,8 @@ def small_fashion(samples: int = 96) -> tuple[object, SimpleNamespace]:
 def test_every_configuration_starts_from_the_same_weights_and_sees_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     mlp = load("experiments.fashion_mlp")
     data, settings = small_fashion()
-    starts, seen = [], []
+    starts: list[torch.Tensor] = []
+    seen: list[torch.Tensor] = []
     whole = mlp.cross_entropy
 
     def network(configuration: dict[str, Any]) -> Any:

@@ -5,6 +5,7 @@ All cells are one family with a family-wise false-alarm rate of `checks.ALPHA`, 
 
 from collections.abc import Callable, Iterable
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.distribution
 DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32, "f64": torch.float64}
 
 
-def marked(quick: Iterable[tuple], full: Iterable[tuple]) -> list:
+def marked(quick: Iterable[tuple[Any, ...]], full: Iterable[tuple[Any, ...]]) -> list[Any]:
     """Parameters of the quick cells, then of the slow ones; a cell's last parameter is its size."""
     return [*quick, *(pytest.param(*each, marks=pytest.mark.slow) for each in full)]
 
@@ -93,7 +94,7 @@ def test_every_width_is_reachable_at_tiny_p(
 # ---- Through the layer
 
 
-def through(layers: list[Callable], shape: tuple[int, ...], elements: int, dtype: torch.dtype) -> list[Tensor]:
+def through(layers: list[Callable[..., Any]], shape: tuple[int, ...], elements: int, dtype: torch.dtype) -> list[Tensor]:
     """K of every sample, from calls of two layers in turn on ones of this shape, until all have had `elements` together."""
     ones = torch.ones(shape, dtype=dtype)
     calls = max(1, round(elements / ones.numel() / len(layers)))
@@ -128,7 +129,7 @@ LAYERS = marked(
 @pytest.mark.parametrize(("path", "p", "n", "dtype", "elements"), LAYERS)
 def test_layer(path: str, p: float, n: int, dtype: str, elements: int, family: Family, request: pytest.FixtureRequest) -> None:
     """Each sample's kept features are a prefix, of a width that follows the exact law, in every dtype and code path."""
-    layers: list[Callable] = [TailDropout(p), TailDropout(p)]
+    layers: list[Callable[..., Any]] = [TailDropout(p), TailDropout(p)]
     if path == "compiled":
         request.getfixturevalue("compiler")
         layers = [torch.compile(layer, fullgraph=True) for layer in layers]

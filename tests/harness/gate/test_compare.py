@@ -96,6 +96,7 @@ def test_an_interrupted_comparison_ends_its_processes_and_leaves_no_folder(tmp_p
     command = [sys.executable, "-m", "benchmarks", "compare", "HEAD", "--case", SMALL]
     env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("exact counts"):
             break

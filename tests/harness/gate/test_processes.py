@@ -40,7 +40,9 @@ def test_a_process_that_dies_is_named(tmp_path: Path, base: Version) -> None:
 
 def test_what_the_package_prints_is_no_finding(tmp_path: Path, base: Version) -> None:
     head = edited(base, tmp_path / "head", "__init__.py", new=f"\nprint({messages.encode(messages.Done())!r})\n")
-    assert len(Comparison(workload, base, head, tmp_path).draw([SMALL], 2)[SMALL]) == 2
+    drawn = Comparison(workload, base, head, tmp_path).draw([SMALL], 2)
+    assert drawn is not None
+    assert len(drawn[SMALL]) == 2
 
 
 @pytest.mark.parametrize(

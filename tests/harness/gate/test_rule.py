@@ -6,6 +6,7 @@ import random
 import statistics
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from scipy import stats
@@ -77,7 +78,7 @@ def test_holm_multiplies_the_smallest_by_all_and_never_falls() -> None:
 
 def test_equal_versions_are_suspected_no_more_often_than_declared(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first batch alone, any of 5 cases: at most the 1 % that is spent; 2000 trials, 5 standard errors (3e-7)."""
-    suspected = []
+    suspected: list[bool] = []
     monkeypatch.setattr(rule, "confirm", lambda first, draw, threshold: suspected.append(bool(first)) or {})
     effects, trials = dict.fromkeys("abcde", 0.0), 2000
     for seed in range(trials):
@@ -103,16 +104,18 @@ def test_noise_beyond_the_threshold_is_never_a_pass() -> None:
 
 
 def test_a_clear_case_ends_at_the_first_look_and_others_go_on() -> None:
-    asked = []
+    asked: list[tuple[tuple[str, ...], int]] = []
     sources = {"quiet": processes({"quiet": 0.0}, 0.002), "noisy": processes({"noisy": 0.0}, 0.3)}
 
-    def draw(names: Iterable[str], count: int) -> dict[str, list[float]]:
+    def draw(names: Iterable[str], count: int) -> Any:
         asked.append((tuple(names), count))
-        return {name: sources[name]([name], count)[name] for name in names}
+        return {name: cast(Any, sources[name]([name], count))[name] for name in names}
 
     found = decide(["quiet", "noisy"], draw)
     assert asked == [(("quiet", "noisy"), 6), (("noisy",), 6), (("noisy",), 12)]
-    assert found["quiet"].estimate.processes == 6
+    quiet = found["quiet"].estimate
+    assert quiet is not None
+    assert quiet.processes == 6
     assert (found["quiet"].verdict, found["noisy"].verdict) == (PASS, UNSTABLE)
 
 
@@ -122,6 +125,7 @@ def batches(*values: float | None) -> Draw:
 
     def draw(names: Iterable[str], count: int) -> dict[str, list[float]]:
         change = left.pop(0)
+        assert change is not None, "a second batch was not expected"
         return {name: [math.log1p(change) + 1e-4 * (i % 3) for i in range(count)] for name in names}
 
     return draw

@@ -37,6 +37,7 @@ def test_one_percent_more_instructions_is_found(tmp_path: Path, base: Version) -
     head = inject(workload, base, tmp_path / "head", {case: ("python", 1500)})
     row = instructions.instruction_rows(Comparison(workload, base, head, tmp_path), [case])[0]
     assert row.verdict == REGRESSED
+    assert row.change is not None
     assert row.change > 0.01
 
 
@@ -57,6 +58,7 @@ def test_twice_the_time_is_found_at_the_first_look(tmp_path: Path, base: Version
     comparison = Comparison(workload, base, head, tmp_path)
     decision = decide([SMALL], comparison.draw)[SMALL]
     assert decision.verdict == REGRESSED
+    assert decision.estimate is not None
     assert decision.estimate.change > 0.5
     assert {process.first for process in comparison.processes} == {"base", "head"}
     assert len(comparison.processes) == 12

@@ -9,8 +9,8 @@ from gate.edits import NEEDS_GIT
 
 from benchmarks import ROOT, workload
 from benchmarks.gate.versions import Version, extract
+from benchmarks.suite.loading import PACKAGE, load
 from benchmarks.system.git import UnknownRevision
-from benchmarks.workload import PACKAGE, load
 
 pytestmark = NEEDS_GIT
 

@@ -18,8 +18,8 @@ from urllib.request import ProxyHandler, build_opener
 import pytest
 import torch
 from ours import own_lines
+from profiling.test_events import assert_nested
 from rich.console import Console
-from test_events import assert_nested
 
 from benchmarks import ROOT
 from benchmarks import __main__ as command

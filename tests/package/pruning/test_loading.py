@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from like_others import Conv1D, Gpt, gpt
-from pruned import CHANNELS, Wired, count, evaluated, followed, gru, lively, mlp, two, x
-from test_pruning_networks import CASES, WIRED, doubled
+from package.pruning.like_others import Conv1D, Gpt, gpt
+from package.pruning.pruned import CHANNELS, Wired, count, evaluated, followed, gru, lively, mlp, two, x
+from package.pruning.test_pruning_networks import CASES, WIRED, doubled
 from torch import Tensor, nn
 
 from taildropout import PruningError, TailDropout, insert_dropout, load_pruned, prune

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pruned import Wired, checked, count, evaluated, feed_forward, followed, gru, mlp, two, x
+from package.pruning.pruned import Wired, checked, count, evaluated, feed_forward, followed, gru, mlp, two, x
 from torch import Tensor, nn
 
 from taildropout import PruningError, TailDropout, at_k, prune

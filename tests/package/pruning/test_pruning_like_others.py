@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from like_others import Conv1D, Experts, Gpt, OwnLinear, gpt
-from pruned import Wired, checked, count, evaluated, followed, mlp, x
+from package.pruning.like_others import Conv1D, Experts, Gpt, OwnLinear, gpt
+from package.pruning.pruned import Wired, checked, count, evaluated, followed, mlp, x
 from torch import nn
 
 from taildropout import PruningError, TailDropout, at_k, prune

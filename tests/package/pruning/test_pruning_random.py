@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from pruned import CHANNELS, count, evaluated, lively, x
+from package.pruning.pruned import CHANNELS, count, evaluated, lively, x
 from torch import Tensor, nn
 
 from taildropout import PruningError, TailDropout, prune

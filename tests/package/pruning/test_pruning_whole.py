@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from like_others import gpt
-from pruned import Chain, Wired, count, evaluated, feed_forward, followed, mlp, two, x
+from package.pruning.like_others import gpt
+from package.pruning.pruned import Chain, Wired, count, evaluated, feed_forward, followed, mlp, two, x
 from torch import Tensor, nn
 
 import taildropout

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from oracles import keep_first_at_once as plain
-from test_selection import DTYPES, assert_bitwise, problems
+from package.selection.test_selection import DTYPES, assert_bitwise, problems
 from torch import Tensor
 
 ALL_DTYPES = [*DTYPES, torch.bool, torch.uint8, torch.int16, torch.int32, torch.int64]

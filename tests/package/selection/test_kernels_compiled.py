@@ -4,11 +4,12 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from oracles import keep_first_at_once as plain
-from test_selection import assert_bitwise
+from package.selection.test_selection import assert_bitwise
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
@@ -80,7 +81,7 @@ class Interpreted(torch.fx.Interpreter):
         super().__init__(module)
         self.kernel = kernel
 
-    def call_function(self, target: object, args: tuple, kwargs: dict) -> object:
+    def call_function(self, target: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
         from torch._higher_order_ops.triton_kernel_wrap import kernel_side_table
 
         if "triton_kernel_wrapper" not in str(target):

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from decoder import Block
-from networks import computed
+from package.widths.decoder import Block
+from package.widths.networks import computed
 from torch import Tensor, nn
 
 from taildropout import Frontier, TailDropout, at_k, frontier, prune, scree
@@ -99,7 +99,7 @@ def llama(layers: int = 8, dim: int = 8, hidden: int = 64) -> nn.Module:
     torch.manual_seed(0)
     model = nn.Sequential(*(Block(dim, hidden, heads=0) for _ in range(layers)), nn.Linear(dim, 3))
     with torch.no_grad():  # as if trained: each layer with features that fall in importance, some layers faster than others
-        for number, block in enumerate(model[:-1]):
+        for number, block in enumerate(list(model)[:-1]):
             block.mlp.down_proj.weight *= 8 * torch.exp(-torch.arange(hidden) * (number + 1) / hidden)
     return model.eval()
 

@@ -7,7 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from networks import NETWORKS, Custom, Recurrent, changed_before, classes, loop, per_element, regression, residual, wide_linear
+from package.widths.networks import (
+    NETWORKS,
+    Custom,
+    Recurrent,
+    changed_before,
+    classes,
+    loop,
+    per_element,
+    regression,
+    residual,
+    wide_linear,
+)
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -312,7 +323,7 @@ def test_the_device_is_where_batches_go(monkeypatch: pytest.MonkeyPatch) -> None
     moved = []
     to = Tensor.to
 
-    def watched(self, *args: Any, **kwargs: Any) -> Any:
+    def watched(self: Tensor, *args: Any, **kwargs: Any) -> Any:
         if args and isinstance(args[0], str | torch.device):
             moved.append(str(args[0]))
         return to(self, *args, **kwargs)

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from decoder import LanguageModel, texts
-from networks import Custom, computed, loop, per_element, regression, wide_linear
+from package.widths.decoder import LanguageModel, texts
+from package.widths.networks import Custom, computed, loop, per_element, regression, wide_linear
 from torch import Tensor, nn
 
 from taildropout import Scree, TailDropout, at_k, scree
@@ -24,7 +24,7 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-class BatchEncoding(UserDict):
+class BatchEncoding(UserDict[str, Tensor]):
     """As in transformers: a mapping that is no dict, and moves by itself."""
 
     def to(self, device: torch.device) -> "BatchEncoding":
@@ -191,7 +191,7 @@ def test_name_and_direction_come_from_the_loss_or_the_caller() -> None:
 class Bar:
     """Stands for tqdm's."""
 
-    shown: ClassVar[list[tuple]] = []
+    shown: ClassVar[list[tuple[str, int | None]]] = []
 
     def __init__(self, items: Iterable[Any], desc: str, total: int | None) -> None:
         self.items = items

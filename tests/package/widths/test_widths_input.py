@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import Custom, normal, per_element, regression, wide_linear
+from package.widths.networks import Custom, normal, per_element, regression, wide_linear
 from torch import Tensor, nn
 
 from taildropout import TailDropout, at_k, prune, scree
@@ -21,7 +21,7 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-def state(model: nn.Module) -> tuple:
+def state(model: nn.Module) -> tuple[Any, ...]:
     return (
         [(module.training, sorted(module.__dict__), module.__dict__.get("forward")) for module in model.modules()],
         [None if module.k is None else module.k.item() for module in model.modules() if isinstance(module, TailDropout)],
@@ -32,7 +32,7 @@ def state(model: nn.Module) -> tuple:
     )
 
 
-def noisy_batches(error: Exception | None = None) -> None:
+def noisy_batches(error: Exception | None = None) -> Iterator[Any]:
     yield from regression(5)
     torch.rand(3)
     if error:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from decoder import Decoder, texts
-from networks import Custom, centred, computed, loop, per_element, regression, residual
+from package.widths.decoder import Decoder, texts
+from package.widths.networks import Custom, centred, computed, loop, per_element, regression, residual
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -110,6 +110,8 @@ def test_a_later_batch_of_another_form_is_computed_all_the_same() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.net = Custom(residual)
+
+        seen: bool
 
         def forward(self, input: Tensor) -> Any:
             if len(input) > 7 and self.seen:
