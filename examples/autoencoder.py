@@ -117,7 +117,8 @@ def draw_curves(axes: Axes, errors: dict[str, list[float]]) -> None:
 
 def draw_embedding(axes: Axes, code: np.ndarray, labels: Tensor, area: float) -> None:
     """Where each class lies on the one number that is left at k = 1."""
-    bins = np.linspace(*np.quantile(code, [0.002, 0.998]), 60)
+    low, high = np.quantile(code, [0.002, 0.998])
+    bins = np.linspace(low, high, 60)
     kinds = [("shirts, T-shirts", SHIRTS, ORANGE), ("shoes", SHOES, BLUE), ("all others", None, GREY)]
     for name, classes, colour in kinds:
         others = [each for each in range(10) if each not in SHIRTS + SHOES]
@@ -132,7 +133,7 @@ def draw(
 ) -> Figure:
     """Curves, embedding, and a grid of reconstructions."""
     figure = plt.figure(figsize=(11, 7.2), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[1.1, 1])
+    above, below = figure.subfigures(2, 1, height_ratios=[1.1, 1], squeeze=False)[:, 0]
     left, right = above.subplots(1, 2)
     draw_curves(left, errors)
     with torch.no_grad():
@@ -170,7 +171,7 @@ def animate(models: dict[str, nn.Sequential], images: Tensor, mean: Tensor, labe
         for row, name in enumerate(["test image", *SHOWN]):
             pen.text((6, top + row * side + side // 2 - 6), name.replace("of the images", "").strip(), fill=0)
             pictures = reconstruct(models[name], chosen, mean, k) if row else (chosen + mean).reshape(-1, 28, 28).numpy()
-            strip = np.concatenate(list(np.uint8(255 * (1 - pictures))), axis=1)
+            strip = np.concatenate(list((255 * (1 - pictures)).astype(np.uint8)), axis=1)
             frame.paste(
                 Image.fromarray(strip).resize((strip.shape[1] * zoom, side), Image.Resampling.NEAREST),
                 (margin, top + row * side),

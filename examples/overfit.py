@@ -40,7 +40,10 @@ def with_wrong_labels(labels: Tensor, share: float) -> Tensor:
 def data(settings: Any) -> dict[str, Batch]:
     """Training and validation data with wrong labels, and test data without."""
     whole = fashion_mnist()
-    scale = lambda images: (images - whole.inputs.mean()) / whole.inputs.std()  # noqa: E731
+
+    def scale(images: Tensor) -> Tensor:
+        return (images - whole.inputs.mean()) / whole.inputs.std()
+
     first, last = slice(settings.samples), slice(len(whole.inputs) - settings.validation, None)
     return {
         "training": (scale(whole.inputs[first]), with_wrong_labels(whole.labels[first], settings.wrong)),

@@ -134,7 +134,7 @@ def summary(found: dict[str, Any], leading: int) -> dict[str, Any]:
 def draw(found: dict[str, Any]) -> Figure:
     """Curves beside PCA's, and the directions of the digits as pictures."""
     figure = plt.figure(figsize=(10, 8.6), layout="constrained")
-    curves, pictures = figure.subfigures(2, 1, height_ratios=[2, 1.25])
+    curves, pictures = figure.subfigures(2, 1, height_ratios=[2, 1.25], squeeze=False)[:, 0]
     for row, (name, layers) in zip(curves.subplots(2, 2), found.items(), strict=True):
         left, cosine = row
         pca = layers["TailDropout"][0]["pca"]

@@ -45,7 +45,8 @@ class Law:
     def standardised(self) -> np.ndarray:
         """(k − E[K]) / the standard deviation of K, for k = 0 … n; the mean is what p promises, not a sum over the law."""
         deviation = np.arange(self.n + 1) - self.n * (1 - self.p)
-        return np.divide(deviation, np.sqrt(self.pmf @ deviation**2))
+        standardised: np.ndarray = deviation / np.sqrt(self.pmf @ deviation**2)
+        return standardised
 
     @cached_property
     def scores(self) -> np.ndarray:

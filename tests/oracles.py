@@ -79,7 +79,8 @@ def rate(p: float, n: int) -> float:
 def pmf(p: float, n: int) -> np.ndarray:
     """P(K = k) for k = 0 … n: the exponential lies between k and k + 1, or is n or more. Sums to 1, with mean n(1 − p)."""
     if p in (0, 1):
-        return (np.arange(n + 1) == (n if p == 0 else 0)).astype(np.float64)
+        certain: np.ndarray = np.eye(n + 1)[n if p == 0 else 0]
+        return certain
     lam = rate(p, n)
     at_least = np.exp(-lam * np.arange(n + 1))
     return np.append(at_least[:-1] * -np.expm1(-lam), at_least[-1])

@@ -3,6 +3,8 @@
 Rejecting means p < `checks.LIMIT`, what a cell of `test_law` fails by. The coverage tests have a false-alarm rate of 1e-6 each.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -143,9 +145,9 @@ def test_law_of_the_checks_is_the_oracles() -> None:
 
 def p_values(name: str, p: float, n: int, draws: int, repeats: int) -> np.ndarray:
     """p of one check over many samples of the law, drawn by numpy."""
-    law, rng = Law(p, n), np.random.default_rng(torch.randint(2**60, ()).item())
+    law, rng = Law(p, n), np.random.default_rng(int(torch.randint(2**60, ())))
     if name in ("law", "fine", "mean"):
-        one = {"law": goodness, "fine": fine_structure, "mean": mean}[name]
+        one: Callable[..., float] = {"law": goodness, "fine": fine_structure, "mean": mean}[name]
         counts = rng.multinomial(draws, law.pmf, size=repeats).astype(float)
         return np.array([one(each, law if name == "mean" else law.pmf) for each in counts])
     k = torch.from_numpy(rng.choice(n + 1, size=(repeats, 2, draws), p=law.pmf))
@@ -192,7 +194,7 @@ def test_p_values_of_rare_events_are_no_smaller_than_uniform(name: str, p: float
 def test_chi_square_keeps_its_rate_in_the_tail() -> None:
     """With LEAST_EXPECTED in a bin, χ² rejects at 1e-3 no more than 1.5 times as often as it says, over 10 000 samples."""
     bins = 20
-    rng = np.random.default_rng(torch.randint(2**60, ()).item())
+    rng = np.random.default_rng(int(torch.randint(2**60, ())))
     flat = np.full(bins, 1 / bins)
     samples = rng.multinomial(bins * (LEAST_EXPECTED + 1), flat, size=10_000).astype(float)
     rejected = sum(goodness(each, flat) <= 1e-3 for each in samples)

@@ -29,6 +29,7 @@ def use(monkeypatch: pytest.MonkeyPatch, **names: object) -> None:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     defaults = suite.Network.__init__.__defaults__
     monkeypatch.setattr(suite.Network.__init__, "__defaults__", (30, 16, 16, 2, 2))
+    assert defaults is not None
     assert len(defaults) == 5
     monkeypatch.setattr(suite, "VOCABULARY", 30)
     monkeypatch.setattr(suite, "KEPT", 4)
