@@ -1,9 +1,9 @@
-"""Far into overfitting: a wide network that has learned its training data by heart still generalises at the right width.
+"""Train far into overfitting: a network that has memorised its training data still generalises at the right width.
 
 python -m examples.overfit        writes examples/figures/overfit.png and examples/results/overfit.json
 
-A thousand images of Fashion-MNIST, a fifth of their labels drawn at random, and 1024 hidden features. Beside it stands what is
-usually done: no dropout, and the step at which the validation loss was least.
+A thousand images of Fashion-MNIST, a fifth of them with random labels, and 1024 hidden features. It is compared with early
+stopping: no dropout, and the step with the least validation loss.
 """
 
 from collections.abc import Sequence
@@ -33,12 +33,12 @@ Batch = tuple[Tensor, Tensor]
 
 
 def with_wrong_labels(labels: Tensor, share: float) -> Tensor:
-    """A share of the labels drawn anew."""
+    """Return the labels, a share of them replaced by random ones."""
     return torch.where(torch.rand(labels.shape) < share, torch.randint(10, labels.shape), labels)
 
 
 def data(settings: Any) -> dict[str, Batch]:
-    """Training and validation data with wrong labels, and test data without."""
+    """Return training and validation data with some wrong labels, and test data without."""
     whole = fashion_mnist()
 
     def scale(images: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def data(settings: Any) -> dict[str, Batch]:
 
 @torch.no_grad()
 def losses(model: nn.Module, sets: dict[str, Batch]) -> dict[str, float]:
-    """The loss on every set, all features kept; and the accuracy on test data."""
+    """Return the loss on each data set and the accuracy on test data, all features kept."""
     model.eval()
     outputs = {name: model(inputs) for name, (inputs, _) in sets.items()}
     found = {name: cross_entropy(outputs[name], labels).item() for name, (_, labels) in sets.items()}
@@ -64,7 +64,7 @@ def losses(model: nn.Module, sets: dict[str, Batch]) -> dict[str, float]:
 
 
 def train(layer: nn.Module, sets: dict[str, Batch], settings: Any, what: str) -> dict[str, Any]:
-    """Train on and on; the state in the end, and what the losses were on the way."""
+    """Train far beyond the least validation loss; return the final state_dict and the losses during training."""
     model = network(layer, settings)
     inputs, labels = sets["training"]
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.rate)
@@ -80,12 +80,12 @@ def train(layer: nn.Module, sets: dict[str, Batch], settings: Any, what: str) ->
 
 
 def network(layer: nn.Module, settings: Any) -> nn.Sequential:
-    """784 – hidden – 10."""
+    """Return an MLP of 784 – hidden – 10 features, with the layer on the hidden ones."""
     return nn.Sequential(nn.Linear(784, settings.hidden), nn.ReLU(), layer, nn.Linear(settings.hidden, 10))
 
 
 def draw(curves: dict[str, Tensor], history: list[dict[str, float]], results: dict[str, Any]) -> Figure:
-    """The losses at every width of the one network, and at every step of the other."""
+    """Draw the losses at every width with TailDropout, and at every step without dropout."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.3), layout="constrained", sharey=True)
     looks = {"training": (GREY, "--"), "validation": (ORANGE, "-"), "test": (BLUE, "-")}
     k, early = results["chosen_k"], results["early_stopping"]
@@ -107,7 +107,7 @@ def draw(curves: dict[str, Tensor], history: list[dict[str, float]], results: di
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Train both, choose a width and a step on validation data, draw."""
+    """Train both networks, choose a width and a step on validation data, draw the figure."""
     study = Study(__file__, (__doc__ or "").partition("\n")[0], SETTINGS, argv)
     settings = study.settings
     sets = data(settings)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from checks import ALPHA, SIZE, Family, holm
 from hypothesis import settings
-from ours import OwnWarning, mark_own_warnings
+from own_warnings import OwnWarning, mark_own_warnings
 from torch import Tensor
 
 import taildropout

@@ -147,7 +147,8 @@ def p_values(name: str, p: float, n: int, draws: int, repeats: int) -> np.ndarra
     """p of one check over many samples of the law, drawn by numpy."""
     law, rng = Law(p, n), np.random.default_rng(int(torch.randint(2**60, ())))
     if name in ("law", "fine", "mean"):
-        one: Callable[..., float] = {"law": goodness, "fine": fine_structure, "mean": mean}[name]
+        checks: dict[str, Callable[..., float]] = {"law": goodness, "fine": fine_structure, "mean": mean}
+        one = checks[name]
         counts = rng.multinomial(draws, law.pmf, size=repeats).astype(float)
         return np.array([one(each, law if name == "mean" else law.pmf) for each in counts])
     k = torch.from_numpy(rng.choice(n + 1, size=(repeats, 2, draws), p=law.pmf))

@@ -17,7 +17,7 @@ from urllib.request import ProxyHandler, build_opener
 
 import pytest
 import torch
-from ours import own_lines
+from own_warnings import own_lines
 from profiling.test_events import assert_nested
 from rich.console import Console
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ours import own_lines
+from own_warnings import own_lines
 from rich.console import Console
 from torch._dynamo.utils import counters
 

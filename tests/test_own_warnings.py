@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ours import own_lines
+from own_warnings import own_lines
 
 FOLDER = Path(__file__).parent
 
