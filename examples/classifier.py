@@ -68,7 +68,7 @@ def plain_loss(model: nn.Sequential, inputs: Tensor, labels: Tensor) -> Tensor:
 
 
 def nested_loss(model: nn.Sequential, inputs: Tensor, labels: Tensor, n: int) -> Tensor:
-    """Return the sum of the cross-entropies at widths 1, 2, 4 … n. Each width adds the part of its new features to the output."""
+    """Return the sum of the cross-entropies at widths 1, 2, 4 … n. Each width adds its new features' part to the output."""
     features = model[:-1](inputs)
     weight, output = model.reader.weight, model.reader.bias
     total, before = torch.zeros(()), 0

@@ -31,7 +31,7 @@ class Quality:
         return fmean(sum(scree) / len(scree) for scree in (mlp_scree(seed, package()) for seed in SEEDS))
 
     def track_pca_recovery_error(self) -> float:
-        """Return the mean 1 − |cos| between features and PCA's, of a linear autoencoder: about .003 ± .002; .7 without order."""
+        """Return the mean 1 − |cos| between a linear autoencoder and PCA: about .003 ± .002; .7 without order."""
         return fmean(pca_error(seed, package()) for seed in SEEDS)
 
     def track_learned_dropout_ones(self) -> float:
