@@ -249,7 +249,7 @@ def step_of(choice: Choice, batch: Batch, settings: Any) -> Callable[[], None]:
 
 
 def measure(runs: dict[str, list[dict[str, Any]]], texts: dict[str, Batch], settings: Any) -> dict[str, Any]:
-    """Return losses at every width, pruned networks and costs. All seeds get one width, chosen on `settings.watched` windows."""
+    """Return losses at every width, pruned networks and costs. All seeds get one width, chosen on some windows."""
     text, widths = texts["validation"], widths_of(4 * settings.size)
     watched = text[0][: settings.watched], text[1][: settings.watched]
     models = {name: [trained(run["state"], settings) for run in runs[name]] for name in (NONE, *TAILS)}
