@@ -251,12 +251,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Compare the methods for both kinds of network, and draw the figure."""
     study = Study(__file__, (__doc__ or "").partition("\n")[0], SETTINGS, argv)
     settings = study.settings
-    whole = fashion_mnist()
-    mean, deviation = whole.inputs.mean(), whole.inputs.std()
-    last = len(whole.inputs) - settings.validation
-    validation = (whole.inputs[last:] - mean) / deviation, whole.labels[last:]
-    data = whole.head(settings.samples, settings.test_samples)
-    data = data._replace(inputs=(data.inputs - mean) / deviation, test_inputs=(data.test_inputs - mean) / deviation)
+    data, validation = fashion_mnist().standardised(settings.samples, settings.test_samples, settings.validation)
     results = {kind: compare(study, kind, data, validation) for kind in KINDS}
     return study.save(draw(results), results)
 

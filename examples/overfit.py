@@ -39,16 +39,11 @@ def with_wrong_labels(labels: Tensor, share: float) -> Tensor:
 
 def data(settings: Any) -> dict[str, Batch]:
     """Return training and validation data with some wrong labels, and test data without."""
-    whole = fashion_mnist()
-
-    def scale(images: Tensor) -> Tensor:
-        return (images - whole.inputs.mean()) / whole.inputs.std()
-
-    first, last = slice(settings.samples), slice(len(whole.inputs) - settings.validation, None)
+    data, (inputs, labels) = fashion_mnist().standardised(settings.samples, settings.test_samples, settings.validation)
     return {
-        "training": (scale(whole.inputs[first]), with_wrong_labels(whole.labels[first], settings.wrong)),
-        "validation": (scale(whole.inputs[last]), with_wrong_labels(whole.labels[last], settings.wrong)),
-        "test": (scale(whole.test_inputs[: settings.test_samples]), whole.test_labels[: settings.test_samples]),
+        "training": (data.inputs, with_wrong_labels(data.labels, settings.wrong)),
+        "validation": (inputs, with_wrong_labels(labels, settings.wrong)),
+        "test": (data.test_inputs, data.test_labels),
     }
 
 

@@ -158,12 +158,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Train for every p and seed, measure, draw the figure, print the advice."""
     study = Study(__file__, (__doc__ or "").partition("\n")[0], SETTINGS, argv)
     settings = study.settings
-    whole = fashion_mnist()
-    mean, deviation = whole.inputs.mean(), whole.inputs.std()
-    last = slice(len(whole.inputs) - settings.validation, None)
-    validation = (whole.inputs[last] - mean) / deviation, whole.labels[last]
-    data = whole.head(settings.samples, settings.test_samples)
-    data = data._replace(inputs=(data.inputs - mean) / deviation, test_inputs=(data.test_inputs - mean) / deviation)
+    data, validation = fashion_mnist().standardised(settings.samples, settings.test_samples, settings.validation)
     rates = [0.0, *settings.rates]
 
     def compute(p: float, seed: int) -> list[float]:

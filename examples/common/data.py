@@ -46,6 +46,14 @@ class Data(NamedTuple):
             self.inputs[:samples], self.labels[:samples], self.test_inputs[:test_samples], self.test_labels[:test_samples]
         )
 
+    def standardised(self, samples: int, test_samples: int, validation: int) -> tuple["Data", tuple[Tensor, Tensor]]:
+        """Return the first samples, and the last training samples for validation, standardised by all training inputs."""
+        mean, deviation = self.inputs.mean(), self.inputs.std()
+        data = self.head(samples, test_samples)
+        data = data._replace(inputs=(data.inputs - mean) / deviation, test_inputs=(data.test_inputs - mean) / deviation)
+        last = slice(len(self.inputs) - validation, None)
+        return data, ((self.inputs[last] - mean) / deviation, self.labels[last])
+
 
 def digits(seed: int = 0, test_share: float = 0.2) -> Data:
     """Return 1797 digits of 8 × 8 pixels in [0, 1], shuffled, the last fifth for testing."""

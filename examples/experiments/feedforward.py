@@ -261,12 +261,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Train and time all networks, compare them, draw the figure."""
     study = Study(__file__, (__doc__ or "").partition("\n")[0], SETTINGS, argv)
     settings = study.settings
-    whole = fashion_mnist()
-    mean, deviation = whole.inputs.mean(), whole.inputs.std()
-    last = slice(len(whole.inputs) - settings.validation, None)
-    validation = (whole.inputs[last] - mean) / deviation, whole.labels[last]
-    data = whole.head(settings.samples, settings.test_samples)
-    data = data._replace(inputs=(data.inputs - mean) / deviation, test_inputs=(data.test_inputs - mean) / deviation)
+    data, validation = fashion_mnist().standardised(settings.samples, settings.test_samples, settings.validation)
     kinds = [(NONE, 0.0), *((kind, p) for p in settings.p for kind in (DROPOUT, TAIL, MLP))]
 
     def timed(kinds: Kinds, batch: int, features: int) -> Tensor:

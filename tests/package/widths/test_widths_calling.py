@@ -15,13 +15,7 @@ from torch import Tensor, nn
 
 from taildropout import Scree, TailDropout, at_k, scree
 
-
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 class BatchEncoding(UserDict[str, Tensor]):

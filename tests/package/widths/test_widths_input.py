@@ -13,12 +13,7 @@ from torch import Tensor, nn
 
 from taildropout import TailDropout, at_k, prune, scree
 
-
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def state(model: nn.Module) -> tuple[Any, ...]:

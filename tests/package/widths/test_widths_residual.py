@@ -1,6 +1,5 @@
 """Behind residual connections scree gives every sample its own k."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,13 +11,7 @@ from torch.nn import functional
 
 from taildropout import TailDropout, scree
 
-
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def next_token(output: Tensor, ids: Tensor) -> Tensor:
