@@ -114,7 +114,7 @@ def encoder_layer() -> nn.TransformerEncoderLayer:
 
 
 def by_hand(layer: nn.TransformerEncoderLayer, input: Tensor, padding: Tensor, k: int) -> Tensor:
-    """The layer at width k from its own parts, none of which is a dropout."""
+    """Return the output of the encoder layer at width k, computed from its parts without any dropout."""
     attended, _ = layer.self_attn(input, input, input, key_padding_mask=padding, need_weights=False)
     input = layer.norm1(input + attended)
     hidden = keep_first(torch.relu(layer.linear1(input)), k)

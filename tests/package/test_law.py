@@ -25,7 +25,7 @@ DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32, "f
 
 
 def marked(quick: Iterable[tuple[Any, ...]], full: Iterable[tuple[Any, ...]]) -> list[Any]:
-    """Parameters of the quick cells, then of the slow ones; a cell's last parameter is its size."""
+    """Return the parameters of quick cells, then of slow ones; a cell's last parameter is its size."""
     return [*quick, *(pytest.param(*each, marks=pytest.mark.slow) for each in full)]
 
 
@@ -106,7 +106,7 @@ def through(layers: list[Callable[..., Any]], shape: tuple[int, ...], elements: 
 
 
 def rows(path: str, n: int, elements: int) -> int:
-    """How many samples of n features make one call take this path through the layer."""
+    """Return the number of samples of n features for which a call takes this path through the layer."""
     return (SAVE_ONLY_K_FROM - 1) // n if path == "small" else min(2_000_000, elements // 2) // n
 
 
@@ -186,7 +186,7 @@ def test_gradient_is_that_of_the_expected_loss(n: int, p: float, samples: int, f
     input, target = torch.randn(3, dtype=torch.float64), torch.randn(2, dtype=torch.float64)
 
     def gradients(drop: Callable[[Tensor], Tensor], rows: int) -> Tensor:
-        """Of the mean loss over rows that differ in k alone, by both weights, flattened."""
+        """Return the flattened gradients by both weights of the mean loss over rows that differ only in k."""
         weights = [first.clone().requires_grad_(), second.clone().requires_grad_()]
         hidden = drop(nn.functional.softplus(weights[0] @ input).expand(rows, n))
         loss = (torch.tanh(hidden @ weights[1].T) - target).square().sum(1).mean()

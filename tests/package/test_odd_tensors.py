@@ -16,7 +16,7 @@ def jagged(*lengths: int, n: int = 8) -> Tensor:
 
 
 def kept(input: Tensor) -> list[Tensor]:
-    """How many features each row of each component keeps, which must be the first ones."""
+    """Return the number of features that each row of each component keeps; check that they are the first ones."""
     for part in input.unbind():
         assert torch.equal(part, keep_first(torch.ones_like(part), part.sum(-1, keepdim=True)))
     return [part.sum(-1) for part in input.unbind()]

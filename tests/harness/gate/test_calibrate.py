@@ -20,7 +20,7 @@ CASES = list(workload.slowdowns)
 
 
 def trial(kind: str, chance: random.Random, change: float = 0.0, verdict: str = PASS) -> dict[str, Any]:
-    """A trial as it is recorded, its processes normal around a change."""
+    """Return a recorded trial whose processes are normal around a change."""
     logs = [[round(math.log1p(change) + chance.gauss(0, 0.006), 5) for _ in range(LOOKS[0])] for _ in CASES]
     cases = {
         case: {"verdict": verdict, "logs": each, "flags": {"asv": verdict == REGRESSED, "t-test": True}}
@@ -55,7 +55,7 @@ def record() -> dict[str, Any]:
 
 
 def found(rows: list[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
-    """The only row that holds all that is wanted."""
+    """Return the only row with all the wanted values."""
     (row,) = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
     return row
 

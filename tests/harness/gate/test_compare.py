@@ -113,7 +113,7 @@ def test_an_interrupted_comparison_ends_its_processes_and_leaves_no_folder(tmp_p
 
 
 def measuring(folder: Path) -> list[Path]:
-    """The gate's processes that work for a comparison in `folder`."""
+    """Return the gate's worker processes of a comparison in `folder`."""
     there = Path("/proc").glob("[0-9]*/cmdline")
     return [
         file
@@ -123,7 +123,7 @@ def measuring(folder: Path) -> list[Path]:
 
 
 def read(file: Path) -> bytes:
-    """What a file of a process says; empty once it is gone."""
+    """Return the content of a file in /proc, or b"" if the process has ended."""
     try:
         return file.read_bytes()
     except OSError:

@@ -31,7 +31,7 @@ CASES = "8x16-f32-train", "1024x512-f32-train"  # whose rounds are recorded
 
 
 def processes(effects: Mapping[str, float], deviation: float = 0.007, seed: int = 0, heavy: bool = False) -> Draw:
-    """A source of processes: normal, or with one in ten spread five times as wide, around the logarithm of each effect."""
+    """Return a source of processes, normal around the log of each effect; `heavy`: one in ten has five times the deviation."""
     chance = random.Random(seed)
 
     def one(effect: float) -> float:

@@ -180,7 +180,7 @@ def faked(tmp_path: Path, monkeypatch: Patch) -> Path:
 
 
 def lines_of_make_bench() -> int:
-    """The lines that make and the dashboard add: two that say where the pages are and how to see them, and one without npm."""
+    """Return the lines that make and the dashboard add: where the pages are, how to view them, and that npm is missing."""
     return 3
 
 

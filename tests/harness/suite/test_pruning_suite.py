@@ -13,14 +13,14 @@ from taildropout import TailDropout, load_pruned, prune
 
 @pytest.fixture(autouse=True)
 def restored_threads() -> Iterator[None]:
-    """A benchmark sets torch's threads."""
+    """Restore torch's number of threads, which a benchmark sets."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
 
 
 def use(monkeypatch: pytest.MonkeyPatch, **names: object) -> None:
-    """Have the suite measure a package of these names."""
+    """Make the suite measure a package with these names."""
     package = types.ModuleType("other")
     vars(package).update(names)
     monkeypatch.setattr(suite, "package", lambda: package)

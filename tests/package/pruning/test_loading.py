@@ -17,7 +17,7 @@ from taildropout import PruningError, TailDropout, insert_dropout, load_pruned, 
 
 
 def saved(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state_dict after `torch.save` and `torch.load`."""
+    """Return a state_dict after `torch.save` and `torch.load`."""
     file = io.BytesIO()
     torch.save(state_dict, file)
     file.seek(0)

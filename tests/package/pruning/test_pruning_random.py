@@ -38,7 +38,7 @@ class Residual(nn.Module):
 
 
 def equal_or_error(model: nn.Module, layer: str, k: int, input: Tensor) -> str:
-    """What came of pruning; an assertion fails where the result is wrong."""
+    """Return the outcome of pruning; assert that a pruned network computes the same."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:

@@ -20,7 +20,7 @@ from taildropout.pruning import graph, handlers, pruner, verification
 
 
 def at_widths(model: nn.Module, widths: Any, *inputs: Any) -> Any:
-    """What the model gives in evaluation with these widths set."""
+    """Return the model's output in evaluation at these widths."""
     with ExitStack() as stack:
         for name, k in widths.items():
             stack.enter_context(at_k(model, k, name))

@@ -17,7 +17,7 @@ ALL_DTYPES = [*DTYPES, torch.bool, torch.uint8, torch.int16, torch.int32, torch.
 
 
 def packed(input: Tensor) -> Tensor:
-    """The same in new memory, without the odd strides that a dim of size 1 may have."""
+    """Return a copy in new memory, without the odd strides that a dim of size 1 may have."""
     return torch.empty(input.shape, dtype=input.dtype).copy_(input)
 
 

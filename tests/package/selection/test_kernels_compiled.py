@@ -23,7 +23,7 @@ LEFT_BEHIND = "this Triton compiles nothing in a process in which its interprete
 
 @pytest.fixture
 def hopper(monkeypatch: pytest.MonkeyPatch) -> object:
-    """A GPU to compile for, on which nothing can run."""
+    """Pretend a GPU of the Hopper generation: code can be compiled for it, but not run."""
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 

@@ -48,7 +48,7 @@ def classes(n: int, c: int, sizes: Sequence[int] = (7, 7, 4)) -> list[tuple[Tens
 
 
 def computed(module: nn.Module) -> list[int]:
-    """The number of samples at each computation of a module, as a list that grows; what is replayed is not computed."""
+    """Return a list to which each real (not replayed) call of a module adds its number of samples."""
     rows: list[int] = []
     forward = module.forward
 

@@ -18,7 +18,7 @@ WIDTHS = {"2": 9, "5": 7, "8": 6}
 
 
 def trained() -> tuple[nn.Module, list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
-    """An MLP with three TailDropouts that learned a smooth function, and batches for validation and for testing."""
+    """Train an MLP with three TailDropouts on a smooth function; return it with batches for validation and testing."""
     torch.manual_seed(0)
     sizes = [6, *WIDTHS.values()]
     parts = [[nn.Linear(a, b), nn.Tanh(), TailDropout(0.4)] for a, b in itertools.pairwise(sizes)]

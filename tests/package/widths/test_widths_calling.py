@@ -31,7 +31,7 @@ def encoded(kind: type[Any] = dict, sizes: Sequence[int] = (6, 6, 3)) -> list[An
 
 
 def own_losses(model: nn.Module, name: str, batches: Any, widths: Any) -> Tensor:
-    """The model's mean loss by the loop, weighted by the labels that count."""
+    """Return the mean losses computed by a loop, weighted by the number of valid labels."""
     rows = []
     weights = torch.tensor([float((batch["labels"] != -100).sum()) for batch in batches])
     with torch.no_grad():
