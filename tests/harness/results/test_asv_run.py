@@ -180,7 +180,7 @@ def faked(tmp_path: Path, monkeypatch: Patch) -> Path:
 
 
 def lines_of_make_bench() -> int:
-    """Return the lines that make and the dashboard add: where the pages are, how to view them, and that npm is missing."""
+    """Return the number of lines that make and the dashboard add: place of the pages, how to view them, missing npm."""
     return 3
 
 
