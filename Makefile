@@ -1,13 +1,13 @@
-# Each target sets up all that it needs and can be run again after an interruption.
+# Each target installs what it needs and can be run again after an interruption.
 #   make bench                     time the current commit, print the table, build the dashboard
 #   make test                      run the tests; ARGS="tests/package" runs some
 #   make slow                      run the tests that take minutes
-#   make browser                   run the tests in a real browser: needs Chromium and npm
+#   make browser                   run the tests in a real browser; needs Chromium and npm
 #   make docs                      build the site into docs/_build/html, run its examples, check its links
-#   make site                      the same, with the dashboard beside it
-#   make lint                      check format, style and types; make format corrects the first two
-#   make matrix                    run the tests on every torch and Python that is supported: some 20 GB, an hour
-#   make examples                  run every example and experiment: half an hour, then some three
+#   make site                      make docs, with the dashboard beside the site
+#   make lint                      check format, style and types; make format corrects format and style
+#   make matrix                    run the tests on every supported torch and Python: about 20 GB, an hour
+#   make examples                  run all examples (half an hour), then all experiments (about three hours)
 #   make bench PYTHON=python3      use an environment that has torch, asv and pytest already
 VENV := .venv
 PYTHON ?= $(VENV)/bin/python
@@ -28,7 +28,7 @@ setup:
 	  { echo "$(PYTHON) lacks torch, asv or pytest: install them there, or leave PYTHON= out to have .venv made"; exit 2; }
 endif
 
-# The marker is written last, so that an interrupted installation is taken up again.
+# The file `ready` is written last, so that an interrupted installation is continued.
 $(VENV)/ready: constraints.txt pyproject.toml $(wildcard taildropout/selection/_rows.c)
 	@"$(BASE)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; name one: make $(MAKECMDGOALS) BASE=python3.12"; exit 2; }
@@ -38,8 +38,8 @@ $(VENV)/ready: constraints.txt pyproject.toml $(wildcard taildropout/selection/_
 	@$(PIP) install --progress-bar on -c constraints.txt --no-build-isolation -e ".[bench,browser,docs,examples,lint,plot,prune,test]"
 	@touch "$@"
 
-# An environment with TORCH=2.8.0, pinned, newest or nightly, from the index TORCH_INDEX too if that is set (CPU builds are
-# smaller). All that does not come with torch is as pinned.
+# Make an environment with TORCH=2.8.0, pinned, newest or nightly. TORCH_INDEX names an additional index, such as that of the
+# smaller CPU builds. Packages that torch does not require have the pinned versions.
 TORCH ?= newest
 INDEX := $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)")
 environment:
@@ -53,17 +53,17 @@ bench: setup
 	@"$(PYTHON)" -m benchmarks run --profile quick
 	@"$(PYTHON)" -m benchmarks dashboard
 
-# As many processes as cores, each of them with one thread.
+# One process per core, each with one thread.
 WORKERS ?= auto
 test: setup
 	@"$(PYTHON)" -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not browser and not night" \
 	  $(if $(REPORT),--junitxml="$(REPORT)") $(ARGS)
-	@echo "All held. Next: 'make bench' for the speed, 'make slow' for the statistical tests at full size."
+	@echo "All tests passed. Next: 'make bench' for the speed, 'make slow' for the statistical tests at full size."
 
 slow: setup
 	@"$(PYTHON)" -m pytest -n $(WORKERS) --dist worksteal -m slow $(ARGS)
 
-# Warnings are errors. Nothing needs a network: formulas, fonts and scripts come with the site.
+# Warnings are errors. The site needs no network: it contains its formulas, fonts and scripts.
 SPHINX = PYTHONPATH="$(CURDIR)" "$(PYTHON)" -m sphinx -E -W --keep-going -q $(TAGS)
 docs: setup
 	@rm -rf docs/_build/html
@@ -72,7 +72,7 @@ docs: setup
 	@"$(PYTHON)" docs/links.py docs/_build/html
 	@echo "The site is in docs/_build/html; index.html is its first page."
 
-# What pages.yml publishes: the site, and beside it the dashboard of what the nights have stored, once there was one.
+# Build what pages.yml publishes: the site, and beside it the dashboard of the results that nightly runs have stored.
 NIGHTS = origin/asv-results
 site: setup
 	@mkdir -p .asv
@@ -102,7 +102,7 @@ format: setup
 EXAMPLES := law masks marginal pca autoencoder width classifier overfit rates
 EXPERIMENTS := moons activation_variance feedforward language_model fashion_mlp
 
-# The last three take up to an hour each on one core; all can be interrupted and run again.
+# The last three take up to an hour each on one core. All can be interrupted and run again.
 examples: setup
 	@set -e; for name in $(EXAMPLES) $(EXPERIMENTS:%=experiments.%); do echo "==> examples.$$name"; "$(PYTHON)" -m examples.$$name; done
 	@"$(PYTHON)" -m nbconvert --to notebook --execute --inplace examples/tour.ipynb

@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: a wheel without the C part is one for every machine, and its name says so."""
+"""Settings that pyproject.toml cannot express: a wheel without the C extension is tagged for every machine."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from setuptools.command.build_ext import build_ext
 
 
 class BuildRows(build_ext):
-    """Compile anew, so that no library of an earlier build gets into a wheel in place of one that cannot be compiled."""
+    """Always recompile, so that a wheel never contains a library of an earlier build after a failed compilation."""
 
     def run(self) -> None:
-        """Delete what an earlier build left, and compile."""
+        """Delete the libraries of an earlier build, and compile."""
         if not self.inplace:
             for library in self.get_outputs():
                 Path(library).unlink(missing_ok=True)
@@ -20,10 +20,10 @@ class BuildRows(build_ext):
 
 
 class Wheel(bdist_wheel):
-    """A wheel whose tag follows from what could be compiled."""
+    """A wheel whose tag depends on whether the C extension was compiled."""
 
     def run(self) -> None:
-        """Compile first, and then make the wheel."""
+        """Compile first, then build the wheel."""
         self.run_command("build_ext")
         if not all(Path(library).exists() for library in self.get_finalized_command("build_ext").get_outputs()):
             self.distribution.ext_modules = []

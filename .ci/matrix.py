@@ -1,11 +1,11 @@
-"""Run the tests on the oldest, the pinned and the newest torch, and with the pinned torch on each Python that is installed.
+"""Run the tests on the oldest, the pinned and the newest torch, and on each installed Python with the pinned torch.
 
-    python .ci/matrix.py                           every version, the whole of `make test`: what `make matrix` calls
-    python .ci/matrix.py --only oldest newest --package     two versions, the tests of the package alone: what CI calls
-    python .ci/matrix.py --write docs/compatibility.md      the same as the first, and the table into a file
+    python .ci/matrix.py                           all versions, all of `make test`: what `make matrix` calls
+    python .ci/matrix.py --only oldest newest --package     two versions, only the package's tests: what CI calls
+    python .ci/matrix.py --write docs/compatibility.md      the first, with the table written to a file
 
-Each version gets an environment of its own (some 2 to 6 GB) in `--home`, which is kept. A version whose tests ran on this very
-source is not run again, so that an interrupted run goes on where it was.
+Each version has its own environment (2 to 6 GB) in `--home`, which is kept. Versions already tested with the same source are
+skipped, so an interrupted run continues where it stopped.
 """
 
 import argparse
@@ -32,7 +32,7 @@ PACKAGE_TESTS = "tests/package"
 
 @dataclass
 class Result:
-    """What the tests of one version gave. `skips` counts reasons."""
+    """The result of the tests with one version. `skips` counts reasons."""
 
     name: str
     python: str
@@ -46,14 +46,14 @@ class Result:
     failures: list[str] = field(default_factory=list)
 
     def row(self) -> list[str]:
-        """The cells of this version's line in the table."""
+        """Return the cells of this version's row in the table."""
         why = "; ".join(f"{count} × {reason}" for reason, count in sorted(self.skips.items(), key=lambda item: -item[1]))
         counts = [str(count) for count in (self.passed, self.failed, self.skipped)]
         return [self.name, self.python, self.torch, *counts, why.replace("|", "\\|")]
 
 
 def oldest() -> str:
-    """The oldest torch that the package declares, as a version that pip can install."""
+    """Return the oldest torch version that the package declares."""
     found = re.search(r'dependencies = \["torch>=([\d.]+)"\]', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     if found is None:
         raise SystemExit('pyproject.toml does not declare dependencies = ["torch>=X.Y"], from which the oldest torch is read')
@@ -61,7 +61,7 @@ def oldest() -> str:
 
 
 def pythons() -> dict[str, str]:
-    """The Pythons that are installed and run, on the path or under pyenv: version and program."""
+    """Return version and program of each working Python, on the path or under pyenv."""
     found = {}
     home = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     for version in PYTHONS:
@@ -74,7 +74,7 @@ def pythons() -> dict[str, str]:
 
 
 def versions(programs: dict[str, str]) -> Iterator[tuple[str, str, str]]:
-    """Name, Python and torch of every line of the table."""
+    """Return name, Python and torch of each row of the table."""
     base = f"{sys.version_info.major}.{sys.version_info.minor}"
     programs.setdefault(base, sys.executable)
     yield "oldest", programs[base], oldest()
@@ -86,14 +86,14 @@ def versions(programs: dict[str, str]) -> Iterator[tuple[str, str, str]]:
 
 
 def source() -> str:
-    """A hash of every file of the source, to know whether a result is of this one."""
+    """Return a hash of all source files, which identifies the source of a result."""
     listed = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=False)
     names = sorted(name for name in listed.stdout.decode().split("\0") if name and (ROOT / name).is_file())
     if listed.returncode or not names:
-        return datetime.now(UTC).isoformat()  # no git: every run is new
+        return datetime.now(UTC).isoformat()  # without git every run is new
     digest = hashlib.sha256()
     for name in names:
-        if name != TABLE:  # which these very results are written into
+        if name != TABLE:  # the results are written into these files
             digest.update(name.encode() + b"\0" + (ROOT / name).read_bytes())
     return digest.hexdigest()[:16]
 
@@ -104,7 +104,7 @@ def make(*words: str) -> int:
 
 
 def run(name: str, program: str, torch: str, home: Path, package_only: bool) -> Result:
-    """The result of one version: the stored one if it is of this source, else that of a run."""
+    """Return the result of one version: the stored one if the source is the same, else that of a new run."""
     kind = "-package" if package_only else ""
     stored, report, venv = home / f"{name}{kind}.json", home / f"{name}{kind}.xml", home / name
     here = source()
@@ -130,7 +130,7 @@ def run(name: str, program: str, torch: str, home: Path, package_only: bool) -> 
 
 
 def read(report: Path, result: Result) -> Result:
-    """Fill in what pytest reports in JUnit's format."""
+    """Fill in the counts of pytest's JUnit report."""
     skips: Counter[str] = Counter()
     for case in ElementTree.parse(report).iter("testcase"):
         skip = case.find("skipped")
@@ -148,7 +148,7 @@ HEAD = ["", "Python", "torch", "passed", "failed", "skipped", "why skipped"]
 
 
 def table(results: list[Result], missing: list[str]) -> str:
-    """The results in Markdown, with what was not tried."""
+    """Return the results as Markdown, with the versions that were not tested."""
     what = "the package's own tests" if results[0].package_only else "`make test`"
     rows = [HEAD, ["---"] * len(HEAD), *(result.row() for result in results)]
     lines = [f"{what}, {datetime.now(UTC):%Y-%m-%d}, {platform.system()} {platform.machine()}:", ""]
@@ -159,7 +159,7 @@ def table(results: list[Result], missing: list[str]) -> str:
 
 
 def main() -> int:
-    """Run what the arguments ask for; return 1 if a test failed."""
+    """Run the versions that the arguments name; return 1 if a test failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", help="oldest, pinned, newest, python3.12 …; default: all")
     parser.add_argument("--package", action="store_true", help="the tests of the package alone, without harness and examples")

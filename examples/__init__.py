@@ -1,1 +1,1 @@
-"""A script for each figure: `python -m examples.law`."""
+"""One script per figure, run as a module: `python -m examples.law`."""

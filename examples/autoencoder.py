@@ -1,4 +1,4 @@
-"""Fashion-MNIST compressed sequentially: an autoencoder whose first k numbers are the best k, for every k at once.
+"""Compress Fashion-MNIST with an autoencoder whose first k features are the best k, for every k at once.
 
 python -m examples.autoencoder        writes examples/figures/autoencoder.png and .gif, examples/results/autoencoder.json
 """
@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from taildropout import TailDropout, at_k, scree
 from .common.data import CLASSES, fashion_mnist
 from .common.study import BLACK, BLUE, GREEN, GREY, ORANGE, YELLOW, Study, progress, width_axis
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {"samples": 512, "test_samples": 200, "epochs": 1, "hidden": 16},
     "default": {
         "seed": 0, "samples": 60_000, "test_samples": 10_000, "epochs": 10, "batch": 256, "rate": 4e-3, "p": 0.5,
@@ -41,13 +42,13 @@ SHOES, SHIRTS = [5, 7, 9], [0, 6]
 
 
 def autoencoder(layer: nn.Module, hidden: int, code: int, pixels: int = 784) -> nn.Sequential:
-    """Encoder, layer and decoder: three modules, an MLP on either side."""
+    """Return an MLP encoder, the layer and an MLP decoder, as three modules."""
     encoder = nn.Sequential(nn.Linear(pixels, hidden), nn.GELU(), nn.Linear(hidden, code))
     return nn.Sequential(encoder, layer, nn.Sequential(nn.Linear(code, hidden), nn.GELU(), nn.Linear(hidden, pixels)))
 
 
 def train(model: nn.Sequential, images: Tensor, epochs: int, batch: int, rate: float, what: str) -> dict[str, Tensor]:
-    """Train on the mean squared error; return the state."""
+    """Train on the mean squared error; return the state_dict."""
     batches = max(len(images) // batch, 1)
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * batches, pct_start=0.1)
@@ -62,7 +63,7 @@ def train(model: nn.Sequential, images: Tensor, epochs: int, batch: int, rate: f
 
 @torch.no_grad()
 def principal(rows: Tensor, n: int) -> tuple[nn.Linear, nn.Linear]:
-    """To the first n principal components of the rows, and back: PCA as an encoder and a decoder."""
+    """Return PCA with n components as a linear encoder and decoder."""
     mean = rows.mean(0)
     directions = torch.linalg.eigh((rows - mean).T @ (rows - mean))[1].flip(1)[:, :n]
     there, back = nn.Linear(len(mean), n), nn.Linear(n, len(mean))
@@ -74,7 +75,7 @@ def principal(rows: Tensor, n: int) -> tuple[nn.Linear, nn.Linear]:
 
 
 def networks(study: Study, images: Tensor) -> dict[str, nn.Sequential]:
-    """The trained networks, each as encoder, TailDropout and decoder, so that all can be cut."""
+    """Return the trained networks, each as encoder, TailDropout and decoder, so that `at_k` works on all."""
     settings = study.settings
     found: dict[str, nn.Sequential] = {}
     for name, layer in [(TAIL, TailDropout(settings.p)), (DROPOUT, nn.Dropout(settings.p)), (NONE, nn.Identity())]:
@@ -97,13 +98,13 @@ def networks(study: Study, images: Tensor) -> dict[str, nn.Sequential]:
 
 @torch.no_grad()
 def reconstruct(model: nn.Sequential, images: Tensor, mean: Tensor, k: int) -> np.ndarray:
-    """Images (N, 28, 28) from the first k numbers of the codes of images (N, 784) less the mean."""
+    """Reconstruct centred images (N, 784) from the first k features of their codes; return images (N, 28, 28)."""
     with at_k(model, k):
         return (model(images) + mean).clamp(0, 1).reshape(-1, 28, 28).numpy()
 
 
 def draw_curves(axes: Axes, errors: dict[str, list[float]]) -> None:
-    """The error at every width."""
+    """Plot the error at every width."""
     for name, error in errors.items():
         colour, line = LOOKS[name]
         axes.plot(error, line, color=colour, label=name)
@@ -115,8 +116,9 @@ def draw_curves(axes: Axes, errors: dict[str, list[float]]) -> None:
 
 
 def draw_embedding(axes: Axes, code: np.ndarray, labels: Tensor, area: float) -> None:
-    """Where each class lies on the one number that is left at k = 1."""
-    bins = np.linspace(*np.quantile(code, [0.002, 0.998]), 60)
+    """Plot the distribution of the first feature for groups of classes."""
+    low, high = np.quantile(code, [0.002, 0.998])
+    bins = np.linspace(low, high, 60)
     kinds = [("shirts, T-shirts", SHIRTS, ORANGE), ("shoes", SHOES, BLUE), ("all others", None, GREY)]
     for name, classes, colour in kinds:
         others = [each for each in range(10) if each not in SHIRTS + SHOES]
@@ -128,15 +130,15 @@ def draw_embedding(axes: Axes, code: np.ndarray, labels: Tensor, area: float) ->
 
 def draw(
     models: dict[str, nn.Sequential], errors: dict[str, list[float]], images: Tensor, mean: Tensor, labels: Tensor, area: float
-) -> plt.Figure:
-    """Curves, embedding, and a grid of reconstructions."""
+) -> Figure:
+    """Draw the error curves, the embedding at k = 1, and a grid of reconstructions."""
     figure = plt.figure(figsize=(11, 7.2), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[1.1, 1])
+    above, below = figure.subfigures(2, 1, height_ratios=[1.1, 1], squeeze=False)[:, 0]
     left, right = above.subplots(1, 2)
     draw_curves(left, errors)
     with torch.no_grad():
         draw_embedding(right, models[TAIL][0](images)[:, 0].numpy(), labels, area)
-    below.suptitle("the same test images from their first k numbers", fontsize=10)
+    below.suptitle("the same test images from their first k features", fontsize=10)
     columns = ["image", *WIDTHS]
     grid = below.subplots(len(SHOWN), 2 * len(columns))
     for side, kind in enumerate(["boot", "shirt"]):
@@ -156,7 +158,7 @@ def draw(
 
 
 def animate(models: dict[str, nn.Sequential], images: Tensor, mean: Tensor, labels: Tensor, path: str, zoom: int = 2) -> None:
-    """A frame for each of some widths: images of eight classes, and what each network makes of their first k numbers."""
+    """Write an animation with one frame per width: images of eight classes, and their reconstructions by each network."""
     chosen = images[[int((labels == each).nonzero()[0]) for each in labels.unique()[[0, 1, 3, 5, 6, 7, 8, 9]]]]
     margin, top, side = 90, 18, 28 * zoom
     frames = []
@@ -169,7 +171,7 @@ def animate(models: dict[str, nn.Sequential], images: Tensor, mean: Tensor, labe
         for row, name in enumerate(["test image", *SHOWN]):
             pen.text((6, top + row * side + side // 2 - 6), name.replace("of the images", "").strip(), fill=0)
             pictures = reconstruct(models[name], chosen, mean, k) if row else (chosen + mean).reshape(-1, 28, 28).numpy()
-            strip = np.concatenate(list(np.uint8(255 * (1 - pictures))), axis=1)
+            strip = np.concatenate(list((255 * (1 - pictures)).astype(np.uint8)), axis=1)
             frame.paste(
                 Image.fromarray(strip).resize((strip.shape[1] * zoom, side), Image.Resampling.NEAREST),
                 (margin, top + row * side),
@@ -180,11 +182,11 @@ def animate(models: dict[str, nn.Sequential], images: Tensor, mean: Tensor, labe
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Train, measure every width, draw."""
+    """Train the networks, measure the error at every width, draw the figures."""
     study = Study(__file__, (__doc__ or "").partition("\n")[0], SETTINGS, argv)
     settings = study.settings
     data = fashion_mnist().head(settings.samples, settings.test_samples)
-    mean = data.inputs.mean(0)  # without it the networks spend their first feature on the mean
+    mean = data.inputs.mean(0)  # otherwise the first feature of a network learns the mean
     images, labels = data.test_inputs - mean, data.test_labels
     models = networks(study, data.inputs - mean)
     test = [(batch, batch) for batch in images.split(1000)]
@@ -195,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         errors[name] = scree(model, "1", test, nn.MSELoss(reduction="none")).loss.tolist()
         with torch.no_grad():
             area = float(roc_auc_score(shoes, model[0](images[chosen])[:, 0]))
-        areas[name] = max(area, 1 - area)  # the sign of a feature means nothing
+        areas[name] = max(area, 1 - area)  # the sign of a feature is arbitrary
     full = {name: error[-1] for name, error in errors.items()}
     better = [k for k in range(1, settings.code + 1) if errors[TAIL][k] < errors[PCA][k]]
     cost = full[TAIL] / full[NONE] - 1

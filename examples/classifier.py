@@ -1,10 +1,10 @@
-"""Fashion-MNIST classified at every width: one network with TailDropout, against a network for each width and others.
+"""Classify Fashion-MNIST at every width: one network with TailDropout, compared with one network per width and others.
 
 python -m examples.classifier        writes examples/figures/classifier.png and examples/results/classifier.json
 
-The others are networks trained at one width each; the truncated singular value decomposition of the weight that makes the
-features; and a Matryoshka loss (Kusupati et al. 2022, "Matryoshka representation learning"): the sum over nested widths,
-trained for as long as TailDropout. Then the network with TailDropout is pruned.
+The others: networks trained at one width each; a truncated singular value decomposition of the weight that computes the
+features; and a Matryoshka loss (Kusupati et al. 2022, "Matryoshka representation learning"), the sum over nested widths,
+trained for the same time as TailDropout. At the end the network with TailDropout is pruned.
 """
 
 import copy
@@ -14,6 +14,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -22,7 +23,7 @@ from taildropout import TailDropout, prune, scree
 from .common.data import Data, fashion_mnist
 from .common.study import BLACK, BLUE, GREEN, ORANGE, PURPLE, Study, median_times, progress, width_axis
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {
         "seeds": [0], "samples": 512, "validation": 256, "test_samples": 256, "mlp": 8, "cnn": 4, "epochs": 1, "calls": 3,
     },
@@ -38,7 +39,7 @@ LAYER = "layer"
 
 
 def mlp(layer: nn.Module, n: int) -> nn.Sequential:
-    """784 – n – 10."""
+    """Return an MLP of 784 – n – 10 features, with the layer on the n hidden ones."""
     model = nn.Sequential()
     model.maker, model.activation = nn.Linear(784, n), nn.ReLU()
     model.layer, model.reader = layer, nn.Linear(n, 10)
@@ -46,7 +47,7 @@ def mlp(layer: nn.Module, n: int) -> nn.Sequential:
 
 
 def cnn(layer: nn.Module, n: int) -> nn.Sequential:
-    """Two convolutions, to 16 and to n channels of 7 × 7, and a Linear."""
+    """Return a CNN: two convolutions, to 16 and to n channels of 7 × 7, the layer on the n channels, and a Linear."""
     model = nn.Sequential(nn.Unflatten(1, (1, 28, 28)), nn.Conv2d(1, 16, 5, 2, 2), nn.ReLU())
     model.maker, model.activation = nn.Conv2d(16, n, 3, 2, 1), nn.ReLU()
     model.layer, model.flatten, model.reader = layer, nn.Flatten(), nn.Linear(49 * n, 10)
@@ -57,17 +58,17 @@ KINDS: dict[str, tuple[Callable[[nn.Module, int], nn.Sequential], int]] = {"mlp"
 
 
 def widths_of(n: int) -> list[int]:
-    """1, 2, 4 … n."""
+    """Return the widths 1, 2, 4 … n."""
     return [2**i for i in range(n.bit_length()) if 2**i < n] + [n]
 
 
 def plain_loss(model: nn.Sequential, inputs: Tensor, labels: Tensor) -> Tensor:
-    """The cross-entropy of the network as it is."""
+    """Return the cross-entropy of the network."""
     return cross_entropy(model(inputs), labels)
 
 
 def nested_loss(model: nn.Sequential, inputs: Tensor, labels: Tensor, n: int) -> Tensor:
-    """The cross-entropies at widths 1, 2, 4 … n summed: each width adds to the output what its new features contribute."""
+    """Return the sum of the cross-entropies at widths 1, 2, 4 … n. Each width adds its new features' part to the output."""
     features = model[:-1](inputs)
     weight, output = model.reader.weight, model.reader.bias
     total, before = torch.zeros(()), 0
@@ -81,7 +82,7 @@ def nested_loss(model: nn.Sequential, inputs: Tensor, labels: Tensor, n: int) ->
 def train(
     model: nn.Sequential, loss: Callable[..., Tensor], data: Data, steps: int, batch: int, rate: float, what: str
 ) -> dict[str, Tensor]:
-    """Train for so many steps, the rate rising and falling; return the state."""
+    """Train with a one-cycle learning rate; return the state_dict."""
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.2)
     order = torch.cat([torch.randperm(len(data.inputs)) for _ in range(-(-steps * batch // len(data.inputs)))])
@@ -94,7 +95,7 @@ def train(
 
 
 def step_ratio(make: Callable[..., nn.Sequential], layer: nn.Module, n: int, data: Data, batch: int, calls: int) -> float:
-    """How many times longer a step takes with the Matryoshka loss than with TailDropout."""
+    """Return the time of a step with the Matryoshka loss over that of a step with TailDropout."""
     inputs, labels = data.inputs[:batch], data.labels[:batch]
 
     def step(model: nn.Sequential, loss: Callable[..., Tensor]) -> Callable[[], None]:
@@ -113,7 +114,7 @@ def step_ratio(make: Callable[..., nn.Sequential], layer: nn.Module, n: int, dat
 
 
 def accuracies(model: nn.Sequential, dim: int, inputs: Tensor, labels: Tensor, widths: Sequence[int]) -> list[float]:
-    """The accuracy with the first features alone, whatever layer the network was trained with."""
+    """Return the accuracy at each width, whatever layer the network was trained with."""
     cut = copy.deepcopy(model)
     cut.layer = TailDropout(dropout_dim=dim)
     batches = list(zip(inputs.split(1000), labels.split(1000), strict=True))
@@ -122,7 +123,7 @@ def accuracies(model: nn.Sequential, dim: int, inputs: Tensor, labels: Tensor, w
 
 @torch.no_grad()
 def svd_accuracies(model: nn.Sequential, n: int, dim: int, data: Data, widths: Sequence[int]) -> list[float]:
-    """The accuracy with the weight that makes the features truncated to each rank."""
+    """Return the accuracy for each rank to which the weight that computes the features is truncated."""
     found = []
     for rank in widths:
         cut = copy.deepcopy(model)
@@ -134,7 +135,7 @@ def svd_accuracies(model: nn.Sequential, n: int, dim: int, data: Data, widths: S
 
 
 def parameters(make: Callable[..., nn.Sequential], n: int, widths: Sequence[int]) -> dict[str, list[int]]:
-    """Parameters of a network of each width; and of the widest with the weight that makes the features as two of each rank."""
+    """Return numbers of parameters: of a network of each width; of the widest network with a weight factorised to each rank."""
     sizes = [sum(map(torch.numel, make(nn.Identity(), width).parameters())) for width in widths]
     rows, columns = make(nn.Identity(), n).maker.weight.flatten(1).shape
     return {
@@ -144,7 +145,7 @@ def parameters(make: Callable[..., nn.Sequential], n: int, widths: Sequence[int]
 
 
 def measure_pruned(model: nn.Sequential, k: int, data: Data, dim: int, n: int, calls: int) -> dict[str, Any]:
-    """Accuracy, parameters and time per call, before and after."""
+    """Return accuracy, parameters and time per call, before and after pruning."""
     inputs = data.test_inputs[:256]
     smaller = prune(model, LAYER, k, inputs[:4], remove=True).eval()
     both = {"whole": model, "pruned": smaller}
@@ -163,7 +164,7 @@ def measure_pruned(model: nn.Sequential, k: int, data: Data, dim: int, n: int, c
 
 
 def compare(study: Study, kind: str, data: Data, validation: tuple[Tensor, Tensor]) -> dict[str, Any]:
-    """All ways for one kind of network."""
+    """Train and measure all methods for one kind of network."""
     settings = study.settings
     make, dim = KINDS[kind]
     n, rate = getattr(settings, kind), getattr(settings, f"{kind}_rate")
@@ -223,8 +224,8 @@ def compare(study: Study, kind: str, data: Data, validation: tuple[Tensor, Tenso
     }
 
 
-def draw(results: dict[str, Any]) -> plt.Figure:
-    """Accuracy over width and over the number of parameters; a column for each kind of network."""
+def draw(results: dict[str, Any]) -> Figure:
+    """Draw accuracy over width and over the number of parameters, with one column per kind of network."""
     figure, panels = plt.subplots(2, len(results), figsize=(11, 7.6), layout="constrained", sharey=True)
     names = {"mlp": "MLP: features of the hidden layer", "cnn": "CNN: channels of the second convolution"}
     for (over_width, over_size), (kind, found) in zip(panels.T, results.items(), strict=True):
@@ -247,15 +248,10 @@ def draw(results: dict[str, Any]) -> plt.Figure:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Both kinds of network, compared and drawn."""
+    """Compare the methods for both kinds of network, and draw the figure."""
     study = Study(__file__, (__doc__ or "").partition("\n")[0], SETTINGS, argv)
     settings = study.settings
-    whole = fashion_mnist()
-    mean, deviation = whole.inputs.mean(), whole.inputs.std()
-    last = len(whole.inputs) - settings.validation
-    validation = (whole.inputs[last:] - mean) / deviation, whole.labels[last:]
-    data = whole.head(settings.samples, settings.test_samples)
-    data = data._replace(inputs=(data.inputs - mean) / deviation, test_inputs=(data.test_inputs - mean) / deviation)
+    data, validation = fashion_mnist().standardised(settings.samples, settings.test_samples, settings.validation)
     results = {kind: compare(study, kind, data, validation) for kind in KINDS}
     return study.save(draw(results), results)
 

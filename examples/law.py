@@ -1,4 +1,4 @@
-"""What TailDropout keeps, beside what nn.Dropout keeps, and how often each width comes: the picture of the README.
+"""Draw the README's picture: the masks of TailDropout and of nn.Dropout, and the law of K.
 
 python -m examples.law        writes examples/figures/law.png
 """
@@ -16,7 +16,7 @@ from torch import nn
 from taildropout import CensoredGeometric, TailDropout
 
 SAMPLES, FEATURES, P = 24, 32, 0.5
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#E6E6E6"  # told apart also by those who see red and green alike
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#E6E6E6"  # distinguishable with red-green colour blindness
 
 
 def main() -> None:

@@ -1,20 +1,21 @@
-"""Linear regression under dropout and under TailDropout: both solutions over p, and how far SGD strays from them.
+"""Linear regression under dropout and TailDropout: the solutions over p, and the variance of SGD around them.
 
 python -m examples.marginal        writes examples/figures/marginal.png and examples/results/marginal.json
 
 Left and middle: the minimum of the expected loss, in closed form (`taildropout.baselines.marginal`), for masks of 0 and 1. As
-p grows to 1, dropout tends to n regressions on one feature each, and TailDropout to regressing what is left on one feature
-after the other. Right: SGD, on all rows with new masks each step, never comes to rest; it varies about that minimum. Its
+p grows to 1, dropout tends to n regressions on one feature each, and TailDropout to regressing the residual on one feature
+after the other. Right: SGD, on all rows with new masks each step, does not converge; it fluctuates around that minimum. Its
 stationary covariance Σ solves a linear equation, exactly: with steps w ← w − η(A w − b), A and b random through the masks,
 
     Σ = E[(I − ηA) Σ (I − ηA)] + η² Cov(A w* − b)
 
 The expectation is summed over every mask. The points are SGD through the layers themselves. The noise of a step grows and falls
-with p(1 − p), but the pull back to the minimum falls as 1 − p, so that the iterates stray ever further as p grows.
+with p(1 − p), but the pull back to the minimum falls as 1 − p, so the variance increases with p.
 """
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -33,7 +34,7 @@ FEATURES = len(WEIGHT)
 COLOURS = [BLUE, ORANGE, GREEN, PURPLE, YELLOW, SKY]
 PATH = [i / 100 for i in range(100)]
 LAYERS = {"nn.Dropout": dropout_moments, "TailDropout": tail_dropout_moments}
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {"steps": 2000, "p": [0.2, 0.5]},
     "default": {"seed": 1, "steps": 10_000, "runs": 16, "p": [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]},
     "full": {"steps": 100_000},
@@ -41,7 +42,7 @@ SETTINGS = {
 
 
 def problem() -> tuple[Tensor, Tensor]:
-    """Correlated standardised features, and targets with noise."""
+    """Return correlated, standardised features and noisy targets."""
     lag = torch.arange(FEATURES, dtype=torch.float64)
     factor = torch.linalg.cholesky(CORRELATION ** (lag - lag[:, None]).abs())
     X = torch.randn(ROWS, FEATURES, dtype=torch.float64) @ factor.T
@@ -51,7 +52,7 @@ def problem() -> tuple[Tensor, Tensor]:
 
 
 def masks(layer: str, p: float) -> tuple[Tensor, Tensor]:
-    """Every mask of 0 and 1, and its probability."""
+    """Return all masks of 0 and 1, and their probabilities."""
     if layer == "nn.Dropout":
         every = torch.tensor(list(itertools.product([0.0, 1.0], repeat=FEATURES)), dtype=torch.float64)
         return every, ((1 - p) ** every * p ** (1 - every)).prod(1)
@@ -60,18 +61,18 @@ def masks(layer: str, p: float) -> tuple[Tensor, Tensor]:
 
 
 def stationary_variance(layer: str, p: float, X: Tensor, y: Tensor) -> float:
-    """The trace of Σ: the mean squared distance of SGD's iterates from the minimum."""
+    """Return the trace of Σ: the mean squared distance of SGD's iterates from the minimum."""
     solution = marginal_solution(X, y, LAYERS[layer](FEATURES, p))
     every, probability = masks(layer, p)
     z = every[:, None] * X  # (masks, rows, features)
-    outer = (z[..., :, None] * z[..., None, :]).flatten(2)  # what a row adds to A
-    gradient = z * (z @ solution - y)[..., None]  # what it adds to A w* − b
+    outer = (z[..., :, None] * z[..., None, :]).flatten(2)  # the part of each row in A
+    gradient = z * (z @ solution - y)[..., None]  # the part of each row in A w* − b
 
     def mean(of: Tensor) -> Tensor:
         return torch.einsum("m,m...->...", probability, of)
 
     def covariance(of: Tensor) -> Tensor:
-        """Rows have masks of their own: their covariances add up."""
+        """Return the covariance of the sum over rows: rows have independent masks, so their covariances add up."""
         return mean(torch.einsum("mri,mrj->mij", of, of)) - torch.einsum("ri,rj->ij", mean(of), mean(of))
 
     n = FEATURES
@@ -85,10 +86,10 @@ def stationary_variance(layer: str, p: float, X: Tensor, y: Tensor) -> float:
 
 
 def sgd_variance(layer: str, p: float, X: Tensor, y: Tensor, steps: int, runs: int) -> Tensor:
-    """Per run, the mean squared distance from the minimum after a tenth of the steps, through the layer itself."""
+    """Return the mean squared distance from the minimum for each run of SGD with the layer, without its first tenth."""
     solution = marginal_solution(X, y, LAYERS[layer](FEATURES, p))
     drop: nn.Module = TailDropout(p, batch_dim=[0, 1]) if layer == "TailDropout" else nn.Dropout(p)
-    scale = 1 - p if layer == "nn.Dropout" else 1  # to a mask of 0 and 1
+    scale = 1 - p if layer == "nn.Dropout" else 1  # scale back to a mask of 0 and 1
     copies = X.expand(runs, -1, -1).contiguous()
     weight, total = solution.expand(runs, -1).clone(), torch.zeros(runs, dtype=torch.float64)
     for step in progress(range(steps), steps, f"{layer}, p = {p}"):
@@ -101,7 +102,7 @@ def sgd_variance(layer: str, p: float, X: Tensor, y: Tensor, steps: int, runs: i
 
 
 def table(found: dict[str, Any]) -> str:
-    """The variances as Markdown."""
+    """Return the variances as a Markdown table."""
     lines = ["| p | layer | exact | SGD, ± standard error |", "| --- | --- | ---: | ---: |"]
     for i, p in enumerate(found["p"]):
         for layer in LAYERS:
@@ -112,7 +113,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def draw(found: dict[str, Any], X: Tensor, y: Tensor) -> Figure:
-    """Both paths, and the variances."""
+    """Draw the solutions over p for both layers, and the variances."""
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
     parabola = torch.tensor([p * (1 - p) for p in PATH])
     axes[1].sharey(axes[0])
@@ -121,7 +122,7 @@ def draw(found: dict[str, Any], X: Tensor, y: Tensor) -> Figure:
         last_label = -torch.inf
         for j in path[-1].argsort().tolist():
             axis.plot(PATH, path[:, j], color=COLOURS[j])
-            last_label = max(path[-1, j].item(), last_label + 0.14)  # one above the other where lines meet
+            last_label = max(path[-1, j].item(), last_label + 0.14)  # drawn on top where lines meet
             axis.annotate(f"{j + 1}", (1.0, last_label), color=COLOURS[j], va="center", fontsize=8)
         axis.axhline(0, color=GREY, linewidth=0.5, zorder=0)
         axis.set(title=f"{layer}: coefficients at the minimum", xlabel="p", xlim=(0, 1.05))
@@ -146,14 +147,14 @@ def draw(found: dict[str, Any], X: Tensor, y: Tensor) -> Figure:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Solve, descend, draw."""
+    """Compute the solutions, run SGD, draw the figure."""
     study = Study(__file__, (__doc__ or "").partition("\n")[0], SETTINGS, argv)
     settings = study.settings
     X, y = problem()
     found: dict[str, Any] = {"p": settings.p, "p of the path": PATH}
     for layer, moments in LAYERS.items():
         done = [
-            study.stored(f"{layer}-{p}", lambda at=(layer, p): sgd_variance(*at, X, y, settings.steps, settings.runs))
+            study.stored(f"{layer}-{p}", partial(sgd_variance, layer, p, X, y, settings.steps, settings.runs))
             for p in settings.p
         ]
         found[layer] = {

@@ -1,9 +1,9 @@
-"""What the layer does to a product of matrices: its first features, its draws, nn.Dropout's subsets and the SVD's truncation.
+"""Show dropout on a matrix product: first features, random widths, nn.Dropout's subsets, and a truncated SVD.
 
 python -m examples.masks        writes examples/figures/masks.png and examples/results/masks.json
 
-A photograph, as a matrix, is written as a product H·W with a few features between the two, learned by gradient descent with
-the layer on H: each of its rows is a sample, and draws its own K.
+A photograph is a matrix. It is approximated by a product H·W with a few features, learned by gradient descent with the layer on
+H: each row of H is a sample with its own K.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from taildropout import TailDropout, keep_first
 
 from .common.study import BLUE, GREY, ORANGE, Study, progress
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {"steps": 100},
     "default": {"seed": 0, "features": 16, "steps": 8000, "rate": 0.05, "p": 0.5, "pool": 4},
     "full": {"features": 64, "steps": 40_000, "pool": 2},
@@ -27,14 +27,14 @@ SETTINGS = {
 
 
 def photograph(pool: int) -> Tensor:
-    """The temple among the sample images of scikit-learn as a matrix of grey values (rows, columns), less their mean."""
+    """Return scikit-learn's sample image of a temple as a matrix of centred grey values."""
     grey = torch.tensor(load_sample_image("china.jpg"), dtype=torch.float32).mean(2) / 255
     pooled = nn.functional.avg_pool2d(grey[None], pool)[0]
     return pooled - pooled.mean()
 
 
 def factors(target: Tensor, layer: nn.Module, n: int, steps: int, rate: float) -> tuple[Tensor, Tensor]:
-    """H (rows, n) and W (n, columns), so that layer(H)·W comes close to the target."""
+    """Learn and return H (rows, n) and W (n, columns) for which layer(H)·W approximates the target."""
     rows, columns = target.shape
     h = nn.Parameter(torch.randn(rows, n) / n)
     w = nn.Parameter(torch.randn(n, columns) / n)
@@ -49,12 +49,12 @@ def factors(target: Tensor, layer: nn.Module, n: int, steps: int, rate: float) -
 
 
 def error(approximation: Tensor, target: Tensor) -> float:
-    """The share of the target's variance that is missed."""
+    """Return the share of the target's variance that is not explained."""
     return ((approximation - target).square().sum() / target.square().sum()).item()
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Factorise, cut, draw."""
+    """Factorise with each layer, measure the error at every width, draw the figure."""
     study = Study(__file__, (__doc__ or "").partition("\n")[0], SETTINGS, argv)
     settings = study.settings
     n = settings.features
@@ -88,14 +88,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         label.axis("off")
         label.text(1, 0.5, name, ha="right", va="center", transform=label.transAxes)
         for j, (k, mask) in enumerate(zip(widths, masks, strict=True)):
-            # As nn.Dropout itself does, make up in size for what is dropped.
+            # As nn.Dropout does in training, scale up the kept features.
             approximation = (h * mask) @ w * (n / k if colour == ORANGE else 1)
             inner = outer[i, 1 + j].subgridspec(1, 2, width_ratios=[1, 6], wspace=0.02)
             mask_axes, axes = figure.add_subplot(inner[0]), figure.add_subplot(inner[1])
             mask_axes.imshow(
                 mask.numpy(), cmap=ListedColormap(["#F0F0F0", colour]), vmin=0, vmax=1, aspect="auto", interpolation="nearest"
             )
-            axes.imshow(approximation.numpy(), cmap="gray", vmin=target.min(), vmax=target.max(), aspect="auto")
+            axes.imshow(approximation.numpy(), cmap="gray", vmin=target.min().item(), vmax=target.max().item(), aspect="auto")
             for each in (mask_axes, axes):
                 each.set(xticks=[], yticks=[])
                 each.spines[:].set(visible=True, color=GREY, linewidth=0.5)

@@ -1,9 +1,9 @@
-"""Far into overfitting: a wide network that has learned its training data by heart still generalises at the right width.
+"""Train far into overfitting: a network that has memorised its training data still generalises at the right width.
 
 python -m examples.overfit        writes examples/figures/overfit.png and examples/results/overfit.json
 
-A thousand images of Fashion-MNIST, a fifth of their labels drawn at random, and 1024 hidden features. Beside it stands what is
-usually done: no dropout, and the step at which the validation loss was least.
+A thousand images of Fashion-MNIST, a fifth of them with random labels, and 1024 hidden features. It is compared with early
+stopping: no dropout, and the step with the least validation loss.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -19,7 +20,7 @@ from taildropout import TailDropout, scree
 from .common.data import fashion_mnist
 from .common.study import BLACK, BLUE, GREEN, GREY, ORANGE, Study, progress, width_axis
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {"samples": 128, "validation": 128, "test_samples": 128, "hidden": 32, "steps": 40},
     "default": {
         "seed": 0, "samples": 1000, "validation": 2000, "test_samples": 10_000, "wrong": 0.2, "hidden": 1024, "p": 0.5,
@@ -32,25 +33,23 @@ Batch = tuple[Tensor, Tensor]
 
 
 def with_wrong_labels(labels: Tensor, share: float) -> Tensor:
-    """A share of the labels drawn anew."""
+    """Return the labels, a share of them replaced by random ones."""
     return torch.where(torch.rand(labels.shape) < share, torch.randint(10, labels.shape), labels)
 
 
 def data(settings: Any) -> dict[str, Batch]:
-    """Training and validation data with wrong labels, and test data without."""
-    whole = fashion_mnist()
-    scale = lambda images: (images - whole.inputs.mean()) / whole.inputs.std()  # noqa: E731
-    first, last = slice(settings.samples), slice(len(whole.inputs) - settings.validation, None)
+    """Return training and validation data with some wrong labels, and test data without."""
+    data, (inputs, labels) = fashion_mnist().standardised(settings.samples, settings.test_samples, settings.validation)
     return {
-        "training": (scale(whole.inputs[first]), with_wrong_labels(whole.labels[first], settings.wrong)),
-        "validation": (scale(whole.inputs[last]), with_wrong_labels(whole.labels[last], settings.wrong)),
-        "test": (scale(whole.test_inputs[: settings.test_samples]), whole.test_labels[: settings.test_samples]),
+        "training": (data.inputs, with_wrong_labels(data.labels, settings.wrong)),
+        "validation": (inputs, with_wrong_labels(labels, settings.wrong)),
+        "test": (data.test_inputs, data.test_labels),
     }
 
 
 @torch.no_grad()
 def losses(model: nn.Module, sets: dict[str, Batch]) -> dict[str, float]:
-    """The loss on every set, all features kept; and the accuracy on test data."""
+    """Return the loss on each data set and the accuracy on test data, all features kept."""
     model.eval()
     outputs = {name: model(inputs) for name, (inputs, _) in sets.items()}
     found = {name: cross_entropy(outputs[name], labels).item() for name, (_, labels) in sets.items()}
@@ -60,7 +59,7 @@ def losses(model: nn.Module, sets: dict[str, Batch]) -> dict[str, float]:
 
 
 def train(layer: nn.Module, sets: dict[str, Batch], settings: Any, what: str) -> dict[str, Any]:
-    """Train on and on; the state in the end, and what the losses were on the way."""
+    """Train far beyond the least validation loss; return the final state_dict and the losses during training."""
     model = network(layer, settings)
     inputs, labels = sets["training"]
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.rate)
@@ -76,12 +75,12 @@ def train(layer: nn.Module, sets: dict[str, Batch], settings: Any, what: str) ->
 
 
 def network(layer: nn.Module, settings: Any) -> nn.Sequential:
-    """784 – hidden – 10."""
+    """Return an MLP of 784 – hidden – 10 features, with the layer on the hidden ones."""
     return nn.Sequential(nn.Linear(784, settings.hidden), nn.ReLU(), layer, nn.Linear(settings.hidden, 10))
 
 
-def draw(curves: dict[str, Tensor], history: list[dict[str, float]], results: dict[str, Any]) -> plt.Figure:
-    """The losses at every width of the one network, and at every step of the other."""
+def draw(curves: dict[str, Tensor], history: list[dict[str, float]], results: dict[str, Any]) -> Figure:
+    """Draw the losses at every width with TailDropout, and at every step without dropout."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.3), layout="constrained", sharey=True)
     looks = {"training": (GREY, "--"), "validation": (ORANGE, "-"), "test": (BLUE, "-")}
     k, early = results["chosen_k"], results["early_stopping"]
@@ -103,7 +102,7 @@ def draw(curves: dict[str, Tensor], history: list[dict[str, float]], results: di
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Train both, choose a width and a step on validation data, draw."""
+    """Train both networks, choose a width and a step on validation data, draw the figure."""
     study = Study(__file__, (__doc__ or "").partition("\n")[0], SETTINGS, argv)
     settings = study.settings
     sets = data(settings)

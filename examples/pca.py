@@ -1,10 +1,10 @@
-"""A linear autoencoder with TailDropout finds the principal directions in their order; with nn.Dropout or none it does not.
+"""A linear autoencoder with TailDropout finds the principal directions in order; with nn.Dropout or no dropout it does not.
 
 python -m examples.pca        writes examples/figures/pca.png and examples/results/pca.json
 
-Without dropout any basis of the principal subspace is as good as any other. Where every prefix of the features has to
-reconstruct as well as it can, only PCA's is left (Rippel, Gelbart & Adams 2014, "Learning ordered representations with
-nested dropout"). The training knows nothing of PCA: Adam, fresh draws of K at every step.
+Without dropout all bases of the principal subspace have the same loss. If every prefix of the features has to reconstruct as
+well as possible, PCA's basis is the only optimum (Rippel, Gelbart & Adams 2014, "Learning ordered representations with
+nested dropout"). Training is Adam with new draws of K at every step; it does not use PCA.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from taildropout import TailDropout, at_k
@@ -20,7 +21,7 @@ from taildropout import TailDropout, at_k
 from .common.data import digits
 from .common.study import BLACK, BLUE, GREEN, GREY, ORANGE, Study, progress
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {"steps": 150, "seeds": [0]},
     "default": {"seed": 0, "seeds": [0, 1, 2], "steps": 8000, "rate": 0.05, "p": 0.6, "leading": 10},
     "full": {"seeds": list(range(10)), "steps": 20_000},
@@ -30,7 +31,7 @@ LOOKS = {"TailDropout": (BLUE, "o"), "nn.Dropout": (ORANGE, "^"), "no dropout": 
 
 
 def gaussian(seed: int, samples: int = 2000, features: int = 32, decay: float = 0.85) -> Tensor:
-    """Correlated Gaussian data (samples, features): standard deviations decay^j along random orthogonal directions."""
+    """Return Gaussian data (samples, features) with standard deviations decay^j along random orthogonal directions."""
     generator = torch.Generator().manual_seed(seed)
     directions = torch.linalg.qr(torch.randn(features, features, generator=generator))[0]
     inputs = torch.randn(samples, features, generator=generator) * decay ** torch.arange(features) @ directions
@@ -38,7 +39,7 @@ def gaussian(seed: int, samples: int = 2000, features: int = 32, decay: float = 
 
 
 def all_digits() -> Tensor:
-    """All digits (1797, 64), centred, in units of their standard deviation."""
+    """Return all digits (1797, 64), centred, in units of their standard deviation."""
     found = digits()
     inputs = torch.cat([found.inputs, found.test_inputs])
     inputs = inputs - inputs.mean(0)
@@ -46,7 +47,7 @@ def all_digits() -> Tensor:
 
 
 def train(inputs: Tensor, layer: nn.Module, n: int, steps: int, rate: float, what: str) -> nn.Module:
-    """An autoencoder of two linear maps with n features between them, trained on all inputs at every step."""
+    """Train a linear autoencoder with n features on all inputs at every step, and return it."""
     features = inputs.shape[1]
     model = nn.Sequential(nn.Linear(features, n, bias=False), layer, nn.Linear(n, features, bias=False))
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
@@ -61,13 +62,13 @@ def train(inputs: Tensor, layer: nn.Module, n: int, steps: int, rate: float, wha
 
 @torch.no_grad()
 def judge(model: nn.Module, inputs: Tensor, n: int) -> dict[str, Tensor]:
-    """Beside PCA: the share of variance left at every width 0 … n, and |cosine| of each decoder direction with its own."""
+    """Compare with PCA: the share of variance left at widths 0 … n, and |cosine| of decoder direction j with PCA's."""
     model = model.double()
     inputs = inputs.double()
     singular, directions = torch.linalg.svd(inputs, full_matrices=False)[1:]
     whole = inputs.square().sum()
     pca = 1 - torch.cat([torch.zeros(1), singular.square().cumsum(0)[:n] / whole])
-    # nn.Dropout and Identity have no width: the layer that cuts stands in for them.
+    # nn.Dropout and Identity have no width, so TailDropout replaces them.
     cut = nn.Sequential(model[0], TailDropout(), model[2]).eval()
     left = []
     for k in range(n + 1):
@@ -84,7 +85,7 @@ def judge(model: nn.Module, inputs: Tensor, n: int) -> dict[str, Tensor]:
 
 
 def run(study: Study) -> dict[str, Any]:
-    """Train every layer on both data sets; per data set and layer a list of what `judge` says, one for each seed."""
+    """Train each layer on both data sets; return, per data set and layer, a list with the result of `judge` for each seed."""
     settings = study.settings
     found: dict[str, Any] = {}
     for name, inputs, n in [("Gaussian", gaussian(settings.seed), 16), ("digits", all_digits(), 32)]:
@@ -95,7 +96,9 @@ def run(study: Study) -> dict[str, Any]:
             for seed in seeds:
                 what = f"{name}, {layer}, seed {seed}"
 
-                def compute(seed=seed, make=make, what=what, inputs=inputs, n=n) -> dict[str, Tensor]:
+                def compute(
+                    seed: int = seed, make: Any = make, what: str = what, inputs: Tensor = inputs, n: int = n
+                ) -> dict[str, Tensor]:
                     torch.manual_seed(seed)
                     model = train(inputs, make(settings.p), n, settings.steps, settings.rate, what)
                     return judge(model, inputs, n)
@@ -105,7 +108,7 @@ def run(study: Study) -> dict[str, Any]:
 
 
 def summary(found: dict[str, Any], leading: int) -> dict[str, Any]:
-    """The figures that are claimed, the worst over the seeds, and the curves of the first seed."""
+    """Return the claimed figures, the worst over the seeds, and the curves of the first seed."""
     results: dict[str, Any] = {}
     for name, layers in found.items():
         tail = layers["TailDropout"]
@@ -128,10 +131,10 @@ def summary(found: dict[str, Any], leading: int) -> dict[str, Any]:
     return results
 
 
-def draw(found: dict[str, Any]) -> plt.Figure:
-    """Curves beside PCA's, and the directions of the digits as pictures."""
+def draw(found: dict[str, Any]) -> Figure:
+    """Draw the curves with those of PCA, and the decoder directions of the digits as pictures."""
     figure = plt.figure(figsize=(10, 8.6), layout="constrained")
-    curves, pictures = figure.subfigures(2, 1, height_ratios=[2, 1.25])
+    curves, pictures = figure.subfigures(2, 1, height_ratios=[2, 1.25], squeeze=False)[:, 0]
     for row, (name, layers) in zip(curves.subplots(2, 2), found.items(), strict=True):
         left, cosine = row
         pca = layers["TailDropout"][0]["pca"]
@@ -167,14 +170,14 @@ def draw(found: dict[str, Any]) -> plt.Figure:
 
 
 def nice_percent(axes: Axes) -> tuple[list[float], list[str]]:
-    """Ticks at 1, 2, 5, 10 … 100 % as far as the axis reaches."""
+    """Return ticks at … 1, 2, 5, 10 … % within the limits of the axis, and their labels."""
     low = axes.get_ylim()[0]
     ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200) if tick >= low and tick <= axes.get_ylim()[1]]
     return ticks, [f"{tick:g}" for tick in ticks]
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Train, judge, draw."""
+    """Train all layers, compare with PCA, draw the figure."""
     study = Study(__file__, (__doc__ or "").partition("\n")[0], SETTINGS, argv)
     found = run(study)
     return study.save(draw(found), summary(found, study.settings.leading))

@@ -1,9 +1,9 @@
-"""Which p: what it takes from the full width, what it gives in order, and how far it shifts the mean between training and use.
+"""Choose p: the loss at full width, the order of the features, and the shift of the mean between training and evaluation.
 
 python -m examples.rates        writes examples/figures/rates.png and examples/results/rates.json
 
 An MLP of 256 hidden features on 3000 images of Fashion-MNIST, few enough for regularisation to matter, for p from 1e-5 to 0.5
-and without dropout. The output of TailDropout is never rescaled, so that the next layer sees less in training than in use.
+and without dropout. TailDropout's output is not rescaled, so the next layer's mean input is smaller in training.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -21,7 +22,7 @@ from taildropout import TailDropout, rate, scree
 from .common.data import Data, fashion_mnist
 from .common.study import BLUE, GREEN, GREY, ORANGE, Study, progress
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {
         "samples": 128, "validation": 128, "test_samples": 128, "hidden": 16, "steps": 20, "seeds": [0], "rates": [0.5],
     },
@@ -39,7 +40,7 @@ MEASURES = [
 
 
 def train(p: float, data: Data, settings: Any) -> nn.Sequential:
-    """A network with TailDropout(p) behind its hidden features."""
+    """Train a network with TailDropout(p) behind its hidden features, and return it."""
     n = settings.hidden
     model = nn.Sequential(nn.Linear(784, n), nn.ReLU(), TailDropout(p), nn.Linear(n, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
@@ -53,10 +54,10 @@ def train(p: float, data: Data, settings: Any) -> nn.Sequential:
 
 @torch.no_grad()
 def measure(model: nn.Sequential, p: float, data: Data, validation: tuple[Tensor, Tensor], settings: Any) -> list[float]:
-    """What MEASURES names: on test data, but for what is called otherwise.
+    """Return the MEASURES, on test data unless their name says otherwise.
 
-    `width` is the least with a validation accuracy within the tolerance of the best; `shift` is the distance between the mean
-    output of the next layer in training, known exactly from P(K ≥ j), and in use, over the standard deviation of that output.
+    `width` is the least width with a validation accuracy within the tolerance of the best. `shift` is the distance between the
+    mean output of the next layer in training (exact, from P(K ≥ j)) and in evaluation, over that output's standard deviation.
     """
     n = settings.hidden
     test = data.test_inputs, data.test_labels
@@ -78,7 +79,7 @@ def measure(model: nn.Sequential, p: float, data: Data, validation: tuple[Tensor
 
 
 def advice(rates: Sequence[float], found: Tensor, n: int, tolerance: float) -> list[str]:
-    """Sentences drawn from all runs (rates, seeds, measures); the first of the rates is 0, no dropout."""
+    """Return sentences of advice from the runs (rates, seeds, measures); the first of the rates is 0: no dropout."""
     mean = {name: found[..., i].mean(1) for i, name in enumerate(MEASURES)}
     accuracy = found[..., MEASURES.index("accuracy")]
     validated = mean["validation_accuracy"]
@@ -109,8 +110,8 @@ def advice(rates: Sequence[float], found: Tensor, n: int, tolerance: float) -> l
     return said
 
 
-def draw(rates: Sequence[float], found: Tensor, n: int) -> plt.Figure:
-    """Four panels over p: loss, accuracy, width and shift; dots are seeds, lines their means."""
+def draw(rates: Sequence[float], found: Tensor, n: int) -> Figure:
+    """Draw four panels over p: loss, accuracy, width and shift. Dots are seeds, lines are means."""
     figure, panels = plt.subplots(2, 2, figsize=(10, 6.6), layout="constrained", sharex=True)
     (losses, accuracy), (width, shift) = panels
     curve(losses, rates, found, "loss", BLUE, "o", "test, full width")
@@ -144,7 +145,7 @@ def draw(rates: Sequence[float], found: Tensor, n: int) -> plt.Figure:
 def curve(
     axes: Axes, rates: Sequence[float], found: Tensor, name: str, colour: str, marker: str, label: str, factor: float = 1
 ) -> None:
-    """One measure over p; p = 0 stands a decade to the left of the others."""
+    """Plot one measure over p, with p = 0 a decade left of the others."""
     values = factor * found[..., MEASURES.index(name)]
     places = [rates[1] / 10, *rates[1:]]
     axes.plot(places[1:], values.mean(1)[1:], "-", color=colour, linewidth=1, label=label or None, marker=marker, markersize=5)
@@ -154,15 +155,10 @@ def curve(
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Train for every p and seed, measure, draw, advise."""
+    """Train for every p and seed, measure, draw the figure, print the advice."""
     study = Study(__file__, (__doc__ or "").partition("\n")[0], SETTINGS, argv)
     settings = study.settings
-    whole = fashion_mnist()
-    mean, deviation = whole.inputs.mean(), whole.inputs.std()
-    last = slice(len(whole.inputs) - settings.validation, None)
-    validation = (whole.inputs[last] - mean) / deviation, whole.labels[last]
-    data = whole.head(settings.samples, settings.test_samples)
-    data = data._replace(inputs=(data.inputs - mean) / deviation, test_inputs=(data.test_inputs - mean) / deviation)
+    data, validation = fashion_mnist().standardised(settings.samples, settings.test_samples, settings.validation)
     rates = [0.0, *settings.rates]
 
     def compute(p: float, seed: int) -> list[float]:

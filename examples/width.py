@@ -1,24 +1,26 @@
-"""A random regression with 100 hidden units: how many does it need? The scree plot, the chosen width, the pruned network.
+"""How many of 100 hidden units does a regression need? The scree plot, the chosen width, and the pruned network.
 
 python -m examples.width        writes examples/figures/width.png and examples/results/width.json
 
-The target is made by a network of 8 hidden units, of falling importance, and noise. Beside the first k features stand the
-truncations that a singular value decomposition of the weights offers, of this network and of one trained without dropout.
+The target is a network of 8 hidden units with decreasing importance, plus noise. Keeping the first k features is compared with
+truncated singular value decompositions of the weights, of this network and of one trained without dropout.
 """
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from taildropout import Scree, TailDropout, prune, scree
 
 from .common.study import BLACK, BLUE, GREEN, GREY, ORANGE, Study, median_times, progress
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {"steps": 100, "calls": 20},
     "default": {
         "seed": 0, "samples": 1000, "inputs": 50, "hidden": 100, "outputs": 10, "true_units": 8, "noise": 0.1,
@@ -30,7 +32,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 def regression(settings: Any) -> tuple[Batch, Batch, Batch]:
-    """Inputs (samples, inputs) and targets (samples, outputs) of variance 1 + noise²: for training, validation and testing."""
+    """Return inputs and targets (variance 1 + noise²) for training, validation and testing."""
     inner = torch.randn(settings.inputs, settings.true_units) / settings.inputs**0.5
     outer = torch.randn(settings.true_units, settings.outputs) * 0.8 ** torch.arange(settings.true_units)[:, None]
     x = torch.randn(3 * settings.samples, settings.inputs)
@@ -41,7 +43,7 @@ def regression(settings: Any) -> tuple[Batch, Batch, Batch]:
 
 
 def train(layer: nn.Module, data: Batch, settings: Any, what: str) -> dict[str, Tensor]:
-    """Train a network with this layer behind its hidden units on all samples at every step; return its state."""
+    """Train a network with this layer behind its hidden units on all samples at every step; return its state_dict."""
     model = network(layer, settings)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.rate, total_steps=settings.steps)
@@ -54,7 +56,7 @@ def train(layer: nn.Module, data: Batch, settings: Any, what: str) -> dict[str, 
 
 
 def network(layer: nn.Module, settings: Any) -> nn.Sequential:
-    """Linear, ReLU, layer, Linear."""
+    """Return a network of Linear, ReLU, layer, Linear."""
     return nn.Sequential(
         nn.Linear(settings.inputs, settings.hidden), nn.ReLU(), layer, nn.Linear(settings.hidden, settings.outputs)
     )
@@ -62,7 +64,7 @@ def network(layer: nn.Module, settings: Any) -> nn.Sequential:
 
 @torch.no_grad()
 def svd_losses(model: nn.Sequential, which: int, data: Batch) -> list[float]:
-    """The loss with the weight of one Linear truncated to rank 0, 1, … full."""
+    """Return the losses with the weight of one Linear truncated to rank 0, 1, … full."""
     cut = copy.deepcopy(model)
     left, singular, right = torch.linalg.svd(model[which].weight, full_matrices=False)
     losses = []
@@ -73,7 +75,7 @@ def svd_losses(model: nn.Sequential, which: int, data: Batch) -> list[float]:
 
 
 def measure_pruned(model: nn.Sequential, k: int, test: Batch, calls: int) -> dict[str, Any]:
-    """Loss, parameters and time of a call before and after pruning to k features."""
+    """Return loss, parameters and time of a call, before and after pruning to k features."""
     smaller = prune(model, "2", k, test[0][:8], remove=True).eval()
     with torch.no_grad():
         loss = {
@@ -92,8 +94,8 @@ def measure_pruned(model: nn.Sequential, k: int, test: Batch, calls: int) -> dic
     }
 
 
-def draw(curves: dict[str, list[float]], validation: Scree, pruned: dict[str, Any], floor: float) -> plt.Figure:
-    """The scree on validation data; the test loss under every way of making the network smaller."""
+def draw(curves: dict[str, list[float]], validation: Scree, pruned: dict[str, Any], floor: float) -> Figure:
+    """Draw the scree plot on validation data, and the test loss of each way to shrink the network."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
     validation.plot(left)
     k = pruned["k"]
@@ -116,14 +118,14 @@ def draw(curves: dict[str, list[float]], validation: Scree, pruned: dict[str, An
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Train, choose, prune, draw."""
+    """Train, choose a width, prune, draw the figure."""
     study = Study(__file__, (__doc__ or "").partition("\n")[0], SETTINGS, argv)
     settings = study.settings
     training, validation, test = regression(settings)
     models = {}
     for name, layer in [("TailDropout", TailDropout(settings.p)), ("no dropout", nn.Identity())]:
         models[name] = network(TailDropout(settings.p), settings)
-        models[name].load_state_dict(study.stored(name, lambda layer=layer, name=name: train(layer, training, settings, name)))
+        models[name].load_state_dict(study.stored(name, partial(train, layer, training, settings, name)))
         models[name].eval()
     tail, plain = models.values()
     loss = nn.MSELoss(reduction="none")

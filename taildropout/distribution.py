@@ -235,7 +235,7 @@ class CensoredGeometric(Distribution):
     @constraints.dependent_property(is_discrete=True, event_dim=0)
     def support(self) -> constraints.Constraint:
         """The integers 0 … n."""
-        return constraints.integer_interval(0, self.n)  # type: ignore[no-untyped-call]
+        return constraints.integer_interval(0, self.n)
 
     @property
     def mean(self) -> Tensor:

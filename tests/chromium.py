@@ -1,4 +1,4 @@
-"""The system's Chromium through Playwright, without a window and without a network; and one page in it."""
+"""Run the system's Chromium through Playwright, headless and without a network, and load pages in it."""
 
 import contextlib
 import shutil
@@ -9,12 +9,12 @@ from playwright.sync_api import Browser, ConsoleMessage, Response, sync_playwrig
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 CLOSED_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
-PATIENCE = 60_000  # milliseconds for a page
+TIMEOUT = 60_000  # milliseconds per page
 
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
-    """Start the browser, and end it afterwards."""
+    """Start the browser, and close it afterwards."""
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     assert program, "no Chromium is installed: apt-get install chromium, or leave these tests out: -m 'not browser'"
     with sync_playwright() as playwright:
@@ -24,7 +24,7 @@ def chromium() -> Iterator[Browser]:
 
 
 class View:
-    """One page. `requested` and `faults` are the requests and the errors since the last visit."""
+    """One browser page. `requested` and `faults` list the requests and the errors since the last visit."""
 
     def __init__(self, browser: Browser, width: int = 1280, scheme: Any = "light") -> None:
         viewport: Any = {"width": width, "height": 900}
@@ -39,23 +39,23 @@ class View:
         self.page.on("console", self.on_console)
 
     def on_response(self, response: Response) -> None:
-        """Note a response that is an error."""
+        """Record a response with an error status."""
         if response.status >= 400:
             self.faults.append(f"{response.status} {response.url}")
 
     def on_console(self, message: ConsoleMessage) -> None:
-        """Note an error or a warning on the console."""
+        """Record an error or a warning on the console."""
         if message.type in ("error", "assert", "warning"):
             self.faults.append(f"console: {message.text}")
 
     def visit(self, address: str, until: str = "true") -> None:
-        """Load a page, and wait until the expression `until` holds and no request is open."""
-        self.page.goto("about:blank")  # otherwise another fragment of the same page would not load it again
+        """Load a page, and wait until the JavaScript expression `until` is true and no request is pending."""
+        self.page.goto("about:blank")  # otherwise a new fragment of the same page would not reload it
         self.requested.clear()
         self.faults.clear()
-        self.page.goto(address, timeout=PATIENCE)
-        self.page.wait_for_function(f"Boolean({until})", timeout=PATIENCE)
-        self.page.wait_for_load_state("networkidle", timeout=PATIENCE)
+        self.page.goto(address, timeout=TIMEOUT)
+        self.page.wait_for_function(f"Boolean({until})", timeout=TIMEOUT)
+        self.page.wait_for_load_state("networkidle", timeout=TIMEOUT)
 
     def value(self, expression: str) -> Any:
         """Return the value of a JavaScript expression in the page."""

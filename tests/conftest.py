@@ -1,6 +1,6 @@
-"""One thread, a fixed seed for every test, this project's warnings as errors, and the report of the statistical tests.
+"""Use one thread, seed every test, make this project's warnings errors, and report the statistical tests.
 
-TAILDROPOUT_SEED=<int> in the environment gives every test fresh random numbers.
+TAILDROPOUT_SEED=<int> in the environment gives every test other random numbers.
 """
 
 import os
@@ -17,7 +17,7 @@ import pytest
 import torch
 from checks import ALPHA, SIZE, Family, holm
 from hypothesis import settings
-from ours import OwnWarning, mark_own_warnings
+from own_warnings import OwnWarning, mark_own_warnings
 from torch import Tensor
 
 import taildropout
@@ -26,11 +26,11 @@ SEED = int(os.environ.get("TAILDROPOUT_SEED", "0"))
 
 FAMILY = pytest.StashKey[Family]()
 
-# As many processes as cores run tests, each of them with one thread; so do the commands that tests start.
+# Tests run in one process per core, so each process, and each command that a test starts, uses one thread.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 mark_own_warnings()
-taildropout.functional._warned_of_columns = True  # once in a process: the tests of this warning make it possible again
+taildropout.functional._warned_of_columns = True  # this warning comes once per process; its tests reset it
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
@@ -44,13 +44,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def seeded(request: pytest.FixtureRequest) -> None:
-    """Every test starts from a seed of its own, which neither its order nor another test changes."""
+    """Seed each test by its name, so that neither order nor other tests change its random numbers."""
     torch.manual_seed(zlib.crc32(f"{SEED} {request.node.path.name} {request.node.name}".encode()))
 
 
 @pytest.fixture
 def compiler() -> None:
-    """Forget what was compiled, which counts towards a limit; skip where torch.compile has no C++ compiler to call."""
+    """Reset dynamo, whose compilations count towards a limit; skip if torch.compile finds no C++ compiler."""
     from benchmarks.suite.cases import quote_library_path
 
     if not shutil.which(os.environ.get("CXX", "g++")) and not shutil.which("clang++"):
@@ -64,7 +64,7 @@ CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA de
 
 @pytest.fixture(scope="session")
 def interpreted() -> Iterator[ModuleType]:
-    """A second copy of the package, with its kernel in Triton's interpreter, which is chosen where a kernel is defined."""
+    """Yield a second copy of the package whose kernel runs in Triton's interpreter, chosen when a kernel is defined."""
     from benchmarks.suite.loading import load
 
     pytest.importorskip("triton", reason="needs Triton: pip install triton, on Linux")
@@ -79,7 +79,7 @@ def interpreted() -> Iterator[ModuleType]:
 
 @pytest.fixture(params=["interpreter", pytest.param("cuda", marks=CUDA)])
 def place(request: pytest.FixtureRequest) -> SimpleNamespace:
-    """A package whose kernel runs, its kernels, and the device on which they do."""
+    """Return a package, its kernels, and the device on which they run."""
     if request.param == "cuda":
         from taildropout.selection import triton_kernel as kernels
 
@@ -90,7 +90,7 @@ def place(request: pytest.FixtureRequest) -> SimpleNamespace:
 
 @pytest.fixture
 def launches(place: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Has inputs of every size take the kernel, as if this were a GPU, and tells how often: "new" or "in place"."""
+    """Make inputs of every size use the kernel, as on a GPU; return a list with "new" or "in place" per launch."""
     made: list[str] = []
     launch = place.kernels.launch
 
@@ -109,12 +109,12 @@ def launches(place: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> list[st
 
 @pytest.fixture(scope="session")
 def family(pytestconfig: pytest.Config) -> Family:
-    """The family in which all statistical cells of a run are judged."""
+    """Return the family in which all statistical tests of a run are judged."""
     return pytestconfig.stash.setdefault(FAMILY, Family())
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Have a process of a parallel run send its p-values to the one that prints the report."""
+    """Send the p-values of a worker process to the process that prints the report."""
     family, output = session.config.stash.get(FAMILY, None), getattr(session.config, "workeroutput", None)
     if family is not None and output is not None:
         output["family"] = {"p_values": family.p_values, "lines": family.lines}
@@ -122,7 +122,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Collect the p-values of a process of a parallel run."""
+    """Collect the p-values of a worker process."""
     found = getattr(node, "workeroutput", {}).get("family")
     if found:
         family = node.config.stash.setdefault(FAMILY, Family())
@@ -131,7 +131,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """A line per statistical cell, and Holm's verdict."""
+    """Print a line per statistical test, and Holm's verdict."""
     family = config.stash.get(FAMILY, None)
     if family is None or not family.lines:
         return

@@ -1,4 +1,4 @@
-"""What imports what: each rule of CONTRIBUTING's "Where things live"."""
+"""Imports follow each rule of CONTRIBUTING's "Where things live"."""
 
 import ast
 import importlib.util
@@ -44,7 +44,7 @@ FOR_BASELINES = {"_torch", "distribution", "dims", "functional", "tracing"}
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """Level (0: absolute) and full name of all that a file imports, wherever in the file."""
+    """Return level (0: absolute) and full name of each import of a file, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from ((0, name.name) for name in node.names)
@@ -54,7 +54,7 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def group(name: str) -> int:
-    """The number of the group of a module or a folder directly inside the package."""
+    """Return the group number of a module or folder directly inside the package."""
     return next(number for number, names in enumerate(GROUPS) if name in names)
 
 
@@ -130,7 +130,7 @@ HARNESS["__main__"] = set()  # it imports commands by name
 
 
 def harness_imports(path: Path) -> set[str]:
-    """What a file of `benchmarks` imports of the folders and modules beside its own."""
+    """Return the folders and modules of `benchmarks` that a file in it imports, without its own folder."""
     place = path.relative_to(ROOT / "benchmarks").with_suffix("").parts
     targets = {(*place[: len(place) - level], *name.split("."))[0] for level, name in imports(path) if level}
     targets |= {name.split(".")[1] for level, name in imports(path) if not level and name.startswith("benchmarks.")}
@@ -156,7 +156,7 @@ def test_the_workload_imports_the_gate_and_the_suite() -> None:
 
 @pytest.mark.parametrize("folder", [PACKAGE, ROOT / "benchmarks"], ids=["package", "harness"])
 def test_no_imports_go_in_a_circle(folder: Path) -> None:
-    """Not even those inside functions."""
+    """Imports inside functions count too."""
     modules = {(*path.relative_to(folder).parts[:-1], path.stem): path for path in folder.rglob("*.py")}
     graph: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
     for module, path in modules.items():

@@ -1,7 +1,9 @@
-"""The statistical checks can fail: each rejects a faulty law. And they do not fail too often: p is uniform under the truth.
+"""Each statistical check rejects a faulty law, and its p-values are uniform under the exact law.
 
-Rejecting means p < `checks.LIMIT`, what a cell of `test_law` fails by. The coverage tests have a false-alarm rate of 1e-6 each.
+A check rejects if p < `checks.LIMIT`, as in a cell of `test_law`. The coverage tests have a false-alarm rate of 1e-6 each.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -28,13 +30,13 @@ pytestmark = pytest.mark.distribution
 
 
 def rejects(k: Tensor, p: float, n: int) -> set[str]:
-    """The checks that reject these draws, halved between two layers."""
+    """Return the checks that reject these draws, each half of them as of one layer."""
     p_values = check(k[: len(k) // 2], k[len(k) // 2 :], p, n)
     return {name for name, value in p_values.items() if not value > LIMIT}
 
 
 def test_right_draws_pass() -> None:
-    """What the tests below vary is accepted where nothing is wrong."""
+    """Without a fault, the draws of the tests below are accepted."""
     assert rejects(exponential_k(rate(0.5, 64), 64, 10**6), 0.5, 64) == set()
     assert rejects(exponential_k(rate(0.5, 512), 512, 8000), 0.5, 512) == set()
     assert rejects(exponential_k(rate(1e-5, 65536), 65536, 10**7), 1e-5, 65536) == set()
@@ -142,10 +144,11 @@ def test_law_of_the_checks_is_the_oracles() -> None:
 
 
 def p_values(name: str, p: float, n: int, draws: int, repeats: int) -> np.ndarray:
-    """p of one check over many samples of the law, drawn by numpy."""
-    law, rng = Law(p, n), np.random.default_rng(torch.randint(2**60, ()).item())
+    """Return p of one check for many samples of the law, drawn by numpy."""
+    law, rng = Law(p, n), np.random.default_rng(int(torch.randint(2**60, ())))
     if name in ("law", "fine", "mean"):
-        one = {"law": goodness, "fine": fine_structure, "mean": mean}[name]
+        checks: dict[str, Callable[..., float]] = {"law": goodness, "fine": fine_structure, "mean": mean}
+        one = checks[name]
         counts = rng.multinomial(draws, law.pmf, size=repeats).astype(float)
         return np.array([one(each, law if name == "mean" else law.pmf) for each in counts])
     k = torch.from_numpy(rng.choice(n + 1, size=(repeats, 2, draws), p=law.pmf))
@@ -166,7 +169,7 @@ def p_values(name: str, p: float, n: int, draws: int, repeats: int) -> np.ndarra
     ],
 )
 def test_p_values_are_uniform_under_the_truth(name: str, p: float, n: int, draws: int) -> None:
-    """Kolmogorov and Smirnov see no difference from the uniform law over 2000 samples, at a rate of 1e-6."""
+    """The Kolmogorov-Smirnov test finds no difference from the uniform law in 2000 samples, at a rate of 1e-6."""
     found = p_values(name, p, n, draws, 2000)
     assert scipy.stats.kstest(found, "uniform").pvalue > 1e-6
 
@@ -192,7 +195,7 @@ def test_p_values_of_rare_events_are_no_smaller_than_uniform(name: str, p: float
 def test_chi_square_keeps_its_rate_in_the_tail() -> None:
     """With LEAST_EXPECTED in a bin, χ² rejects at 1e-3 no more than 1.5 times as often as it says, over 10 000 samples."""
     bins = 20
-    rng = np.random.default_rng(torch.randint(2**60, ()).item())
+    rng = np.random.default_rng(int(torch.randint(2**60, ())))
     flat = np.full(bins, 1 / bins)
     samples = rng.multinomial(bins * (LEAST_EXPECTED + 1), flat, size=10_000).astype(float)
     rejected = sum(goodness(each, flat) <= 1e-3 for each in samples)

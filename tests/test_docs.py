@@ -1,4 +1,4 @@
-"""The pages are complete and name what exists: public names, files, commands, targets. `make docs` builds the pages."""
+"""The pages are complete, and the names, files, commands and targets in them exist. `make docs` builds the pages."""
 
 import inspect
 import re
@@ -17,12 +17,12 @@ GITHUB = sorted(file for end in ("yml", "md") for file in (ROOT / ".github").rgl
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 PUBLIC = [*taildropout.__all__, *taildropout.baselines.__all__]
 GIT = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="there is no git history here")
-# What the text names and a clone does not hold: folders that a command makes, patterns, and files of the reader's own.
+# Names in the text that a clone does not have: folders that a command creates, patterns, and files of the reader.
 MADE = ("docs/_build", ".asv/", ".venv", "dist/", "docs/compatibility.md")
 
 
 def sections() -> dict[str, str]:
-    """Each object on the API page, and what stands between it and the next."""
+    """Return each object on the API page with the text up to the next object."""
     parts = re.split(
         r"^\.\. auto(?:class|function|exception|module):: (\S+)$", (DOCS / "api.rst").read_text("utf-8"), flags=re.M
     )
@@ -100,7 +100,7 @@ def test_the_map_has_each_folder_and_each_file_at_the_top() -> None:
 
 
 def held() -> list[str]:
-    """The files that git holds or would hold."""
+    """Return the files that git tracks, or would track: untracked files that it does not ignore."""
     words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     return [name for name in done.stdout.split("\0") if name and (ROOT / name).exists()]

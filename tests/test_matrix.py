@@ -1,4 +1,4 @@
-"""The table of versions: what a run is read as, when it is not repeated, and that the workflow tries the same versions."""
+"""The table of versions: how a run is read, when it is not repeated, and that the workflow tests the same versions."""
 
 import importlib.util
 import os
@@ -26,7 +26,7 @@ REPORT = """<testsuites><testsuite>
 
 @pytest.fixture
 def matrix(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module."""
+    """Load the script as a module."""
     script = ROOT / ".ci" / "matrix.py"
     spec = importlib.util.spec_from_file_location("matrix_of_versions", script)
     assert spec is not None
@@ -39,7 +39,7 @@ def matrix(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def made(matrix: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, ...]]:
-    """What `make` is called with, in place of which a report is written."""
+    """Replace `make` by a function that writes a report; return the list of its calls."""
     calls: list[tuple[str, ...]] = []
 
     def make(*words: str) -> int:
@@ -112,7 +112,7 @@ def test_the_tests_of_the_package_are_those_of_no_other_part(matrix: ModuleType)
 def test_the_tests_of_the_package_do_not_replace_the_whole(
     matrix: ModuleType, made: list[tuple[str, ...]], tmp_path: Path
 ) -> None:
-    """CI runs the package's tests in the environments of `make matrix`, whose results stay."""
+    """CI runs only the package's tests in the environments of `make matrix`, and must not replace the full results."""
     for package_only in (False, True):
         while matrix.run("oldest", sys.executable, "2.8.0", tmp_path, package_only).failed:
             pass
@@ -138,7 +138,7 @@ def test_what_a_result_belongs_to_is_every_file_but_the_table(
 
 @pytest.fixture
 def jobs() -> dict[str, Any]:
-    """The jobs of the workflow that runs the tests."""
+    """Return the jobs of the workflow that runs the tests."""
     found: dict[str, Any] = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text("utf-8"))["jobs"]
     return found
 
@@ -159,7 +159,7 @@ def test_the_workflow_tries_the_versions_of_the_table(matrix: ModuleType, jobs: 
 
 
 def test_the_workflow_takes_builds_for_cpus(jobs: dict[str, Any]) -> None:
-    """From the index that the repository's variable TORCH_INDEX names, in every job; pip reads an empty one as none."""
+    """Each job uses the index in the repository's variable TORCH_INDEX; pip ignores an empty value."""
     for name, job in jobs.items():
         assert any("vars.TORCH_INDEX" in value for value in job["env"].values()), name
     environment = {**os.environ, "TORCH_INDEX": "https://example.org/cpu"}

@@ -1,4 +1,4 @@
-"""What is built: the sdist is complete, a wheel says whether it holds the C part, and version, changelog and tag agree."""
+"""Built packages: the sdist is complete, a wheel's tag says if it has the C extension, version, changelog and tag agree."""
 
 import importlib.metadata
 import os
@@ -35,7 +35,7 @@ def run(*words: str, folder: Path, **environment: str) -> str:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A copy of what a wheel is built of."""
+    """Return a copy of the files from which a wheel is built."""
     folder = tmp_path / "a new ü"
     shutil.copytree(ROOT / "taildropout", folder / "taildropout", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
@@ -44,7 +44,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def wheel(source: Path, **environment: str) -> zipfile.ZipFile:
-    """The wheel that pip builds, which says in its name what it holds."""
+    """Build a wheel with pip and return it."""
     out = source.parent / "dist"
     shutil.rmtree(out, ignore_errors=True)
     words = ("-m", "pip", "wheel", "-q", "--no-deps", "--no-index", "--no-build-isolation", "-w", str(out), ".")
@@ -57,7 +57,7 @@ def wheel(source: Path, **environment: str) -> zipfile.ZipFile:
 @GIT
 def test_the_sdist_holds_all_that_git_holds(tmp_path: Path) -> None:
     tracked = set(run("git", "ls-files", "-z", folder=ROOT).split("\0")) - {""}
-    for name in tracked:  # of the commit to be: a copy, so that the build leaves nothing here
+    for name in tracked:  # a copy of the files to commit, so that the build leaves nothing here
         (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, tmp_path / "tree" / name)

@@ -1,4 +1,4 @@
-"""The README is short, its code runs and its links lead somewhere; every figure about the experiments is in their results."""
+"""The README is short, its code runs, its links exist, and each figure about the experiments is in their results."""
 
 import json
 import re
@@ -14,11 +14,11 @@ from benchmarks import ROOT
 README = ROOT / "README.md"
 EXPERIMENTS = ROOT / "docs" / "experiments.md"
 TABLE = re.compile(r"<!-- table:([\w-]+) -->.*?<!-- /table:\1 -->", re.DOTALL)
-# Digits on the page that are no finding.
+# Digits on the page that are not findings.
 WITHOUT_FIGURES = ["784–256–256–10", "Order begins at p = .01 and is strong from .1 on", "As p → 1", "± is a 95 % interval"]
 Results = dict[str, Any]
 ORDERED = ("TailDropout", "NestedDropout")
-# Words of the page on experiments with their figures, the example, and what its results must hold for them to be true.
+# Phrases of the page on experiments with their figures, the example, and the condition on its results.
 CLAIMS: list[tuple[str, str, Callable[[Results], bool]]] = [
     (
         "its error is within .3 % of PCA's at every k",
@@ -163,22 +163,22 @@ CLAIMS: list[tuple[str, str, Callable[[Results], bool]]] = [
 
 
 def mean(runs: list[dict[str, float]]) -> float:
-    """Of the validation losses."""
+    """Return the mean validation loss."""
     return statistics.fmean(run["validation"] for run in runs)
 
 
 def share(parameters: dict[str, float]) -> float:
-    """Of the parameters, what the pruned network has."""
+    """Return the share of parameters that the pruned network has."""
     return parameters["pruned"] / parameters["whole"]
 
 
 def lost(accuracy: dict[str, float]) -> float:
-    """Accuracy that pruning costs."""
+    """Return the accuracy lost by pruning."""
     return accuracy["whole"] - accuracy["pruned"]
 
 
 def at(results: Results, p: float, name: str) -> float:
-    """The mean over seeds at a rate."""
+    """Return the mean over seeds at a rate."""
     mean: float = results["mean_over_seeds"][name][results["p"].index(p)]
     return mean
 
@@ -192,7 +192,7 @@ def test_what_the_page_says_was_found(words: str, example: str, holds: Callable[
 
 
 def test_every_figure_of_the_page_is_a_claim_above() -> None:
-    """A sentence with a figure that no claim holds would be one without a test."""
+    """A figure that is in no claim would be untested."""
     page = EXPERIMENTS.read_text("utf-8")
     text = joined(
         "\n".join(line for line in TABLE.sub("", page).split("## In short")[1].splitlines() if not line.startswith("!["))
@@ -226,11 +226,11 @@ def test_links_lead_to_files_and_headings(page: str) -> None:
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors of a page's headings, as GitHub and MyST make them."""
+    """Return the anchors of a page's headings, as GitHub and MyST make them."""
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
 def joined(text: str) -> str:
-    """The text on one line."""
+    """Return the text on one line."""
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""How long do the field's other layers take, beside TailDropout and nn.Dropout on the same work?"""
+"""How long do other dropout layers take, compared with TailDropout and nn.Dropout on the same work?"""
 
 from collections.abc import Callable
 from functools import cache
@@ -29,9 +29,9 @@ OPTIONS: dict[str, dict[str, Any]] = {"geometric": {"ratio": 0.99}, "censored_ge
 
 
 class Ratio:
-    """How many times as long as nn.Dropout, and as TailDropout, does another layer take, forward and backward?
+    """How many times as long as nn.Dropout, and as TailDropout, does another layer take for forward and backward?
 
-    The rivals do the same work beside: a Linear follows them for DropConnectLinear, a ReLU comes before for StochasticReLU.
+    A rival does the same work: a Linear follows it for DropConnectLinear, a ReLU precedes it for StochasticReLU.
     """
 
     params = (NAMES,)
@@ -47,21 +47,21 @@ class Ratio:
 
 
 def paired(name: str, rival: str) -> dict[str, object]:
-    """All paired ratios in the form from which asv takes the median and the quartiles."""
+    """Return all paired ratios in the form from which asv computes the median and the quartiles."""
     runs = {layer: prepared(name, layer) for layer in (name, rival)}
     return {"samples": ratios(interleave(runs), over=rival, of=name), "number": 1}
 
 
 @cache
 def prepared(name: str, layer: str) -> Callable[[], Any]:
-    """`make` with the installed package, once per process."""
+    """Call `make` with the installed package, once per process."""
     return make(name, layer, package())
 
 
 def make(name: str, layer: str, package: ModuleType) -> Callable[[], Any]:
-    """Prepare forward and backward of the baseline `name`, or of a rival in its place, and check what it computes.
+    """Prepare forward and backward of the baseline `name`, or of a rival in its place, and check the output.
 
-    Raises NotAvailable where the package lacks it, WrongResult where the result is wrong.
+    Raises NotAvailable if the package lacks the baseline, WrongResult if the output is wrong.
     """
     case = Case(name, (SEQUENCES, POSITIONS, FEATURES), batch_dim=(0, 1), direction="train")
     use_threads(case)
@@ -85,7 +85,7 @@ def make(name: str, layer: str, package: ModuleType) -> Callable[[], Any]:
 
 
 def build(name: str, package: ModuleType) -> nn.Module:
-    """The baseline, its rates one half."""
+    """Return the baseline with all its rates set to 0.5."""
     kind, _, law = name.partition("-")
     make = feature(feature(package, "baselines"), kind)
     if kind == "NestedDropout":
@@ -98,14 +98,14 @@ def build(name: str, package: ModuleType) -> nn.Module:
 
 
 def beside(name: str, rival: nn.Module) -> nn.Module:
-    """The rival, with what the baseline does besides dropping."""
+    """Return the rival combined with the work that the baseline does besides dropping."""
     if name == "DropConnectLinear":
         return nn.Sequential(rival, nn.Linear(FEATURES, FEATURES))
     return nn.Sequential(nn.ReLU(), rival) if name == "StochasticReLU" else rival
 
 
 def check(case: Case, x: torch.Tensor, output: torch.Tensor, run: Callable[[], Any]) -> None:
-    """Raise WrongResult unless the baseline drops what it says, at random."""
+    """Raise WrongResult unless the baseline drops elements at random and at its rate."""
     require(not torch.equal(run()[0], output), case, "two calls give the same")
     if case.name == "DropConnectLinear":
         return
@@ -116,7 +116,7 @@ def check(case: Case, x: torch.Tensor, output: torch.Tensor, run: Callable[[], A
         check_prefix(kept, case)
         require(bool(kept.all(-1).any()) or "geometric" in case.name, case, "full width never comes")
     elif case.name != "LearnedDropout":
-        # Six deviations of half a million draws: beyond any luck.
+        # Six standard deviations of half a million draws: never exceeded by chance.
         drawn = kept[x > 0].double()
         slack = 3 / drawn.numel() ** 0.5
         require(abs(drawn.mean().item() - 0.5) <= slack, case, f"keeps {drawn.mean():.4f} instead of one half")

@@ -1,6 +1,6 @@
-"""Counts graphs: how many dynamo makes of the layer, and when it makes new ones; and how long a compiled case takes to start.
+"""Count dynamo's graphs of the layer and its recompilations, and time the start of a compiled case.
 
-Where graphs are counted, the backend runs them as they are, so that no compiler is needed.
+For counting, the backend runs each graph as it is, so no compiler is needed.
 """
 
 from collections.abc import Callable
@@ -14,14 +14,14 @@ from .cases import Case, WrongResult, build_layer, feature, layer, model, synchr
 
 
 def graphs(package: ModuleType) -> int:
-    """Graphs that the layer makes."""
+    """Return the number of graphs that dynamo makes of the layer."""
     made, call, x = counted(bare_layer(package))
     call(x)
     return len(made)
 
 
 def breaks(package: ModuleType) -> int:
-    """Places where a graph of the layer has to end, also where it is still empty."""
+    """Return the number of graph breaks in the layer, empty graphs included."""
     from torch._dynamo.utils import counters
 
     counters.clear()
@@ -31,7 +31,7 @@ def breaks(package: ModuleType) -> int:
 
 
 def recompilations_for_k(package: ModuleType) -> int:
-    """Graphs made anew because k changed."""
+    """Return the number of recompilations caused by a change of k."""
     layer = bare_layer(package)
     made, call, x = counted(layer)
     feature(layer, "set_k")(1)
@@ -46,7 +46,7 @@ def recompilations_for_k(package: ModuleType) -> int:
 
 
 def recompilations_for_batch(package: ModuleType) -> int:
-    """Graphs made anew because the number of samples changed, where shapes are dynamic."""
+    """Return the number of recompilations caused by a change of the batch size, with dynamic shapes."""
     made, call, x = counted(bare_layer(package), dynamic=True)
     call(x)
     before = len(made)
@@ -56,7 +56,7 @@ def recompilations_for_batch(package: ModuleType) -> int:
 
 
 def seconds(case: Case, package: ModuleType | None) -> float:
-    """Seconds to the first result of a compiled case, of which no cache holds anything. Forgets what is compiled already."""
+    """Return the seconds to the first result of a compiled case with empty caches. Resets dynamo."""
     from torch._inductor import utils
 
     fresh = getattr(utils, "fresh_cache", None) or utils.fresh_inductor_cache  # its name until 2.7
@@ -73,12 +73,12 @@ COUNTS = {count.__name__: count for count in (graphs, breaks, recompilations_for
 
 
 def bare_layer(package: ModuleType) -> Any:
-    """TailDropout with its default dims."""
+    """Return a TailDropout with its default dims."""
     return build_layer(Case("compilation", (64, 32)), package)
 
 
 def counted(layer: Any, dynamic: bool = False) -> tuple[list[object], Callable[..., torch.Tensor], torch.Tensor]:
-    """The graphs that dynamo will have made, the compiled layer, and an input without a zero."""
+    """Return a list to which dynamo adds each graph it makes, the compiled layer, and an input without zeros."""
     made: list[object] = []
 
     def backend(graph: Any, inputs: object) -> Any:

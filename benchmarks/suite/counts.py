@@ -1,4 +1,4 @@
-"""What does a call cost beside time? Counts are exact, or nearly so, where times are noisy."""
+"""What does a call cost besides time? Counts are exact, or nearly so; times are noisy."""
 
 import torch
 

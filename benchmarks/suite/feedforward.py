@@ -1,6 +1,7 @@
-"""What does TailMLP cost beside the block of the same modules that computes everything?"""
+"""What does TailMLP cost, compared with a block of the same modules that computes all features?"""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ FEEDFORWARD = tuple(name for name, case in CASES.items() if case.model == "feedf
 
 
 class FeedForward:
-    """How many times as long, and as many bytes for backward, as its modules one after the other? 1 where it falls back."""
+    """How much time, and how many bytes for backward, compared with its modules in sequence? 1 where TailMLP falls back."""
 
     params = (FEEDFORWARD,)
     param_names = ("case",)
@@ -29,15 +30,15 @@ class FeedForward:
         return {"samples": ratios(figures, over="modules"), "number": 1}
 
     def track_saved_over_no_dropout(self, case: str) -> float:
-        """Weights and input live in any case, and are not counted."""
+        """Compare saved bytes. Weights and input are not counted, because they are alive in any case."""
         model, modules, x = made(CASES[case])
         without = nn.Sequential(modules[0], modules[1], modules[3])
-        kept, reference = (saved_bytes(lambda each=each: each(x), (x, *model.parameters())) for each in (model, without))
+        kept, reference = (saved_bytes(partial(each, x), (x, *model.parameters())) for each in (model, without))
         return kept / reference
 
 
 def made(case: Case) -> tuple[nn.Module, nn.Sequential, torch.Tensor]:
-    """The case's TailMLP, its modules one after the other, and an input."""
+    """Return the case's TailMLP, the same modules in sequence, and an input."""
     if case.device == "cuda" and not torch.cuda.is_available():
         raise NotAvailable("this machine has no CUDA device")
     use_threads(case)
@@ -48,6 +49,6 @@ def made(case: Case) -> tuple[nn.Module, nn.Sequential, torch.Tensor]:
 
 
 def step(model: nn.Module, x: torch.Tensor) -> Callable[[], Any]:
-    """Forward and backward."""
+    """Return a callable that runs forward and backward."""
     weights = list(model.parameters())
     return lambda: torch.autograd.grad(model(x).float().square().mean(), weights)

@@ -1,7 +1,7 @@
-"""How long does a call take beside the same call of a pinned version?
+"""How long does a call take, compared with the same call of a pinned version?
 
-Both are measured in one process, so that the machine's drift over months does not show, and a creeping loss does.
-`python -m benchmarks run` lays the pinned version beside asv's results; without it the figures are n/a.
+Both are measured in one process: the machine's drift over months cancels, and a gradual slowdown shows.
+`python -m benchmarks run` puts the pinned version beside asv's results; without that version the figures are n/a.
 """
 
 from functools import cache
@@ -14,7 +14,7 @@ from .measure import interleave
 from .subject import package
 
 PINNED = Path(__file__).parents[2] / ".asv" / "pinned"
-COMMIT = PINNED / "commit"  # which one it is; another one is another series
+COMMIT = PINNED / "commit"  # the pinned commit; another commit is another series
 
 
 class Pinned:
@@ -35,7 +35,7 @@ class Pinned:
 
 @cache
 def pinned() -> ModuleType:
-    """The pinned version."""
+    """Return the pinned version of the package."""
     if not COMMIT.exists():
         raise NotAvailable("no pinned version is laid out here; python -m benchmarks run does it")
     return load(PINNED, "taildropout_pinned")

@@ -1,4 +1,4 @@
-"""Loads a version of the package from a folder, under a name of its own, beside any other version."""
+"""Load a version of the package from a folder, under its own name, beside other versions."""
 
 import importlib.util
 import sys
@@ -11,9 +11,9 @@ PACKAGE = "taildropout"
 
 
 def load(folder: Path, name: str) -> ModuleType:
-    """Import the package in `folder` under `name`, beside any other version of it.
+    """Import the package in `folder` under `name`, so that several versions can be loaded.
 
-    Raises whatever its import raises, and ImportError if it registers operators under a fixed name, since those
+    Raises the errors of that import, and ImportError if the package registers operators under a fixed name: operators
     of two versions would replace each other.
     """
     place = folder / PACKAGE
@@ -34,5 +34,5 @@ def load(folder: Path, name: str) -> ModuleType:
 
 
 def operators() -> set[str]:
-    """The operators that are registered under the package's own, fixed name."""
+    """Return the operators that are registered under the package's fixed name."""
     return {name for name in torch._C._dispatch_get_all_op_names() if name.startswith(f"{PACKAGE}::")}

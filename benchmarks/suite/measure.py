@@ -1,4 +1,4 @@
-"""How a prepared case is measured: time side by side with others, instructions, bytes, graphs, launches."""
+"""Measure a prepared case: time interleaved with others, instructions, bytes, kernel launches."""
 
 import gc
 import json
@@ -15,19 +15,19 @@ import torch
 from .cases import NotAvailable
 
 Run = Callable[[], Any]
-Block = Callable[[Run, int], float]  # nanoseconds that so many calls take
+Block = Callable[[Run, int], float]  # returns the nanoseconds that a number of calls takes
 
-BLOCK_NS = 300_000  # a block of calls lasts this long at least, so that reading the clock costs nothing
-CUDA_BLOCK_NS = 3_000_000  # so that neither does the time in which the GPU waits for the first call
+BLOCK_NS = 300_000  # least duration of a block of calls: reading the clock is negligible
+CUDA_BLOCK_NS = 3_000_000  # on a GPU, which waits for the first call: that wait is negligible too
 MIN_ROUNDS, MAX_ROUNDS = 9, 200
-FLUSHED_BYTES = 1 << 28  # more than the last cache of any GPU
+FLUSHED_BYTES = 1 << 28  # larger than the last-level cache of any GPU
 
 
 def interleave(runs: Mapping[str, Run], seconds: float = 1.5, device: str = "cpu", seed: int = 0) -> dict[str, list[float]]:
-    """Seconds per call of each of `runs`, a figure per round; every round calls all of them, in random order.
+    """Return the seconds per call of each run, one figure per round; each round calls all runs in random order.
 
-    The figures of a round stand at the same index, so that they can be paired: what disturbs the machine for longer
-    than a round disturbs all of them.
+    Figures of one round have the same index, so they can be paired: a disturbance that lasts longer than a round
+    slows all runs alike.
     """
     block, least = (on_cuda(), CUDA_BLOCK_NS) if device == "cuda" else (on_cpu, BLOCK_NS)
     calls = {name: calls_per_block(run, block, least) for name, run in runs.items()}
@@ -50,7 +50,7 @@ def interleave(runs: Mapping[str, Run], seconds: float = 1.5, device: str = "cpu
 
 
 def on_cpu(run: Run, calls: int) -> float:
-    """Nanoseconds that `calls` calls take."""
+    """Return the nanoseconds that `calls` calls take on the CPU."""
     start = perf_counter_ns()
     for _ in range(calls):
         run()
@@ -58,9 +58,9 @@ def on_cpu(run: Run, calls: int) -> float:
 
 
 def on_cuda() -> Block:
-    """The same between two events on the GPU, whose cache holds nothing of the case at first.
+    """Return the nanoseconds that `calls` calls take on the GPU, between two events, starting with a flushed cache.
 
-    While it is flushed the host runs ahead: what takes the GPU longer than the host is measured as the GPU's time alone.
+    During the flush the host runs ahead, so work that takes the GPU longer than the host is measured as GPU time alone.
     """
     cache = torch.empty(FLUSHED_BYTES, dtype=torch.int8, device="cuda")
 
@@ -79,7 +79,7 @@ def on_cuda() -> Block:
 
 
 def calls_per_block(run: Run, block: Block, least: float = BLOCK_NS) -> int:
-    """So many calls that a block lasts `least` nanoseconds."""
+    """Return the number of calls for which a block lasts at least `least` nanoseconds."""
     block(run, 2)
     calls = 1
     while (taken := block(run, calls)) < least:
@@ -88,18 +88,18 @@ def calls_per_block(run: Run, block: Block, least: float = BLOCK_NS) -> int:
 
 
 def ratios(figures: Mapping[str, list[float]], over: str, of: str = "TailDropout") -> list[float]:
-    """Paired ratios, time of `of` divided by time of `over`: below 1, `of` is faster."""
+    """Return the paired ratios, time of `of` divided by time of `over`: below 1, `of` is faster."""
     return [a / b for a, b in zip(figures[of], figures[over], strict=True)]
 
 
 def summary(values: list[float]) -> list[float]:
-    """Median, lower and upper quartile."""
+    """Return the median, the lower and the upper quartile."""
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return [middle, low, high]
 
 
 def instructions(run: Run, repeats: int = 15) -> float:
-    """Median of the user-mode instructions of one call, on the calling thread."""
+    """Return the median number of user-mode instructions of one call, on the calling thread."""
     counter = getattr(torch._C, "_instruction_counter", None)
     counts = []
     for _ in range(repeats if counter is not None else 0):
@@ -114,9 +114,9 @@ def instructions(run: Run, repeats: int = 15) -> float:
 
 
 def saved_bytes(run: Run, besides: Iterable[torch.Tensor] = ()) -> int:
-    """Bytes that autograd keeps from forward to backward, each storage once, and none of those of `besides`.
+    """Return the bytes that autograd keeps from forward to backward. Each storage counts once, those of `besides` do not.
 
-    A case's input lives anyway, so it is counted only if kept: it is then a cost that `nn.Dropout` does not have.
+    The input of a case counts only if autograd keeps it: a cost that `nn.Dropout` does not have.
     """
     anyway = {tensor.untyped_storage().data_ptr() for tensor in besides}
     storages: dict[int, int] = {}
@@ -132,7 +132,7 @@ def saved_bytes(run: Run, besides: Iterable[torch.Tensor] = ()) -> int:
 
 
 def peak_bytes(run: Run, device: str) -> int:
-    """The most bytes that one call has allocated at a time."""
+    """Return the peak of bytes that one call allocates."""
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -149,7 +149,7 @@ def peak_bytes(run: Run, device: str) -> int:
 
 
 def launches(run: Run) -> int:
-    """Kernels, copies and fills that one call starts on the GPU."""
+    """Return the number of kernels, copies and fills that one call starts on the GPU."""
     if not torch.cuda.is_available():
         raise NotAvailable("this machine has no CUDA device")
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
@@ -158,7 +158,7 @@ def launches(run: Run) -> int:
 
 
 def traced(run: Run, activities: list[Any], memory: bool = False) -> list[dict[str, Any]]:
-    """The events of one call's Chrome trace, in the order of time."""
+    """Return the events of one call's Chrome trace, ordered by time."""
     with torch.profiler.profile(activities=activities, profile_memory=memory) as profiler:
         run()
         if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""What does the package cost a fresh process?"""
+"""What does the package cost a new process?"""
 
 from .subject import package, prepared
 
@@ -13,7 +13,7 @@ class Start:
     rounds = 1
 
     def timeraw_import_torch(self) -> str:
-        """The reference: what of the next is torch's own."""
+        """Time the import of torch alone: the reference for the benchmark below."""
         return "import torch"
 
     def timeraw_import(self) -> str:
@@ -28,7 +28,7 @@ class Start:
 
 
 class Peak:
-    """How much memory has the process taken at most? The reference is the same process with a copy in the place."""
+    """What is the peak of the process's memory? The reference is the same process with a copy in place of the layer."""
 
     version = "1"
 

@@ -1,4 +1,4 @@
-"""How long does it take to prune every feed-forward block of a language model, and how much memory beside the model?
+"""How long does it take to prune every feed-forward block of a language model, and how much memory beyond the model?
 
 The network is built like Llama, in plain torch: 8 blocks of 512 features and 1024 hidden ones, a vocabulary of 8000, 111 MiB in
 float32. All blocks are cut to a quarter at once, with two sequences of 16 tokens as example inputs, on one thread.
@@ -21,11 +21,11 @@ from .subject import package
 VOCABULARY, FEATURES, HIDDEN, BLOCKS, HEADS = 8000, 512, 1024, 8, 8
 KEPT = HIDDEN // 4
 INPUTS = (2, 16)
-UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, of what `getrusage` counts in
+UNIT = 1 if sys.platform == "darwin" else 1024  # bytes per unit of `getrusage`
 
 
 class Prune:
-    """Seconds for all blocks (6 s at most are aimed at), and the peak of memory beyond the model over its size (4 at most)."""
+    """Seconds for all blocks (goal: at most 6), and the peak of memory beyond the model over its size (goal: at most 4)."""
 
     version = "1"
 
@@ -33,7 +33,7 @@ class Prune:
         return pruned()[0]
 
     def track_memory_over_model(self) -> float:
-        """Each benchmark of asv runs in a process of its own, so that the peak is that of pruning."""
+        """Measure the peak of memory. asv runs each benchmark in its own process, so the peak is that of pruning."""
         return pruned()[1]
 
     track_time_of_all_blocks.unit = "seconds"  # type: ignore[attr-defined]
@@ -44,14 +44,14 @@ def pruned() -> tuple[float, float]:
     """Return the seconds, and the growth of the process's peak of memory over the size of the model."""
     module = package()
     prune: Callable[..., Any] = feature(module, "prune")
-    feature(module, "load_pruned")  # versions before it prune one layer at a time
+    feature(module, "load_pruned")  # earlier versions prune one layer at a time
     if find_spec("torch_pruning") is None:
         raise NotAvailable("torch-pruning is not installed")
     use_threads(Case("prune", INPUTS))
     torch.manual_seed(0)
     layer: Callable[[], nn.Module] = feature(module, "TailDropout")
     warm = Network(layer, vocabulary=20, features=8, hidden=8, blocks=1, heads=2)
-    prune(warm, {"*": 2}, torch.randint(20, (2, 3)))  # what it imports is no part of the measurement
+    prune(warm, {"*": 2}, torch.randint(20, (2, 3)))  # its imports are not part of the measurement
     model, tokens = Network(layer), torch.randint(VOCABULARY, INPUTS)
     with torch.no_grad():
         model(tokens)
@@ -66,8 +66,9 @@ def pruned() -> tuple[float, float]:
 def check(model: nn.Module, smaller: nn.Module, tokens: Tensor) -> None:
     """Raise WrongResult if the pruned network differs from the network at this width."""
     for module in model.eval().modules():
-        if hasattr(module, "set_k"):
-            module.set_k(KEPT)
+        set_k = getattr(module, "set_k", None)
+        if set_k is not None:
+            set_k(KEPT)
     with torch.no_grad():
         expected, found = model(tokens), smaller.eval()(tokens)
     if not torch.allclose(found, expected, rtol=1e-3, atol=1e-4):

@@ -1,7 +1,7 @@
-"""Does the layer still do to a network what it is for? A commit that keeps its speed and breaks learning shows here.
+"""Do networks still learn well and in order with the layer? A commit that keeps the speed and breaks learning shows here.
 
-Everything is synthetic, seeded, on one thread, and a mean over a few seeds: a version that merely draws other random numbers
-moves a figure by the standard deviation given beside it. Lower is better throughout.
+All data are synthetic and seeded; each figure is a mean over a few seeds, computed on one thread. A version that only draws
+other random numbers changes a figure by about the standard deviation given beside it. Lower is better for every figure.
 """
 
 from statistics import fmean
@@ -23,19 +23,19 @@ class Quality:
     version = "1"
 
     def track_mlp_test_error(self) -> float:
-        """At full width; about .125 ± .004. Without dropout .112, and .25 if nine tenths were dropped."""
+        """Return the test error at full width: about .125 ± .004; .112 without dropout, .25 if nine tenths were dropped."""
         return fmean(mlp_scree(seed, package())[-1] for seed in SEEDS)
 
     def track_mlp_scree_area(self) -> float:
-        """The mean test error over all widths, 0 included; about .24 ± .006. Without order .4 and more."""
+        """Return the mean test error over all widths, 0 included: about .24 ± .006; .4 and more if features have no order."""
         return fmean(sum(scree) / len(scree) for scree in (mlp_scree(seed, package()) for seed in SEEDS))
 
     def track_pca_recovery_error(self) -> float:
-        """1 − |cos| between a linear autoencoder's features and PCA's, in order; about .003 ± .002. Without order .7."""
+        """Return the mean 1 − |cos| between a linear autoencoder and PCA: about .003 ± .002; .7 without order."""
         return fmean(pca_error(seed, package()) for seed in SEEDS)
 
     def track_learned_dropout_ones(self) -> float:
-        """The share of features that LearnedDropout keeps where a quarter matters; about .38 ± .05, without penalty .67."""
+        """Return the share of features LearnedDropout keeps if a quarter matters: about .38 ± .05; .67 without penalty."""
         return fmean(learned_ones(seed, package()) for seed in SEEDS)
 
     track_mlp_test_error.unit = "share of errors"  # type: ignore[attr-defined]
@@ -45,13 +45,13 @@ class Quality:
 
 
 def one_thread(seed: int) -> None:
-    """What makes a figure repeatable."""
+    """Use one thread, so that a figure is repeatable."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
 
 
 def mlp_scree(seed: int, package: ModuleType) -> list[float]:
-    """Test error at the widths 0 … n of a 20–64–10 MLP with TailDropout(.5): ten classes of three Gaussian clusters each."""
+    """Return the test errors at widths 0 … n of a 20–64–10 MLP with TailDropout(.5): ten classes of three Gaussian clusters."""
     layer = feature(package, "TailDropout")(0.5)
     set_k = feature(layer, "set_k")
     one_thread(seed)
@@ -76,9 +76,9 @@ def mlp_scree(seed: int, package: ModuleType) -> list[float]:
 
 
 def pca_error(seed: int, package: ModuleType) -> float:
-    """Mean of 1 − |cos| between the decoder's columns and the principal components, of a 12–6–12 linear autoencoder.
+    """Return the mean of 1 − |cos| between decoder columns and principal components, for a 12–6–12 linear autoencoder.
 
-    Where every width occurs, the loss is least for the best rank-k approximation at every k: feature j is component j.
+    Since every width occurs, the optimum is the best rank-k approximation at every k: feature j is component j.
     """
     one_thread(seed)
     inputs, hidden, steps = 12, 6, 1500
@@ -95,12 +95,12 @@ def pca_error(seed: int, package: ModuleType) -> float:
         (model(x) - x).square().sum(1).mean().backward()
         optimizer.step()
         schedule.step()
-    decoder = model[2].weight.detach().T
+    decoder = model.get_parameter("2.weight").detach().T
     return float((1 - F.cosine_similarity(decoder, components).abs()).mean())
 
 
 def learned_ones(seed: int, package: ModuleType) -> float:
-    """The share of ones in evaluation, after regression on 4 of 16 features with the penalty in the loss.
+    """Return the share of ones in evaluation, after regression on 4 of 16 features with the penalty in the loss.
 
     Raises WrongResult if the regression fails, since a network that drops everything has the smallest share.
     """

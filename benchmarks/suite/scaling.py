@@ -1,8 +1,8 @@
-"""How does a step scale with the number of processes? Weak scaling: every process, or GPU, has the same number of rows.
+"""How does a training step scale with the number of processes? Weak scaling: each process (GPU) has the same number of rows.
 
-Run as a script by torchrun this file is one of the processes, and then imports torch and the package it is given alone:
+Run as a script by torchrun, this file is one of the processes and imports only torch and the given package:
 `torchrun --standalone --nproc-per-node 2 benchmarks/suite/scaling.py taildropout`. It measures with 1, 2, 4 … and all
-processes; `benchmarks/scaling.py` says how several nodes take part.
+processes; `benchmarks/commands/scaling.py` says how to use several nodes.
 """
 
 import importlib.util
@@ -28,13 +28,13 @@ if TYPE_CHECKING or __package__:
 STRATEGIES = ("ddp", "fsdp2", "data_parallel")
 LAYERS = ("TailDropout", "copy")
 WARM_UP, STEPS = 5, 30
-SIZES = {"cpu": (512, 256), "cuda": (8192, 2048)}  # rows per process, features; four times as many hidden ones
+SIZES = {"cpu": (512, 256), "cuda": (8192, 2048)}  # rows per process, features; the hidden features are four times as many
 
 Found = dict[str, Any]
 
 
 class Scaling:
-    """How many times as long does a step take in all processes as in one? 1 is perfect, its inverse the efficiency.
+    """How many times as long does a step take in all processes as in one? 1 is perfect; the inverse is the efficiency.
 
     `copy` is the block without dropout: what TailDropout adds to the cost of parallel training is the difference.
     """
@@ -52,7 +52,7 @@ class Scaling:
 
 
 def processes() -> int:
-    """All GPUs, or two processes on a CPU."""
+    """Return the number of processes: one per GPU, or two on a CPU."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 2
 
 
@@ -60,7 +60,7 @@ _measured: list[Found] = []
 
 
 def measured() -> list[Found]:
-    """What torchrun finds on this machine, measured once per process."""
+    """Measure under torchrun on this machine, once per process, and return the figures."""
     if not _measured:
         if not (dist.is_available() and dist.is_gloo_available()):
             raise NotAvailable("this torch has no gloo")
@@ -75,8 +75,8 @@ def measured() -> list[Found]:
 
 
 def work(folder: str) -> list[Found]:
-    """One process: measure all together with the others; only the first returns what was found."""
-    warnings.filterwarnings("ignore", category=FutureWarning)  # torch's own, of its parallel parts
+    """Measure as one of the processes, together with the others; only the first returns the figures."""
+    warnings.filterwarnings("ignore", category=FutureWarning)  # warnings of torch's parallel modules
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     if cuda:
@@ -106,7 +106,7 @@ def work(folder: str) -> list[Found]:
 
 
 def seconds_of_steps(strategy: str, make_layer: Any, mesh: Any, device: torch.device, count: int) -> float:
-    """Median seconds of a training step."""
+    """Return the median seconds of a training step."""
     rows, width = SIZES[device.type]
     torch.manual_seed(0)
     tail = make_layer(0.5)
@@ -121,7 +121,7 @@ def seconds_of_steps(strategy: str, make_layer: Any, mesh: Any, device: torch.de
     else:
         model, rows = nn.DataParallel(net, list(range(count))), rows * count
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-6)
-    torch.manual_seed(dist.get_rank() + 1)  # each process its own rows, and its own k
+    torch.manual_seed(dist.get_rank() + 1)  # each process has its own rows and its own k
     x = torch.randn(rows, width, device=device)
     times = []
     for _ in range(WARM_UP + STEPS):
@@ -136,7 +136,7 @@ def seconds_of_steps(strategy: str, make_layer: Any, mesh: Any, device: torch.de
 
 
 def load(folder: str) -> ModuleType:
-    """The package in `folder`."""
+    """Import the package in `folder`."""
     where = Path(folder).resolve()
     spec = importlib.util.spec_from_file_location("taildropout", where / "__init__.py", submodule_search_locations=[str(where)])
     if spec is None or spec.loader is None:

@@ -1,4 +1,4 @@
-"""How much faster is `scree` than the loop over `set_k` that it stands for?
+"""How much faster is `scree` than the loop over `set_k` that it replaces?
 
 The network is an MLP 784–256–256–10 in float32 on one thread, evaluated with a cross-entropy on 10 000 samples, in batches of
 1000, at all 257 widths of its second hidden layer.
@@ -16,9 +16,9 @@ from .subject import package
 
 INPUTS, HIDDEN, CLASSES = 784, 256, 10
 BATCHES, ROWS = 10, 1000
-PARTS = 8  # of the loop, each beside one whole scree
+PARTS = 8  # the loop is timed in this many parts, each next to one whole scree
 
-# What follows the layer, and how long scree may take, as a share of the loop.
+# The modules behind the layer, and the goal: the time of scree as a share of the loop's.
 TAILS: dict[str, tuple[Callable[[], list[nn.Module]], float]] = {
     "linear": (lambda: [nn.Linear(HIDDEN, CLASSES)], 1 / 40),
     "relu-linear": (lambda: [nn.ReLU(), nn.Linear(HIDDEN, CLASSES)], 1 / 10),
@@ -26,7 +26,7 @@ TAILS: dict[str, tuple[Callable[[], list[nn.Module]], float]] = {
 
 
 class Scree:
-    """What share of the loop's time does scree take, where a Linear follows the layer, and where an activation does?"""
+    """What share of the loop's time does scree take, if a Linear follows the layer, and if an activation does?"""
 
     params = (tuple(TAILS),)
     param_names = ("tail",)
@@ -38,7 +38,7 @@ class Scree:
 
 
 def over_loop(tail: str) -> list[float]:
-    """Time of a whole scree over that of the loop, once for each part of the loop, both in turn."""
+    """Return ratios, time of `scree` over time of the loop. Each part of the loop gives one, scaled up to all widths."""
     module = package()
     scree: Callable[..., Any] = feature(module, "scree")
     use_threads(Case("scree", (ROWS, INPUTS)))
@@ -49,7 +49,7 @@ def over_loop(tail: str) -> list[float]:
     model = nn.Sequential(*before, *([] if isinstance(after[0], nn.ReLU) else [nn.ReLU()]), layer, *after)
     batches = [(torch.randn(ROWS, INPUTS), torch.randint(CLASSES, (ROWS,))) for _ in range(BATCHES)]
     loss = nn.CrossEntropyLoss()
-    scree(model, layer, batches, loss, widths=[0, HIDDEN], progress=False)  # warms up, as the line below
+    scree(model, layer, batches, loss, widths=[0, HIDDEN], progress=False)  # warm-up, as is the line below
     loop(model, layer, batches, loss, [0, HIDDEN])
     ratios, expected = [], torch.empty(HIDDEN + 1, dtype=torch.float64)
     for part in range(PARTS):
@@ -66,7 +66,7 @@ def over_loop(tail: str) -> list[float]:
 
 
 def loop(model: nn.Module, layer: Any, batches: list[Any], loss: nn.Module, widths: Sequence[int]) -> torch.Tensor:
-    """The mean loss at each width, as one writes it without scree."""
+    """Return the mean loss at each width, computed by a loop over `set_k`."""
     model.eval()
     losses = []
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """How long does a call take, and how does that compare with nn.Dropout and with a copy?
 
-`time_step` is absolute. asv chooses how many calls make a sample from the first call, which here includes the
-preparation; so `number` is fixed, by class: many small calls, some large ones, one step of a model.
+`time_step` is absolute. asv would choose the number of calls per sample by the first call, which includes the
+preparation. So each class fixes `number`: many small calls, some large ones, one step of a model.
 """
 
 import torch
@@ -10,7 +10,7 @@ from .cases import CASES, LAYERS
 from .measure import interleave, ratios
 from .subject import prepared
 
-BIG = 1 << 17  # elements from which a call takes long enough to be timed with few others
+BIG = 1 << 17  # elements from which a few calls make a sample
 
 SMALL = tuple(name for name, case in CASES.items() if case.model == "layer" and case.numel < BIG)
 LARGE = tuple(name for name, case in CASES.items() if case.model == "layer" and case.numel >= BIG)
@@ -30,14 +30,14 @@ class _Step:
 
 
 class Small(_Step):
-    """How long does a call on a small tensor take? Dispatch is most of it."""
+    """How long does a call on a small tensor take? Mostly dispatch."""
 
     params = (SMALL, LAYERS)
     number = 200
 
 
 class Large(_Step):
-    """How long does a call on a large tensor take? Memory traffic and random numbers are most of it."""
+    """How long does a call on a large tensor take? Mostly memory traffic and random numbers."""
 
     params = (LARGE, LAYERS)
     number = 3
@@ -51,7 +51,7 @@ class Models(_Step):
 
 
 class Ratio:
-    """How many times as long as its rival does TailDropout take, both called in turn in one process?"""
+    """How many times as long as its rival does TailDropout take, with interleaved calls in one process?"""
 
     params = (tuple(CASES),)
     param_names = ("case",)
@@ -66,7 +66,7 @@ class Ratio:
 
 
 def paired(case: str, rival: str) -> dict[str, object]:
-    """All paired ratios in the form from which asv takes the median and the quartiles."""
+    """Return all paired ratios in the form from which asv computes the median and the quartiles."""
     runs = {layer: prepared(case, layer) for layer in ("TailDropout", rival)}
     figures = interleave(runs, device=CASES[case].device)
     return {"samples": ratios(figures, over=rival), "number": 1}

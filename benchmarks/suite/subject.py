@@ -1,4 +1,4 @@
-"""The package under test as asv's modules see it: the one that is installed."""
+"""The package under test: the installed one."""
 
 from collections.abc import Callable
 from functools import cache
@@ -10,7 +10,7 @@ from .cases import CASES, NotAvailable, make
 
 
 def package() -> ModuleType:
-    """The installed taildropout; NotAvailable where there is none, while one that fails to import is a failure."""
+    """Return the installed taildropout. Raises NotAvailable if none is installed; an error during its import is a failure."""
     try:
         return import_module("taildropout")
     except ModuleNotFoundError as error:
@@ -21,9 +21,9 @@ def package() -> ModuleType:
 
 @cache
 def prepared(name: str, layer: str) -> Callable[[], Any]:
-    """The named case with one of the layers, made once per process.
+    """Prepare the named case with one of the layers, once per process.
 
-    This stands in the place of asv's `setup`, in whose presence asv times single calls.
+    Used instead of asv's `setup`: with a `setup`, asv times single calls.
     """
     case = CASES[name].of(layer)
     return make(case, package() if layer == "TailDropout" else None)

@@ -1,1 +1,1 @@
-"""What several examples share: data, the run of an example, intervals."""
+"""Shared by the examples: data, the run of an example, intervals."""

@@ -1,4 +1,4 @@
-"""The data of the examples: digits, which scikit-learn brings along, and Fashion-MNIST, from wherever it is found.
+"""The data of the examples: scikit-learn's digits, and Fashion-MNIST from a local folder or OpenML.
 
 Fashion-MNIST (Xiao, Rasul & Vollgraf 2017): 60 000 training and 10 000 test images of clothing, 28 × 28 grey values, 10 kinds.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 
 CLASSES = ["T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"]
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-# The bytes behind each file's header, packed or not, so that one number holds for every source.
+# Checksums of the data behind each header, uncompressed: the same for every source.
 SHA256 = {
     "train-images-idx3-ubyte": "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
     "train-labels-idx1-ubyte": "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7",
@@ -33,7 +33,7 @@ SHAPES = {
 
 
 class Data(NamedTuple):
-    """Inputs (N, features) in float32, labels (N,) in int64; for training and for testing."""
+    """Inputs (N, features) in float32 and labels (N,) in int64, for training and for testing."""
 
     inputs: Tensor
     labels: Tensor
@@ -41,14 +41,22 @@ class Data(NamedTuple):
     test_labels: Tensor
 
     def head(self, samples: int, test_samples: int | None = None) -> "Data":
-        """The first samples only, of training and of test data."""
+        """Return only the first samples of the training and of the test data."""
         return Data(
             self.inputs[:samples], self.labels[:samples], self.test_inputs[:test_samples], self.test_labels[:test_samples]
         )
 
+    def standardised(self, samples: int, test_samples: int, validation: int) -> tuple["Data", tuple[Tensor, Tensor]]:
+        """Return the first samples, and the last training samples for validation, standardised by all training inputs."""
+        mean, deviation = self.inputs.mean(), self.inputs.std()
+        data = self.head(samples, test_samples)
+        data = data._replace(inputs=(data.inputs - mean) / deviation, test_inputs=(data.test_inputs - mean) / deviation)
+        last = slice(len(self.inputs) - validation, None)
+        return data, ((self.inputs[last] - mean) / deviation, self.labels[last])
+
 
 def digits(seed: int = 0, test_share: float = 0.2) -> Data:
-    """1797 digits of 8 × 8 pixels in [0, 1], shuffled, the last fifth for testing."""
+    """Return 1797 digits of 8 × 8 pixels in [0, 1], shuffled, the last fifth for testing."""
     found = load_digits()
     order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(seed))
     inputs = torch.tensor(found.data / 16, dtype=torch.float32)[order]
@@ -59,13 +67,13 @@ def digits(seed: int = 0, test_share: float = 0.2) -> Data:
 
 @lru_cache(maxsize=1)
 def fashion_mnist() -> Data:
-    """Fashion-MNIST with pixels in [0, 1], images as rows of 784.
+    """Return Fashion-MNIST with pixels in [0, 1], images as rows of 784.
 
-    Looked for in the folder $FASHION_MNIST, then where the Debian package dataset-fashion-mnist puts it, then at OpenML.
+    The sources, in order: the folder $FASHION_MNIST, the Debian package dataset-fashion-mnist, OpenML.
 
     Raises:
-        FileNotFoundError: if it is nowhere; the message says what can be done.
-        ValueError: if what is found is not Fashion-MNIST.
+        FileNotFoundError: if no source has it; the message says how to provide it.
+        ValueError: if the files are not those of Fashion-MNIST.
     """
     named = os.environ.get("FASHION_MNIST")
     if named is not None:

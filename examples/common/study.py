@@ -1,9 +1,9 @@
-"""What every example shares: its command line, its sizes, progress, stored parts, and the figure and JSON that it writes.
+"""The run of an example: command line, sizes, progress, stored parts, and the files that it writes.
 
-python -m examples.NAME            writes figures/NAME.png, results/NAME.json and, where there is a table, results/NAME.md;
+python -m examples.NAME            writes figures/NAME.png, results/NAME.json and, if it makes a table, results/NAME.md;
                                    can be interrupted and run again
-python -m examples.NAME --quick    seconds, to see that it runs; writes under examples/stored/quick/
-python -m examples.NAME --full     longer, more data; writes under examples/stored/full/
+python -m examples.NAME --quick    takes seconds, to see that it runs; writes under examples/stored/quick/
+python -m examples.NAME --full     takes longer, with more data; writes under examples/stored/full/
 """
 
 import argparse
@@ -30,7 +30,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 EXAMPLES = Path(__file__).parents[1]
-# Okabe & Ito's colours, told apart also by those who see red and green alike; markers tell them apart in grey.
+# Okabe & Ito's colours, distinguishable with red-green colour blindness; markers distinguish lines in grey.
 BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, GREY, BLACK = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C8C8C", "#000000",
 )  # fmt: skip
@@ -43,11 +43,11 @@ class Study:
     """One run of an example.
 
     Args:
-        script: the example's `__file__`, which names what it writes.
-        about: the line that `--help` shows.
-        settings: per size ("quick", "default", "full") what the run is made with, the seed among it. What "quick" and "full" do
-            not name is as in "default".
-        argv: the command line; that of the process if None.
+        script: the example's `__file__`, whose stem is the name of the files written.
+        about: the description for `--help`.
+        settings: settings, with the seed, for each size: "quick", "default", "full". "quick" and "full" override those of
+            "default".
+        argv: the command line; None for the process's own.
     """
 
     def __init__(self, script: str, about: str, settings: dict[str, dict[str, Any]], argv: Sequence[str] | None = None) -> None:
@@ -71,9 +71,10 @@ class Study:
             )  # threads that wait for each other lose more on a busy machine than they gain on a quiet one
 
     def stored(self, part: str, compute: Callable[[], T]) -> T:
-        """What `compute` returns (numbers, tensors, lists and dicts of them); kept for the next run, but with --quick.
+        """Return the result of `compute` (numbers, tensors, lists and dicts of them), from a file if an earlier run stored it.
 
-        It is computed anew when the settings, torch or the code of the examples or of the layer have changed.
+        A change of the settings, of torch, or of the code of the example or the package makes the file invalid. With --quick
+        nothing is stored.
         """
         torch.manual_seed(self.settings.seed)  # the same numbers whether the parts before were computed or loaded
         if self.size == "quick":
@@ -97,11 +98,11 @@ class Study:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".gitignore").write_text("*\n")
         torch.save(found, path.with_suffix(".part"))
-        path.with_suffix(".part").rename(path)  # whole or not there
+        path.with_suffix(".part").rename(path)  # the file appears complete or not at all
         return found
 
     def save(self, figure: Figure, results: dict[str, Any], table: str = "") -> dict[str, Any]:
-        """Write figures/NAME.png, results/NAME.json and the Markdown of `table`; return what stands in the JSON."""
+        """Write figures/NAME.png, results/NAME.json and the Markdown `table`; return the content of the JSON."""
         whole = {
             "example": self.name,
             "size": self.size,
@@ -129,13 +130,13 @@ class Study:
         return whole
 
     def path(self, folder: str, suffix: str) -> Path:
-        """Where a file of this example goes: FOLDER/NAME.SUFFIX, the folder made."""
+        """Return the path FOLDER/NAME.SUFFIX of a file of this example, and create the folder."""
         (self.out / folder).mkdir(parents=True, exist_ok=True)
         return self.out / folder / f"{self.name}.{suffix}"
 
 
 def progress(steps: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """The steps, with a line that says how far it is: rewritten on a terminal, every fifteen seconds elsewhere."""
+    """Yield the steps and print progress: a rewritten line on a terminal, a line every fifteen seconds elsewhere."""
     started = shown = time.perf_counter()
     terminal = sys.stdout.isatty()
     for done, step in enumerate(steps):
@@ -148,7 +149,7 @@ def progress(steps: Iterable[T], total: int, what: str) -> Iterator[T]:
 
 
 def median_times(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """The median time of each call in seconds of the processor, so that other work does not count; the calls take turns."""
+    """Return the median processor time of each call in seconds, with interleaved calls; other processes do not count."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(rounds + 3):
         for name, call in calls.items():
@@ -160,7 +161,7 @@ def median_times(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, 
 
 
 def rounded(value: Any, digits: int = 5) -> Any:
-    """Numbers, also in tensors, lists and dicts, to so many significant digits, as JSON holds them."""
+    """Return numbers, tensors, lists and dicts as JSON holds them, rounded to a number of significant digits."""
     if isinstance(value, torch.Tensor):
         value = value.tolist()
     if isinstance(value, dict):
@@ -171,7 +172,7 @@ def rounded(value: Any, digits: int = 5) -> Any:
 
 
 def width_axis(axes: Axes, widths: Sequence[int]) -> None:
-    """A logarithmic axis of widths with 0 on it, marked at powers of two."""
+    """Make the x axis logarithmic, with 0, and mark powers of two."""
     axes.set_xscale("symlog", base=2, linthresh=1, linscale=0.6)
     ticks = [0] + [2**i for i in range(max(widths).bit_length()) if 2**i <= max(widths)]
     axes.set_xticks(ticks, [str(tick) for tick in ticks])

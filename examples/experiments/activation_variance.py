@@ -1,18 +1,18 @@
-"""The variance that dropout gives to every layer's activations, over training, beside its closed form.
+"""Compare the variance of activations under dropout with its closed form, at each layer, during training.
 
 python -m examples.experiments.activation_variance        writes figures/ and results/ activation_variance under examples
 
-The mask m of a layer is independent of its input a, so that the mean and the covariance of what it gives need no more than the
-moments of both (⊙ is elementwise):
+The mask m of a layer is independent of its input a, so the mean and the covariance of its output follow from the moments of m
+and a (⊙ is the elementwise product):
 
     E[m ⊙ a] = E[m] ⊙ E[a],    Cov[m ⊙ a] = E[m mᵀ] ⊙ E[a aᵀ] − E[m ⊙ a] E[m ⊙ a]ᵀ
 
-On the diagonal stands E[a²]/(1 − p) − E[a]² for nn.Dropout, and q E[a²] − q² E[a]² with q = P(K ≥ j) for TailDropout. It takes
-E[a²]: a itself varies, and a formula that holds a at its mean forgets that. With the covariance W Cov Wᵀ is known as well: that
-of the next linear layer. An MLP on Fashion-MNIST, 784 – 256 – 256 – 10, a dropout behind each hidden layer.
+The diagonal is E[a²]/(1 − p) − E[a]² for nn.Dropout, and q E[a²] − q² E[a]² with q = P(K ≥ j) for TailDropout. It needs E[a²]:
+a varies, and a formula that replaces a by its mean ignores that. The covariance also gives that of the next linear layer,
+W Cov Wᵀ. The network is an MLP on Fashion-MNIST, 784 – 256 – 256 – 10, with a dropout behind each hidden layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,7 +29,7 @@ from ..common.data import fashion_mnist
 from ..common.intervals import interval
 from ..common.study import BLACK, BLUE, GREY, ORANGE, Study, progress
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {"seeds": [0, 1], "steps": [0, 5, 10], "images": 512},
     "default": {
         "seed": 0, "seeds": list(range(10)), "p": 0.5, "rate": 0.1, "batch": 256, "steps": [0, 10, 30, 100, 300, 700],
@@ -38,7 +38,7 @@ SETTINGS = {
 }  # fmt: skip
 HIDDEN = 256
 NONE, DROPOUT, TAIL = "no dropout", "nn.Dropout", "TailDropout"
-LAYERS = {NONE: lambda p: nn.Identity(), DROPOUT: nn.Dropout, TAIL: TailDropout}
+LAYERS: dict[str, Callable[[float], nn.Module]] = {NONE: lambda p: nn.Identity(), DROPOUT: nn.Dropout, TAIL: TailDropout}
 LOOKS = {NONE: (GREY, "s"), DROPOUT: (ORANGE, "^"), TAIL: (BLUE, "o")}
 PLACES = ["first dropout", "second linear layer", "second dropout", "output"]
 FORMS = ["measured", "closed form", "a at its mean"]
@@ -46,7 +46,7 @@ Moments = tuple[Tensor, Tensor]
 
 
 def network(layer: str, p: float) -> nn.Sequential:
-    """784 – 256 – 256 – 10, with the layer at 2 and at 5."""
+    """Return an MLP of 784 – 256 – 256 – 10 features, with the layer as modules 2 and 5."""
     make = LAYERS[layer]
     return nn.Sequential(
         nn.Linear(784, HIDDEN), nn.ReLU(), make(p), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), make(p), nn.Linear(HIDDEN, 10)
@@ -54,14 +54,14 @@ def network(layer: str, p: float) -> nn.Sequential:
 
 
 def moments(layer: str, n: int, p: float) -> Moments:
-    """E[m] and E[m mᵀ] of a layer's mask."""
+    """Return E[m] and E[m mᵀ] of a layer's mask."""
     if layer == NONE:
         return torch.ones(n, dtype=torch.float64), torch.ones(n, n, dtype=torch.float64)
     return tail_dropout_moments(n, p) if layer == TAIL else dropout_moments(n, p, rescale=True)
 
 
 def covariance(a: Tensor, mask: Moments, at_mean: bool = False) -> Tensor:
-    """Of m ⊙ a, over samples and masks, from samples of a (N, n) alone; `at_mean` forgets that a varies."""
+    """Return Cov[m ⊙ a] over samples and masks, from samples of a (N, n); `at_mean` replaces a by its mean."""
     a = a.double()
     mean = a.mean(0)
     second = mean.outer(mean) if at_mean else a.T @ a / len(a)
@@ -70,7 +70,7 @@ def covariance(a: Tensor, mask: Moments, at_mean: bool = False) -> Tensor:
 
 @torch.no_grad()
 def variances(model: nn.Sequential, mask: Moments, inputs: Tensor) -> Tensor:
-    """The mean variance of a feature, by every one of FORMS (rows) at every one of PLACES (columns), in training mode."""
+    """Return the mean variance of a feature in training mode, for FORMS (rows) and PLACES (columns)."""
     found, known = [], []
     for place, layer in enumerate(model.train()):
         before, inputs = inputs, layer(inputs)
@@ -87,7 +87,7 @@ def variances(model: nn.Sequential, mask: Moments, inputs: Tensor) -> Tensor:
 
 
 def run(layer: str, seed: int, inputs: Tensor, labels: Tensor, settings: Any) -> Tensor:
-    """Train, and measure after so many steps: (steps, forms, places)."""
+    """Train, and measure after given numbers of steps; return (steps, forms, places)."""
     torch.manual_seed(seed)
     model = network(layer, settings.p)
     mask = moments(layer, HIDDEN, settings.p)
@@ -105,7 +105,7 @@ def run(layer: str, seed: int, inputs: Tensor, labels: Tensor, settings: Any) ->
 
 
 def analyse(found: dict[str, Tensor], settings: Any) -> dict[str, Any]:
-    """Measured over each formula with intervals over seeds, from (seeds, steps, forms, places) for each layer."""
+    """Return, per layer, measured variance over each formula with intervals over seeds, from (seeds, steps, forms, places)."""
 
     def row(each: Tensor, step: int, place: int) -> dict[str, Any]:
         measured, closed, at_mean = each[:, step, :, place].unbind(1)
@@ -122,7 +122,7 @@ def analyse(found: dict[str, Tensor], settings: Any) -> dict[str, Any]:
 
 
 def say(answers: dict[str, Any], settings: Any) -> list[str]:
-    """The answers in words."""
+    """Return the answers as sentences."""
     last = settings.steps[-1]
     ratios = [
         row["measured_over_closed_form"]
@@ -149,7 +149,7 @@ def say(answers: dict[str, Any], settings: Any) -> list[str]:
 
 
 def table(answers: dict[str, Any], said: Sequence[str], settings: Any) -> str:
-    """Markdown: a row for each layer and place, at the last step."""
+    """Return a Markdown table with a row per layer and place, at the last step."""
     lines = [
         "| | of | variance | over closed form | over the formula with a at its mean |",
         "| --- | --- | ---: | ---: | ---: |",
@@ -168,7 +168,7 @@ def table(answers: dict[str, Any], said: Sequence[str], settings: Any) -> str:
 
 
 def draw(found: dict[str, Tensor], answers: dict[str, Any], settings: Any) -> Figure:
-    """Above the variances over training, points measured and lines the formulas; below, measured over closed form."""
+    """Draw the variances during training (points: measured, lines: formulas), and below the ratio of both."""
     figure, panels = plt.subplots(2, len(PLACES), figsize=(12, 6), layout="constrained", sharex=True, height_ratios=[1.5, 1])
     for column, place in enumerate(PLACES):
         above, below = panels[:, column]
@@ -181,7 +181,7 @@ def draw(found: dict[str, Tensor], answers: dict[str, Any], settings: Any) -> Fi
             if layer != NONE:
                 above.plot(settings.steps, mean[:, 2], ":", color=colour, linewidth=1, label=f"{layer}, a held at its mean")
             rows = [each["measured_over_closed_form"] for each in answers[layer][place].values()]
-            if layer != NONE:  # there the closed form is the measurement itself
+            if layer != NONE:  # here the closed form equals the measurement
                 spread = [[each.mean - each.low for each in rows], [each.high - each.mean for each in rows]]
                 below.errorbar(settings.steps, [each.mean for each in rows], spread, fmt=marker, color=colour, markersize=4)
         above.set(title=place, yscale="log")
@@ -200,7 +200,7 @@ def draw(found: dict[str, Tensor], answers: dict[str, Any], settings: Any) -> Fi
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Train with every layer and seed, measure, compare, draw."""
+    """Train with each layer and seed, measure, compare, draw the figure."""
     study = Study(__file__, (__doc__ or "").partition("\n")[0], SETTINGS, argv)
     settings = study.settings
     data = fashion_mnist()

@@ -1,10 +1,10 @@
-"""What each dropout does to a small network: an MLP on Fashion-MNIST under all of them, seed by seed beside each other.
+"""Compare all dropouts on a small network: an MLP on Fashion-MNIST, paired by seed.
 
 python -m examples.experiments.fashion_mlp        writes figures/ and results/ fashion_mlp under examples/
 
-784 – 256 – 256 – 10, SGD with step .1 on batches of 256, ten epochs, pixels in [0, 1]. A dropout stands behind each hidden
-layer. For a seed every network starts from the same weights and sees the same batches, so that differences are paired. Only the
-weight decay is chosen, on training images held out and with seeds of its own; no other strength is tuned.
+784 – 256 – 256 – 10, SGD with step .1 on batches of 256, ten epochs, pixels in [0, 1], a dropout behind each hidden layer. All
+networks of a seed start from the same weights and see the same batches, so differences are paired. Only the weight decay is
+tuned, on held-out training images and with other seeds.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from ..common.data import Data, fashion_mnist
 from ..common.study import Study, median_times, progress
 from .fashion_report import BOTH, DECAY, DROPOUT, NONE, Run, analyse, draw, say, table
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {
         "seeds": [0, 1], "decay_seeds": [100], "samples": 512, "validation": 256, "test_samples": 256, "epochs": 2,
         "longer": [1, 2, 3], "decays": [1e-4, 1e-3], "rounds": 2, "blocks": 2,
@@ -37,21 +37,21 @@ HIDDEN = 256
 
 
 class Configuration(NamedTuple):
-    """How a network departs from one without dropout."""
+    """The difference between a network and the one without dropout."""
 
     drop: tuple[Callable[[], nn.Module], Callable[[], nn.Module]] = (nn.Identity, nn.Identity)
     activation: Callable[[], nn.Module] = nn.ReLU
-    linear: Callable[[int, int], nn.Module] = nn.Linear  # what reads the hidden layers
+    linear: Callable[[int, int], nn.Module] = nn.Linear  # the linear layers behind the hidden layers
     decay: bool = False
 
 
 def twice(layer: Callable[..., nn.Module], *arguments: Any) -> Configuration:
-    """The same dropout behind both hidden layers."""
+    """Return a configuration with the same dropout behind both hidden layers."""
     return Configuration((partial(layer, *arguments), partial(layer, *arguments)))
 
 
 def dropout(first: float, second: float, decay: bool = False) -> Configuration:
-    """nn.Dropout with a rate for each of the two hidden layers."""
+    """Return a configuration with nn.Dropout, with a rate for each of the two hidden layers."""
     return Configuration((partial(nn.Dropout, first), partial(nn.Dropout, second)), decay=decay)
 
 
@@ -75,7 +75,7 @@ CONFIGURATIONS = {
 
 
 def network(configuration: Configuration) -> nn.Sequential:
-    """784 – 256 – 256 – 10, with a dropout at 2 and at 5."""
+    """Return an MLP of 784 – 256 – 256 – 10 features, with a dropout as modules 2 and 5."""
     make = configuration
     return nn.Sequential(
         nn.Linear(784, HIDDEN), make.activation(), make.drop[0](),
@@ -86,8 +86,8 @@ def network(configuration: Configuration) -> nn.Sequential:
 
 @torch.no_grad()
 def measure(model: nn.Sequential, data: Data, width: int) -> dict[str, float]:
-    """Accuracies in %, and losses, in evaluation; and the test accuracy with the first features of both hidden layers alone."""
-    # Most dropouts have no width: the layer that cuts stands in for them.
+    """Return accuracies in % and losses in evaluation, and the test accuracy with the first features alone."""
+    # Most dropouts have no width, so TailDropout replaces them.
     cut = nn.Sequential(*(TailDropout() if place in (2, 5) else layer for place, layer in enumerate(model))).eval()
     found = {}
     for name, inputs, labels in [("training", data.inputs, data.labels), ("test", data.test_inputs, data.test_labels)]:
@@ -100,11 +100,11 @@ def measure(model: nn.Sequential, data: Data, width: int) -> dict[str, float]:
 
 
 def train(configuration: Configuration, seed: int, data: Data, decay: float, epochs: Sequence[int], settings: Any) -> Run:
-    """What `measure` finds after each of these epochs; the seed alone decides the first weights and the batches."""
+    """Train, and return the result of `measure` after each of these epochs. The seed sets the first weights and the batches."""
     torch.manual_seed(seed)
     model = network(configuration)
     optimizer = torch.optim.SGD(model.parameters(), settings.rate, weight_decay=decay if configuration.decay else 0.0)
-    batches = torch.Generator().manual_seed(seed)  # of their own: layers draw more or less
+    batches = torch.Generator().manual_seed(seed)  # an own generator, because layers draw different amounts
     found = {}
     for epoch in range(1, max(epochs) + 1):
         order = torch.randperm(len(data.inputs), generator=batches)
@@ -119,7 +119,7 @@ def train(configuration: Configuration, seed: int, data: Data, decay: float, epo
 
 
 def choose_decay(study: Study, data: Data) -> dict[float, list[float]]:
-    """For every weight decay the accuracies on the last training images, the network trained on the others."""
+    """Return, for each weight decay, the accuracies on the last training images of networks trained on the others."""
     settings = study.settings
     rest = len(data.inputs) - settings.validation
     held_out = Data(data.inputs[:rest], data.labels[:rest], data.inputs[rest:], data.labels[rest:])
@@ -135,7 +135,7 @@ def choose_decay(study: Study, data: Data) -> dict[float, list[float]]:
 
 
 def epoch_times(data: Data, decay: float, settings: Any) -> dict[str, list[float]]:
-    """Seconds of processor for the steps of an epoch; all networks take turns; a median for each block of rounds."""
+    """Return processor seconds for an epoch's steps, with interleaved networks: a median per block of rounds."""
     inputs, labels = data.inputs[: settings.batch], data.labels[: settings.batch]
     steps = -(-len(data.inputs) // settings.batch)
 
@@ -156,7 +156,7 @@ def epoch_times(data: Data, decay: float, settings: Any) -> dict[str, list[float
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Choose the weight decay, train every configuration with every seed, time, answer, draw."""
+    """Choose the weight decay, train each configuration with each seed, time, print the answers, draw the figure."""
     study = Study(__file__, (__doc__ or "").partition("\n")[0], SETTINGS, argv)
     settings = study.settings
     data = fashion_mnist().head(settings.samples, settings.test_samples)

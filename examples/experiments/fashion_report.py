@@ -1,4 +1,4 @@
-"""What `fashion_mlp.py` says: its answers with their intervals, its table and its figure."""
+"""The report of `fashion_mlp.py`: answers with intervals, table and figure."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,23 +6,24 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ..common.intervals import Interval, holm, interval, p_value
 from ..common.study import BLACK, BLUE, GREY, ORANGE
 
 NONE, DROPOUT, DECAY, BOTH = "no dropout", "nn.Dropout (.5, .5)", "weight decay", "nn.Dropout (.5, .5) + weight decay"
 SWAPPED = [("nn.Dropout (.1, .5)", "nn.Dropout (.5, .1)"), ("nn.Dropout (.1, .9)", "nn.Dropout (.9, .1)")]
-Run = dict[int, dict[str, float]]  # what was measured after an epoch
-Runs = dict[str, list[Run]]  # of every configuration, a run for each seed
+Run = dict[int, dict[str, float]]  # the measurements after one epoch
+Runs = dict[str, list[Run]]  # per configuration, one run per seed
 
 
 def minus(left: Sequence[float], right: Sequence[float]) -> list[float]:
-    """Left less right, seed by seed."""
+    """Return left − right, paired by seed."""
     return [one - other for one, other in zip(left, right, strict=True)]
 
 
 def analyse(found: Runs, layers: Sequence[str], settings: Any) -> dict[str, Any]:
-    """Every answer with its interval, in points of test accuracy; `layers` are compared with nn.Dropout and with none."""
+    """Return each answer with its interval, in points of test accuracy: `layers` against nn.Dropout and no dropout."""
 
     def each(name: str, what: str = "test", epoch: int = settings.epochs) -> list[float]:
         return [run[epoch][what] for run in found[name]]
@@ -63,7 +64,7 @@ def analyse(found: Runs, layers: Sequence[str], settings: Any) -> dict[str, Any]
 
 
 def judged(answers: dict[str, Any], other: str) -> str:
-    """Which layers are better than another and which worse, where Holm's test at 5 % says so."""
+    """Return which layers are better and which are worse than another, by Holm's test at 5 %."""
     groups: dict[str, list[str]] = {"better": [], "worse": [], "no difference shown": []}
     for name, found in answers["comparisons"].items():
         layer, _, against = name.partition(" against ")
@@ -74,7 +75,7 @@ def judged(answers: dict[str, Any], other: str) -> str:
 
 
 def say(answers: dict[str, Any], decay: float, settings: Any) -> list[str]:
-    """The answers in words."""
+    """Return the answers as sentences."""
     verdict = {1: "the first is better", -1: "the second is better", 0: "no difference shown"}
     swapped = "; ".join(f"{pair} {found}, {verdict[found.sign]}" for pair, found in answers["swapped"].items())
     adding = {
@@ -103,7 +104,7 @@ def say(answers: dict[str, Any], decay: float, settings: Any) -> list[str]:
 
 
 def table(answers: dict[str, Any], times: dict[str, list[float]], said: Sequence[str], width: str) -> str:
-    """Markdown: a row for each configuration, then the answers; `times` are seconds per epoch, some for each configuration."""
+    """Return a Markdown table with a row per configuration, then the answers; `times` are seconds per epoch."""
     lines = [
         f"| | test accuracy, % | against {NONE} | train–test gap | with {width} features, % | s per epoch | relative |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -124,8 +125,8 @@ def table(answers: dict[str, Any], times: dict[str, list[float]], said: Sequence
     return "\n".join([*lines, "", *(f"* {sentence}" for sentence in said)])
 
 
-def draw(found: Runs, answers: dict[str, Any], settings: Any) -> plt.Figure:
-    """Accuracy against that of no dropout, the gap, and both over the epochs; dots are seeds, bars 95 % intervals."""
+def draw(found: Runs, answers: dict[str, Any], settings: Any) -> Figure:
+    """Draw accuracy minus that without dropout, the gap to training, and both over epochs. Bars are 95 % intervals."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 4.6), layout="constrained", width_ratios=[1.1, 1, 1])
     rows = answers["configurations"]
     for row, (name, runs) in enumerate(found.items()):
@@ -138,7 +139,7 @@ def draw(found: Runs, answers: dict[str, Any], settings: Any) -> plt.Figure:
     middle.set_yticks(range(len(rows)), [""] * len(rows))
     left.set(title=f"test accuracy after {settings.epochs} epochs", xlabel=f"points against {NONE}; right is better")
     middle.set(title="training less test accuracy", xlabel="points")
-    left.set_xscale("symlog", linthresh=2)  # most differences are small, some are not
+    left.set_xscale("symlog", linthresh=2)  # a linear scale near 0, because most differences are small
     left.set_xticks(ticks := [-20, -10, -5, -2, -1, 0, 1, 2, 5], [f"{tick:+d}" if tick else "0" for tick in ticks])
     for axes in (left, middle):
         axes.axvline(0, color=BLACK, linewidth=0.6)
@@ -156,7 +157,7 @@ def draw(found: Runs, answers: dict[str, Any], settings: Any) -> plt.Figure:
 
 
 def bar(axes: Axes, row: int, found: Interval, dots: Sequence[float], colour: str) -> None:
-    """An interval as a bar around its mean, over the dots of its seeds."""
+    """Plot an interval as a bar around its mean, and a dot per seed."""
     axes.plot(dots, [row] * len(dots), ".", color=colour, markersize=3, alpha=0.5)
     axes.errorbar(
         found.mean, row, xerr=[[found.mean - found.low], [found.high - found.mean]], fmt="o", color=colour, markersize=4

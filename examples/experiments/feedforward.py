@@ -1,13 +1,14 @@
-"""A feed-forward network on Fashion-MNIST to the same validation loss: TailMLP, TailDropout, nn.Dropout and no dropout.
+"""Compare the training time to a given validation loss: TailMLP, TailDropout, nn.Dropout and no dropout.
 
 python -m examples.experiments.feedforward        writes examples/figures/feedforward.png, and .json and .md in examples/results
 
-784 – features – (4 · features) – features – 10 with GELU; the middle is the feed-forward block of a transformer, with or
-without a dropout layer behind its activation. Networks of one seed start from the same weights and see the same batches.
+784 – features – (4 · features) – features – 10 with GELU, on Fashion-MNIST. The middle is the feed-forward block of a
+transformer, with or without a dropout layer behind its activation. Networks of one seed start from the same weights and see the
+same batches.
 
-Other work may run beside this one, so that time is the number of steps times the median time of a step: of the processor, on
-one thread, in calls that take turns. TailMLP and TailDropout are one training: with the same draws they differ by rounding
-alone, which the first steps are checked for. TailMLP is trained; the curve of TailDropout is the same over its own time.
+Time is the number of steps times the median processor time of a step, on one thread, with interleaved calls: other processes
+do not count. With the same draws, training with TailMLP and with TailDropout differ only by rounding, which the first steps
+check. So only TailMLP is trained; TailDropout has the same curve over its own time.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -26,7 +28,7 @@ from ..common.data import Data, fashion_mnist
 from ..common.intervals import Interval, interval
 from ..common.study import BLACK, BLUE, GREEN, ORANGE, Study, median_times, progress
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {
         "seeds": [0, 1], "p": [0.5], "samples": 256, "validation": 256, "test_samples": 256, "features": 16, "batch": 64,
         "steps": 6, "every": 2, "compared": 2, "calls": 2, "sizes": [[16, 16]],
@@ -40,12 +42,12 @@ SETTINGS = {
 }  # fmt: skip
 NONE, DROPOUT, TAIL, MLP = "no dropout", "nn.Dropout", "TailDropout", "TailMLP"
 LOOKS = {NONE: (BLACK, "-", "D"), DROPOUT: (ORANGE, "-.", "^"), TAIL: (BLUE, "--", "o"), MLP: (GREEN, "-", "s")}
-APART = 1e-3  # how far the first losses of TailMLP and TailDropout may be apart
+APART = 1e-3  # the largest relative difference that rounding may make between the first losses of TailMLP and TailDropout
 Kinds = list[tuple[str, float]]
 
 
 def network(kind: str, p: float, features: int) -> nn.Sequential:
-    """The network of a kind; its weights are the same for all kinds."""
+    """Return a network of this kind; for a seed its weights are the same for all kinds."""
     first, block = nn.Linear(784, features), TailMLP(features, 4 * features, features, activation=nn.GELU(), p=p)
     model = nn.Sequential(first, nn.GELU(), block, nn.GELU(), nn.Linear(features, 10))
     if kind != MLP:
@@ -55,7 +57,7 @@ def network(kind: str, p: float, features: int) -> nn.Sequential:
 
 
 def stepper(model: nn.Module, rate: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """A step of Adam, which returns the loss before it."""
+    """Return a function that takes a step of Adam and returns the loss before it."""
     optimizer = torch.optim.Adam(model.parameters(), lr=rate, fused=True)
 
     def step(inputs: Tensor, labels: Tensor) -> Tensor:
@@ -69,7 +71,7 @@ def stepper(model: nn.Module, rate: float) -> Callable[[Tensor, Tensor], Tensor]
 
 
 def batches(samples: int, batch: int, steps: int, seed: int) -> Sequence[Tensor]:
-    """The samples of each step, in a new order each epoch."""
+    """Return the indices of the samples of each step, in a new order each epoch."""
     generator = torch.Generator().manual_seed(seed)
     epochs = -(-steps * batch // samples)
     return torch.cat([torch.randperm(samples, generator=generator) for _ in range(epochs)]).split(batch)[:steps]
@@ -77,14 +79,14 @@ def batches(samples: int, batch: int, steps: int, seed: int) -> Sequence[Tensor]
 
 @torch.no_grad()
 def evaluate(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Loss and accuracy, all features kept."""
+    """Return loss and accuracy, all features kept."""
     output = model.eval()(inputs)
     model.train()
     return cross_entropy(output, labels).item(), (output.argmax(1) == labels).float().mean().item()
 
 
 def train(kind: str, p: float, seed: int, data: Data, validation: tuple[Tensor, Tensor], settings: Any) -> dict[str, Any]:
-    """The validation loss every few steps, and the accuracy on test data with the weights for which it was least."""
+    """Train; return the validation loss every few steps, and the test accuracy with the weights of the least loss."""
     torch.manual_seed(seed)
     model = network(kind, p, settings.features)
     step, losses, best = stepper(model, settings.rate), [evaluate(model, *validation)[0]], model.state_dict()
@@ -100,10 +102,10 @@ def train(kind: str, p: float, seed: int, data: Data, validation: tuple[Tensor, 
 
 
 def apart(p: float, data: Data, settings: Any) -> float:
-    """The largest relative difference between the losses of TailMLP and TailDropout in the first steps.
+    """Return the largest relative difference between the losses of TailMLP and TailDropout in the first steps.
 
     Raises:
-        RuntimeError: if it is more than rounding: then they are not one training.
+        RuntimeError: if the difference is larger than rounding.
     """
     losses = []
     for kind in (MLP, TAIL):
@@ -118,8 +120,9 @@ def apart(p: float, data: Data, settings: Any) -> float:
 
 
 def step_times(kinds: Kinds, seed: int, data: Data, settings: Any, batch: int, features: int) -> list[float]:
-    """Seconds of the processor that a step takes with each kind and p; the median of more calls where they are short."""
-    inputs, labels, calls = data.inputs[:batch], data.labels[:batch], {}
+    """Return the median processor seconds of a step for each kind and p, over more calls if steps are short."""
+    inputs, labels = data.inputs[:batch], data.labels[:batch]
+    calls: dict[str, Callable[[], Any]] = {}
     for kind, p in kinds:
         torch.manual_seed(seed)
         calls[f"{kind} {p}"] = partial(stepper(network(kind, p, features), settings.rate), inputs, labels)
@@ -128,7 +131,7 @@ def step_times(kinds: Kinds, seed: int, data: Data, settings: Any, batch: int, f
 
 
 def steps_to(losses: Tensor, loss: float, every: int) -> float:
-    """After how many steps the curve is first as low as `loss`, on the line between two evaluations; nan if never."""
+    """Return the step at which the curve first reaches `loss`, interpolated between evaluations; nan if never."""
     low = (losses <= loss).nonzero()
     at = int(low[0]) if len(low) else 0
     if at == 0:
@@ -138,10 +141,10 @@ def steps_to(losses: Tensor, loss: float, every: int) -> float:
 
 
 def judge(curves: Tensor, accuracies: Tensor, times: Tensor, kinds: Kinds, every: int) -> dict[str, Any]:
-    """What the table says: of losses (kinds, seeds, evaluations) and times per step (kinds, seeds); the first kind is NONE.
+    """Return the table's figures from losses (kinds, seeds, evaluations) and times (kinds, seeds). Kind 0 is NONE.
 
-    Two losses are to be reached: that to which the worst run of all comes down, and the least of the seed's own run without
-    dropout. Times are over those without dropout, seed by seed.
+    Two losses have to be reached: the least loss of the worst run, and the least loss of the same seed without dropout. Times
+    are ratios to the time without dropout, paired by seed.
     """
     least = curves.min(-1).values
     easy = least.max().item()
@@ -165,12 +168,12 @@ def judge(curves: Tensor, accuracies: Tensor, times: Tensor, kinds: Kinds, every
 
 
 def beside_one(ratio: Interval) -> int:
-    """-1 or 1 where the interval lies below or above 1, and else 0."""
+    """Return -1 if the interval lies below 1, 1 if it lies above 1, else 0."""
     return Interval(*(each - 1 for each in ratio)).sign
 
 
 def table(found: dict[str, Any], sizes: dict[str, dict[str, Interval]], settings: Any) -> str:
-    """Markdown: a line for each kind and p, and what they say."""
+    """Return a Markdown table with a row per kind and p, then the sentences."""
     lines = [
         f"| p | layer | time of a step | time to a validation loss of {found['easy loss']:.3f} | time to no dropout's least "
         "| least validation loss | last | test accuracy, % |",
@@ -188,7 +191,7 @@ def table(found: dict[str, Any], sizes: dict[str, dict[str, Interval]], settings
 
 
 def sentences(found: dict[str, Any], sizes: dict[str, dict[str, Interval]], settings: Any) -> list[str]:
-    """What the figures say, one sentence a line."""
+    """Return the findings, one sentence per line."""
     rows = {(row["layer"], row["p"]): row for row in found["rows"]}
     said = [
         f"Mean ± half a 95 % interval over {len(settings.seeds)} seeds, at batch {settings.batch} and {4 * settings.features} "
@@ -217,8 +220,8 @@ def sentences(found: dict[str, Any], sizes: dict[str, dict[str, Interval]], sett
     return said
 
 
-def draw(found: dict[str, Any], sizes: dict[str, dict[str, Interval]], settings: Any) -> plt.Figure:
-    """Loss over time for each p, and the time of a step over the size."""
+def draw(found: dict[str, Any], sizes: dict[str, dict[str, Interval]], settings: Any) -> Figure:
+    """Draw the loss over time for each p, and the time of a step over the size."""
     figure, panels = plt.subplots(2, 2, figsize=(10.5, 7.4), layout="constrained")
     *over_time, over_size = panels.flat
     curves = "validation loss, each seed"
@@ -255,15 +258,10 @@ def draw(found: dict[str, Any], sizes: dict[str, dict[str, Interval]], settings:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Train all, time all, judge, draw."""
+    """Train and time all networks, compare them, draw the figure."""
     study = Study(__file__, (__doc__ or "").partition("\n")[0], SETTINGS, argv)
     settings = study.settings
-    whole = fashion_mnist()
-    mean, deviation = whole.inputs.mean(), whole.inputs.std()
-    last = slice(len(whole.inputs) - settings.validation, None)
-    validation = (whole.inputs[last] - mean) / deviation, whole.labels[last]
-    data = whole.head(settings.samples, settings.test_samples)
-    data = data._replace(inputs=(data.inputs - mean) / deviation, test_inputs=(data.test_inputs - mean) / deviation)
+    data, validation = fashion_mnist().standardised(settings.samples, settings.test_samples, settings.validation)
     kinds = [(NONE, 0.0), *((kind, p) for p in settings.p for kind in (DROPOUT, TAIL, MLP))]
 
     def timed(kinds: Kinds, batch: int, features: int) -> Tensor:

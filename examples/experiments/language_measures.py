@@ -1,4 +1,4 @@
-"""What `language_model.py` measures of its networks once they are trained: every width, what cutting changes, speed, memory."""
+"""Measurements of `language_model.py` on trained networks: the loss at every width, the effect of pruning, speed, memory."""
 
 import itertools
 import json
@@ -16,21 +16,21 @@ from taildropout import TailDropout, TailMLP, at_k, prune, scree
 
 from ..common.study import median_times
 
-Loss = Callable[[nn.Module], float]  # of a whole text
+Loss = Callable[[nn.Module], float]  # returns the loss on a whole text
 
 
 def parameters(model: nn.Module) -> int:
-    """Their number."""
+    """Return the number of parameters."""
     return sum(map(torch.numel, model.parameters()))
 
 
 def widths_of(n: int) -> list[int]:
-    """0, 1, 2, 4 … n and every sixteenth of n."""
+    """Return the widths 0, 1, 2, 4 … n and every sixteenth of n."""
     return sorted({*range(0, n, max(1, n // 16)), *(2**i for i in range(n.bit_length()) if 2**i < n), n})
 
 
 def loss_at(model: nn.Module, k: int, loss: Loss) -> float:
-    """The loss with the first k hidden features of every FFN."""
+    """Return the loss with the first k hidden features of every FFN."""
     with at_k(model, k):
         return loss(model)
 
@@ -38,7 +38,7 @@ def loss_at(model: nn.Module, k: int, loss: Loss) -> float:
 def at_widths(
     model: nn.Module, widths: Sequence[int], loss: Loss, batches: Sequence[Any], each_loss: Callable[[Tensor, Tensor], Tensor]
 ) -> dict[str, list[float]]:
-    """The loss with the first k hidden features: in every FFN at once, and in each alone."""
+    """Return the losses at each width k of the hidden features: of all FFNs at once, and of each alone."""
     found = {"every FFN": [loss_at(model, k, loss) for k in widths]}
     for name in [name for name, module in model.named_modules() if isinstance(module, TailDropout)]:
         found[name] = scree(model, name, batches, each_loss, widths=widths).loss.tolist()
@@ -46,14 +46,14 @@ def at_widths(
 
 
 def cut(model: nn.Module, k: int, example: Tensor) -> nn.Module:
-    """A copy with the first k hidden features of every FFN, and without TailDropout."""
+    """Return a copy pruned to the first k hidden features of every FFN, without TailDropout."""
     for name in [name for name, module in model.named_modules() if isinstance(module, TailMLP)]:
         model = prune(model, f"{name}.2", k, example, remove=True)
     return model.eval()
 
 
 def judge_cut(model: nn.Module, smaller: nn.Module, k: int, inputs: Tensor, loss: Loss) -> dict[str, float]:
-    """The loss of a pruned network, and whether it is the network at that width."""
+    """Return the loss of a pruned network, and how it differs from the network at that width."""
     with at_k(model.eval(), k), torch.no_grad():
         difference = (model(inputs) - smaller.eval()(inputs)).abs().max().item()
     return {
@@ -65,8 +65,8 @@ def judge_cut(model: nn.Module, smaller: nn.Module, k: int, inputs: Tensor, loss
 
 
 def peak_memory(call: Callable[[], Any]) -> int:
-    """The most bytes that tensors take at a time which a call makes, or one like it before has left behind."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else it reports each start and stop
+    """Return the peak of bytes in tensors that a call allocates, or that an earlier equal call left behind."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # otherwise the profiler reports its start and stop
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
         call()
@@ -81,7 +81,7 @@ def peak_memory(call: Callable[[], Any]) -> int:
 def costs(
     steps: Mapping[str, Callable[[], Any]], models: Mapping[str, nn.Module], in_a_step: int, inputs: Tensor, rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Characters per second in training and in evaluation, and the bytes that a step of training takes at most."""
+    """Return characters per second in training and in evaluation, and the peak of bytes of a training step."""
 
     def forward(model: nn.Module) -> Callable[[], Tensor]:
         return torch.no_grad()(lambda: model.eval()(inputs))

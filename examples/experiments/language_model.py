@@ -1,18 +1,19 @@
-"""A small transformer that predicts the next character of Python's own library, under each of the dropouts.
+"""Compare all dropouts on a small transformer that predicts the next character of Python's standard library.
 
 python -m examples.experiments.language_model        writes figures/ and results/ language_model under examples/
 
-Nothing is downloaded: the text is that of the standard library of the Python that runs this, some modules to train on and
-others to validate on. nn.Dropout and LearnedDropout stand where they are meant for, on what attention and the feed-forward
-network (FFN) each add to the residual stream. TailDropout, with a K for each character, stands on the FFN's hidden features,
-and one nn.Dropout too, to compare it with. For a seed every network starts from the same weights and sees the same text. Then
-those trained with TailDropout are cut: the loss at every width of the FFNs, a width chosen, the network pruned.
+Nothing is downloaded: the text is the standard library of the Python that runs this script, with different modules for training
+and validation. nn.Dropout and LearnedDropout are at their usual places, on the outputs of attention and of the feed-forward
+network (FFN) before each is added to the residual stream. TailDropout, with a K per character, is on the hidden features of the
+FFN; for comparison one nn.Dropout is there too. All networks of a seed start from the same weights and see the same text. For
+networks with TailDropout, the script measures the loss at every width of the FFNs, chooses a width, and prunes.
 """
 
 import hashlib
 import math
 import sysconfig
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ from ..common.study import Study, progress, rounded
 from .language_measures import at_widths, costs, cut, judge_cut, loss_at, parameters, widths_of
 from .language_report import CUT, IN_FFN, NONE, TAILS, analyse, draw, say, table
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {
         "seeds": [0, 1], "training": ["bisect"], "validation": ["queue"], "watched": 64, "context": 16, "size": 16, "heads": 2,
         "batch": 4, "steps": 6, "every": 3, "calls": 2,
@@ -44,12 +45,12 @@ SETTINGS = {
     },
 }  # fmt: skip
 ALPHABET = "\n" + "".join(map(chr, range(32, 127)))
-CHARACTERS = len(ALPHABET) + 1  # the last stands for all others
+CHARACTERS = len(ALPHABET) + 1  # the last index stands for all other characters
 Batch = tuple[Tensor, Tensor]
 
 
 class Choice(NamedTuple):
-    """What drops: a kind of layer and what it is made with."""
+    """A kind of dropout layer and its arguments."""
 
     kind: str
     p: float = 0.0
@@ -69,10 +70,10 @@ CONFIGURATIONS = {
 
 
 def source(modules: Sequence[str]) -> str:
-    """The text of modules of the standard library, one after another.
+    """Return the concatenated source of modules of the standard library.
 
     Raises:
-        FileNotFoundError: if a module's source is not there.
+        FileNotFoundError: if a module has no source file.
     """
     folder = Path(sysconfig.get_paths()["stdlib"])
     if missing := [name for name in modules if not (folder / f"{name}.py").is_file()]:
@@ -81,19 +82,19 @@ def source(modules: Sequence[str]) -> str:
 
 
 def encode(text: str) -> Tensor:
-    """A number for each character."""
+    """Return a number for each character."""
     numbers = {character: number for number, character in enumerate(ALPHABET)}
     return torch.tensor([numbers.get(character, len(ALPHABET)) for character in text])
 
 
 def windows(text: Tensor, context: int) -> Batch:
-    """The whole text in windows side by side, and for every character the next one: both (windows, context)."""
+    """Split the text into adjacent windows; return inputs and next characters, both (windows, context)."""
     count = (len(text) - 1) // context
     return text[: count * context].view(-1, context), text[1 : count * context + 1].view(-1, context)
 
 
 class Attention(nn.Module):
-    """Self-attention of several heads, each position to itself and those before it."""
+    """Causal self-attention with several heads."""
 
     def __init__(self, size: int, heads: int) -> None:
         super().__init__()
@@ -108,7 +109,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and the FFN, each adding to the residual stream what it makes of it; `after` drops from what is added."""
+    """Attention and FFN, each with a residual connection; `after` holds the dropouts on their outputs."""
 
     def __init__(self, size: int, heads: int) -> None:
         super().__init__()
@@ -125,7 +126,7 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Characters (batch, time) to logits of the next one (batch, time, characters)."""
+    """A causal transformer: characters (batch, time) to logits of the next character (batch, time, characters)."""
 
     def __init__(self, settings: Any) -> None:
         super().__init__()
@@ -134,16 +135,16 @@ class Decoder(nn.Module):
         self.blocks = nn.Sequential(*(Block(settings.size, settings.heads) for _ in range(settings.blocks)))
         self.norm, self.reader = nn.LayerNorm(settings.size), nn.Linear(settings.size, CHARACTERS)
         for embedding in (self.characters, self.positions):
-            nn.init.normal_(embedding.weight, std=0.1)  # at 1, torch's own, training is half as fast
+            nn.init.normal_(embedding.weight, std=0.1)  # with torch's default of 1 training needs twice the steps
 
     def forward(self, text: Tensor) -> Tensor:
-        """Position t sees the characters up to t alone."""
+        """Return the logits; position t depends only on the characters up to t."""
         input = self.characters(text) + self.positions.weight[: text.shape[1]]
         return self.reader(self.norm(self.blocks(input)))
 
 
 def decoder(choice: Choice, settings: Any) -> Decoder:
-    """A network with these layers; all else is the same for the same seed."""
+    """Return a network with this dropout; for a seed everything else is the same."""
     model = Decoder(settings)
     for block in model.blocks:
         if choice.kind == "tail":
@@ -159,17 +160,17 @@ def decoder(choice: Choice, settings: Any) -> Decoder:
 
 
 def learned(model: nn.Module) -> list[LearnedDropout]:
-    """Its layers of this kind."""
+    """Return the model's LearnedDropout layers."""
     return [module for module in model.modules() if isinstance(module, LearnedDropout)]
 
 
 def each_loss(output: Tensor, target: Tensor) -> Tensor:
-    """The cross-entropy of every character, in nats: (batch, time)."""
+    """Return the cross-entropy of each character in nats: (batch, time)."""
     return cross_entropy(output.transpose(1, 2), target, reduction="none")
 
 
 def objective(model: Decoder, choice: Choice, batch: Batch, settings: Any) -> Tensor:
-    """What training minimises: the mean loss, and the penalty where there is one, a mean over layers."""
+    """Return the training objective: the mean loss, plus the mean penalty of LearnedDropout layers."""
     loss = each_loss(model(batch[0]), batch[1]).mean()
     if choice.penalised:
         loss = loss + settings.penalty * torch.stack([layer.penalty() for layer in learned(model)]).mean()
@@ -178,7 +179,7 @@ def objective(model: Decoder, choice: Choice, batch: Batch, settings: Any) -> Te
 
 @torch.no_grad()
 def evaluate(model: Decoder, text: Batch) -> tuple[float, float]:
-    """The mean loss in evaluation; and the share of ones that LearnedDropout made there, 1 without it."""
+    """Return the mean loss in evaluation, and the share of ones of LearnedDropout (1 without it)."""
     model.eval()
     losses, shares = [], []
     for inputs, targets in pieces(text):
@@ -189,19 +190,19 @@ def evaluate(model: Decoder, text: Batch) -> tuple[float, float]:
 
 
 def pieces(text: Batch) -> list[Batch]:
-    """Sixty-four windows at a time."""
+    """Split a text into batches of 64 windows."""
     return list(zip(*(each.split(64) for each in text), strict=True))
 
 
 def train(name: str, seed: int, texts: dict[str, Tensor], settings: Any) -> dict[str, Any]:
-    """Train on windows from anywhere in the text, the rate rising and falling; the state, and the losses on the way.
+    """Train on random windows with a one-cycle learning rate; return the state_dict and the losses during training.
 
-    On the way they are those of the first windows of each text; the last are those of the whole text for validation.
+    Losses during training are those of the first windows of each text; the last one is that of the whole validation text.
     """
     choice = CONFIGURATIONS[name]
     torch.manual_seed(seed)
     model = decoder(choice, settings)
-    draw_windows = torch.Generator().manual_seed(seed)  # the same for all, however much a layer draws
+    draw_windows = torch.Generator().manual_seed(seed)  # an own generator, because layers draw different amounts
     every = {part: windows(text, settings.context) for part, text in texts.items()}
     watched = {part: (inputs[: settings.watched], targets[: settings.watched]) for part, (inputs, targets) in every.items()}
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.rate)
@@ -228,14 +229,14 @@ def train(name: str, seed: int, texts: dict[str, Tensor], settings: Any) -> dict
 
 
 def trained(state: dict[str, Tensor], settings: Any) -> Decoder:
-    """A network without LearnedDropout, with a TailDropout in every FFN, so that it can be cut."""
+    """Return the trained network with a TailDropout in every FFN, so that its width can be set. It has no LearnedDropout."""
     model = decoder(Choice("tail"), settings)
     model.load_state_dict(state)
     return model.eval()
 
 
 def step_of(choice: Choice, batch: Batch, settings: Any) -> Callable[[], None]:
-    """A step of training, always on the same batch."""
+    """Return a function that takes a training step, always on the same batch."""
     model = decoder(choice, settings)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.rate)
 
@@ -248,7 +249,7 @@ def step_of(choice: Choice, batch: Batch, settings: Any) -> Callable[[], None]:
 
 
 def measure(runs: dict[str, list[dict[str, Any]]], texts: dict[str, Batch], settings: Any) -> dict[str, Any]:
-    """The widths, the cuts and the costs. A width is chosen for all seeds on the windows watched in training."""
+    """Return losses at every width, pruned networks and costs. All seeds get one width, chosen on some windows."""
     text, widths = texts["validation"], widths_of(4 * settings.size)
     watched = text[0][: settings.watched], text[1][: settings.watched]
     models = {name: [trained(run["state"], settings) for run in runs[name]] for name in (NONE, *TAILS)}
@@ -259,7 +260,7 @@ def measure(runs: dict[str, list[dict[str, Any]]], texts: dict[str, Batch], sett
         for name, each in models.items()
     }
     cuts: dict[str, Any] = {}
-    smaller: dict[str, list[nn.Module]] = {}
+    smaller: dict[str, list[Any]] = {}
     for name in TAILS:
         losses = torch.tensor([found["every FFN"] for found in curves[name]], dtype=torch.float64)
         k = max(1, Scree(tuple(widths), losses.mean(0), losses.std(0)).choose(settings.tolerance))
@@ -281,16 +282,16 @@ def measure(runs: dict[str, list[dict[str, Any]]], texts: dict[str, Batch], sett
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Train all for every seed, cut, measure, draw."""
+    """Train all networks for each seed, prune, measure, draw the figure."""
     study = Study(__file__, (__doc__ or "").partition("\n")[0], SETTINGS, argv)
     settings = study.settings
     sources = {part: source(getattr(settings, part)) for part in ("training", "validation")}
     texts = {part: encode(text) for part, text in sources.items()}
-    runs = {name: [] for name in CONFIGURATIONS}
+    runs: dict[str, list[Any]] = {name: [] for name in CONFIGURATIONS}
     for seed in settings.seeds:
         for name, done in runs.items():
             part = f"{name}-{seed}".replace("/", " over ")
-            done.append(study.stored(part, lambda at=(name, seed): train(*at, texts, settings)))
+            done.append(study.stored(part, partial(train, name, seed, texts, settings)))
     results: dict[str, Any] = {
         "corpus": {
             part: {"characters": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
@@ -298,7 +299,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         },
         "runs": {name: [{key: run[key] for key in run if key != "state"} for run in each] for name, each in runs.items()},
     } | measure(runs, {part: windows(text, settings.context) for part, text in texts.items()}, settings)
-    results = rounded(results)  # so that what is said follows from what is stored
+    results = rounded(results)  # so that the sentences follow from the stored figures
     results["answers"] = analyse(results)
     said = say(results, settings)
     print("\n".join(said))

@@ -1,4 +1,4 @@
-"""What `language_model.py` says: its answers with their intervals, its table and its figure."""
+"""The report of `language_model.py`: answers with intervals, table and figure."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ..common.intervals import Interval, holm, interval, p_value
 from ..common.study import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, YELLOW, width_axis
@@ -18,12 +19,12 @@ COLOURS = [BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW]
 
 
 def minus(left: Sequence[float], right: Sequence[float]) -> list[float]:
-    """Left less right, seed by seed."""
+    """Return left − right, paired by seed."""
     return [one - other for one, other in zip(left, right, strict=True)]
 
 
 def analyse(results: dict[str, Any]) -> dict[str, Any]:
-    """The intervals of all that the table shows, and of the differences between validation losses."""
+    """Return the intervals of all figures of the table, and of the differences between validation losses."""
     runs, cuts, costs = results["runs"], results["cuts"], results["costs"]
     losses = {name: [run["validation"] for run in each] for name, each in runs.items()}
     losses |= {name + CUT: [run["validation"] for run in each["runs"]] for name, each in cuts.items()}
@@ -55,23 +56,23 @@ def analyse(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def signed(found: Interval) -> str:
-    """A difference of losses and its interval."""
+    """Return a difference of losses and its interval as text."""
     return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
 def verdict(found: dict[str, Any], lower: str, higher: str) -> str:
-    """Which holds, if the interval leaves out 0."""
+    """Return the word for the sign of the difference, or for no difference if the interval contains 0."""
     return {-1: lower, 0: "no difference shown", 1: higher}[found["difference"].sign]
 
 
 def span(intervals: Sequence[Interval], decimals: int = 2) -> str:
-    """From the least mean to the largest."""
+    """Return the least and the largest mean as text."""
     means = sorted(f"{each.mean:.{decimals}f}" for each in intervals)
     return means[0] if means[0] == means[-1] else f"{means[0]} to {means[-1]}"
 
 
 def say(results: dict[str, Any], settings: Any) -> list[str]:
-    """The answers in words."""
+    """Return the answers as sentences."""
     answers, cuts = results["answers"], results["cuts"]
     rows, bests, comparisons = answers["rows"], answers["best"], answers["comparisons"]
     groups: dict[str, list[str]] = {"lower": [], "higher": [], "no difference shown": []}
@@ -118,7 +119,7 @@ def say(results: dict[str, Any], settings: Any) -> list[str]:
 
 
 def of_cut(name: str, found: dict[str, Any], rows: dict[str, Any], size: int, results: dict[str, Any], settings: Any) -> str:
-    """What cutting a network costs and saves."""
+    """Return sentences on the loss and the savings of pruning."""
     pruned, k = rows[name + CUT], found["k"]
     lost = interval(minus([run["validation"] for run in found["runs"]], [run["validation"] for run in results["runs"][name]]))
     without = interval(minus(found["no_dropout_at_k"], [run["validation"] for run in results["runs"][NONE]]))
@@ -136,7 +137,7 @@ def of_cut(name: str, found: dict[str, Any], rows: dict[str, Any], size: int, re
 
 
 def table(results: dict[str, Any], said: Sequence[str]) -> str:
-    """Markdown: a row for each network, then the answers."""
+    """Return a Markdown table with a row per network, then the answers."""
     lines = [
         f"| | validation loss | against {NONE} | training loss | kept, training / evaluation | parameters | peak memory, MB "
         "| training, 1000/s | evaluation, 1000/s |",
@@ -162,14 +163,14 @@ def table(results: dict[str, Any], said: Sequence[str]) -> str:
 
 
 def shown(found: Interval, decimals: int, unit: float = 1) -> str:
-    """In a unit, with its interval where that shows."""
+    """Return an interval's mean in a unit, with its bounds unless they round to the mean."""
     scaled = Interval(*(each / unit for each in found))
     seen = scaled.high - scaled.mean >= 0.5 * 10**-decimals
     return scaled.plain(decimals) if seen else f"{scaled.mean:.{decimals}f}"
 
 
-def draw(results: dict[str, Any]) -> plt.Figure:
-    """The losses over training, a panel for each family; those in the end; the losses at every width; the shares of ones."""
+def draw(results: dict[str, Any]) -> Figure:
+    """Draw the losses during training (a panel per family), the final losses, those at every width, and the shares of ones."""
     figure, axes = plt.subplots(2, 3, figsize=(13, 8), layout="constrained")
     runs = results["runs"]
     families = {
@@ -185,7 +186,7 @@ def draw(results: dict[str, Any]) -> plt.Figure:
         panel.plot([], [], ":", color=GREY, label="on training text")
         panel.set(title=family, xlabel="training step", ylabel="loss, nats per character")
         panel.sharey(axes[0, 0])
-        panel.margins(y=0.25)  # room for the legend
+        panel.margins(y=0.25)  # space for the legend
     at_the_end(axes[1, 0], results)
     at_every_width(axes[1, 1], results)
     for name, colour in zip(families["LearnedDropout"], COLOURS, strict=True):
@@ -199,14 +200,14 @@ def draw(results: dict[str, Any]) -> plt.Figure:
 
 
 def over_training(axes: Axes, runs: Sequence[dict[str, Any]], what: str, line: str, colour: str, label: str | None) -> None:
-    """The mean over seeds at every step seen."""
+    """Plot the mean over seeds at each evaluated step."""
     steps = [each["step"] for each in runs[0]["history"]]
     values = torch.tensor([[each[what] for each in run["history"]] for run in runs])
     axes.plot(steps, values.mean(0), line, color=colour, label=label)
 
 
 def at_the_end(axes: Axes, results: dict[str, Any]) -> None:
-    """Every network's validation loss: dots are seeds, bars 95 % intervals."""
+    """Plot the final validation loss of each network. Dots are seeds, bars 95 % intervals."""
     rows = results["answers"]["rows"]
     for row, (name, found) in enumerate(rows.items()):
         colour = BLACK if name == NONE else BLUE if name.startswith("Tail") else ORANGE if name.startswith("nn.") else GREEN
@@ -221,7 +222,7 @@ def at_the_end(axes: Axes, results: dict[str, Any]) -> None:
 
 
 def at_every_width(axes: Axes, results: dict[str, Any]) -> None:
-    """The loss with the first features of every FFN, and of one alone."""
+    """Plot the loss at every width of all FFNs, and of one FFN alone."""
     widths = results["widths"]
     for (name, found), colour in zip(results["loss_at_every_width"].items(), (BLACK, ORANGE, BLUE), strict=True):
         for what in found[0]:

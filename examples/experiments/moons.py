@@ -1,9 +1,9 @@
-"""Two moons whose labels are partly wrong, and a network large enough to learn them by heart: what keeps it from doing so?
+"""Which regulariser keeps a large network from memorising the wrong labels of two moons?
 
 python -m examples.experiments.moons        writes examples/figures/moons.png and examples/results/moons.json and .md
 
-2 – 128 – 128 – 2 on 200 points, a fifth of their labels flipped: nothing, weight decay, nn.Dropout or TailDropout, these behind
-both hidden layers. How strong each is, is chosen on 1000 other points with flipped labels; judged it is on right ones.
+2 – 128 – 128 – 2 on 200 points, a fifth of them with flipped labels. Compared: nothing, weight decay, and nn.Dropout or
+TailDropout behind both hidden layers. The strength is chosen on 1000 other points with flipped labels. Test labels are right.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from taildropout import TailDropout, at_k
 from ..common.intervals import holm, interval, p_value
 from ..common.study import BLACK, BLUE, GREEN, GREY, ORANGE, Study, progress
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {"seeds": [0, 1], "choosing_seeds": [100], "steps": 200, "strengths": 2, "grid": 40},
     "default": {
         "seed": 0, "seeds": list(range(20)), "choosing_seeds": list(range(100, 105)), "samples": 200, "validation": 1000,
@@ -43,16 +43,16 @@ Points = tuple[Tensor, Tensor]
 
 
 class Moons(NamedTuple):
-    """Points (N, 2) with labels (N,): with some labels flipped, to train and to validate on; with right labels, to test on."""
+    """Points (N, 2) with labels (N,): with some flipped labels for training and validation, with right labels for testing."""
 
     training: Points
     validation: Points
     test: Points
-    flipped: Tensor  # which of the training labels are
+    flipped: Tensor  # True where a training label is flipped
 
 
 def moons(seed: int, settings: Any) -> Moons:
-    """Drawn anew for every seed."""
+    """Draw the data of a seed."""
     generator = torch.Generator().manual_seed(seed)
     sizes = [settings.samples, settings.validation, settings.test_samples]
     found = make_moons(sum(sizes), noise=settings.noise, random_state=seed)
@@ -60,11 +60,11 @@ def moons(seed: int, settings: Any) -> Moons:
     labels = torch.tensor(found[1]).split(sizes)
     wrong = [torch.rand(len(each), generator=generator) < settings.wrong for each in labels[:2]]
     sets = [(inputs[i], torch.where(wrong[i], 1 - labels[i], labels[i])) for i in range(2)]
-    return Moons(*sets, (inputs[2], labels[2]), wrong[0])
+    return Moons(sets[0], sets[1], (inputs[2], labels[2]), wrong[0])
 
 
 def network(name: str, strength: float, hidden: int) -> nn.Sequential:
-    """2 – hidden – hidden – 2."""
+    """Return an MLP of 2 – hidden – hidden – 2 features, with the layer `name` behind both hidden ones."""
     make = {DROPOUT: nn.Dropout, TAIL: TailDropout}.get(name, lambda p: nn.Identity())
     return nn.Sequential(
         nn.Linear(2, hidden), nn.ReLU(), make(strength), nn.Linear(hidden, hidden), nn.ReLU(), make(strength),
@@ -74,12 +74,12 @@ def network(name: str, strength: float, hidden: int) -> nn.Sequential:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, points: Points) -> float:
-    """In %."""
+    """Return the accuracy in %."""
     return 100 * (model(points[0]).argmax(1) == points[1]).double().mean().item()
 
 
 def train(name: str, strength: float, seed: int, settings: Any) -> dict[str, Any]:
-    """The network's state, and its accuracies; of TailDropout's also at the width that does best on validation data."""
+    """Train; return the state_dict and the accuracies, for TailDropout also at the width that is best on validation data."""
     points = moons(seed, settings)
     torch.manual_seed(seed)
     model = network(name, strength, settings.hidden)
@@ -103,7 +103,7 @@ def train(name: str, strength: float, seed: int, settings: Any) -> dict[str, Any
 
 
 def choose(study: Study) -> dict[str, dict[float, list[float]]]:
-    """Of every strength the accuracies on validation data, whose labels are as wrong as those of training."""
+    """Return the validation accuracies of each strength; as many labels are flipped as in training."""
     settings = study.settings
     return {
         name: {
@@ -121,7 +121,7 @@ def choose(study: Study) -> dict[str, dict[float, list[float]]]:
 
 
 def analyse(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Of every way the accuracies with intervals over seeds, and the differences of each pair."""
+    """Return the accuracies of each method with intervals over seeds, and the differences of each pair."""
     names, tested = list(runs), {name: [run["test"] for run in each] for name, each in runs.items()}
     pairs = [(second, first) for i, first in enumerate(names) for second in names[i + 1 :]]
     less = {f"{a} less {b}": [x - y for x, y in zip(tested[a], tested[b], strict=True)] for a, b in pairs}
@@ -136,7 +136,7 @@ def analyse(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
 
 
 def say(answers: dict[str, Any], k: float, settings: Any) -> list[str]:
-    """The answers in words."""
+    """Return the answers as sentences."""
     known = {pair: found for pair, found in answers["differences"].items() if found["adjusted_p"] <= 0.05}
     open_ = [pair for pair in answers["differences"] if pair not in known]
     said = [
@@ -155,7 +155,7 @@ def say(answers: dict[str, Any], k: float, settings: Any) -> list[str]:
 
 
 def table(answers: dict[str, Any], strengths: dict[str, float], said: Sequence[str]) -> str:
-    """Markdown: a row for each way."""
+    """Return a Markdown table with a row per method."""
     lines = ["| | strength | test, right labels | training, wrong labels too |", "| --- | ---: | ---: | ---: |"]
     for name, row in answers["accuracy"].items():
         strength = f"{strengths[name]:g}" if name in (DECAY, DROPOUT, TAIL) else ""
@@ -164,7 +164,7 @@ def table(answers: dict[str, Any], strengths: dict[str, float], said: Sequence[s
 
 
 def draw(runs: dict[str, list[dict[str, Any]]], strengths: dict[str, float], answers: dict[str, Any], settings: Any) -> Figure:
-    """What each network of the first seed answers across the plane; and the accuracies of all seeds."""
+    """Draw the prediction of each network of the first seed over the plane, and the accuracies of all seeds."""
     figure, panels = plt.subplots(2, 3, figsize=(10, 6.4), layout="constrained")
     points = moons(settings.seeds[0], settings)
     inputs, labels = points.training
@@ -205,7 +205,7 @@ def draw(runs: dict[str, list[dict[str, Any]]], strengths: dict[str, float], ans
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Choose strengths, train every network with every seed, compare, draw."""
+    """Choose strengths, train each network with each seed, compare, draw the figure."""
     study = Study(__file__, (__doc__ or "").partition("\n")[0], SETTINGS, argv)
     settings = study.settings
     validated = choose(study)

@@ -141,7 +141,7 @@ def launch(input: Tensor, output: Tensor, k: Tensor, feature: int, rows: Layout,
         k = k.permute(rows.order)
         k = (k if plan.per_row is None else k.expand(plan.per_row)).contiguous()
     arguments = (input, output, k, *plan.sizes, inplace, *plan.tile)
-    with torch.cuda.device_of(input):  # type: ignore[no-untyped-call]  # Triton launches on the current device
+    with torch.cuda.device_of(input):  # Triton launches on the current device
         if kernel is None:
             _run(plan, arguments)
         else:

@@ -113,7 +113,7 @@ class Search:
         return sorted(layers, key=lambda layer: self._probes[layer][2])[:most]
 
     def _probe(self, current: Widths, layer: int, target: float, number: int) -> Widths:
-        """Shrink one layer to reach the target, or as far as it goes, and note what it costs."""
+        """Shrink one layer to reach the target, or as far as possible, and record the change of loss and cost."""
         probe = self._shrunk(current, layer, target)
         self._probes[layer] = (self.loss(probe) - self.loss(current), self.cost(current) - self.cost(probe), number)
         return probe

@@ -214,7 +214,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients, without compiled code and without traces."""
     # Not by `eval()`, in which TailDropouts forget k, and modules may do more than that.
     modes = [(module, module.training) for module in model.modules()]
-    gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     fastpath = torch.backends.mha.get_fastpath_enabled()  # which bypasses the layers of an nn.TransformerEncoder
     with torch.random.fork_rng(gpus), torch.inference_mode(False), torch.no_grad(), without_compiler():
         try:

@@ -115,7 +115,7 @@ class Player:
         self._calls, self._change, self._next = recording.calls, change, 0
 
     def __call__(self, module: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Return the recorded output if this module's is the next; otherwise call it, since the layer is inside it."""
+        """Return the recorded output if this call is the next recorded one; else call the module, which contains the layer."""
         number = self._next
         if number == len(self._calls) or self._calls[number][0] is not module:
             return forward(*args, **kwargs)

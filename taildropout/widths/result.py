@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from .stored_json import read_json
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
@@ -214,14 +216,7 @@ class Scree:
         Raises:
             ValueError: if the text is no JSON, not written by `to_json`, of another version, or damaged.
         """
-        try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"this is no JSON ({error}); give the text that to_json wrote") from error
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise ValueError(f"this JSON has no format {_FORMAT!r}; give the text that to_json wrote")
-        if content.get("version") != _VERSION:
-            raise ValueError(f"this is version {content.get('version')!r} of the format; this package reads version {_VERSION}")
+        content = read_json(text, _FORMAT, _VERSION)
         try:
             widths = tuple(int(width) for width in content["widths"])
             loss, stderr = _from_list(content["loss"]), _from_list(content["stderr"])

@@ -10,6 +10,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from .result import import_pandas, new_axes
+from .stored_json import read_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -164,15 +165,7 @@ class Frontier:
         Raises:
             ValueError: if the text is no JSON, not written by `to_json`, of another version, or damaged.
         """
-        try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"this is no JSON ({error}); give the text that to_json wrote") from error
-        if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
-            raise ValueError(f"this JSON has no format {_FORMAT!r}; give the text that to_json wrote")
-        version = content.pop("version", None)
-        if version != _VERSION:
-            raise ValueError(f"this is version {version!r} of the format; this package reads version {_VERSION}")
+        content = read_json(text, _FORMAT, _VERSION)
         try:
             points = tuple(_size(point) for point in content.pop("points"))
             return cls(points, _size(content.pop("full")), **content)

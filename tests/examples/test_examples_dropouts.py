@@ -4,6 +4,7 @@ import importlib
 import json
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -58,17 +59,23 @@ def small_fashion(samples: int = 96) -> tuple[object, SimpleNamespace]:
 def test_every_configuration_starts_from_the_same_weights_and_sees_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     mlp = load("experiments.fashion_mlp")
     data, settings = small_fashion()
-    starts, seen = [], []
+    starts: list[torch.Tensor] = []
+    seen: list[torch.Tensor] = []
     whole = mlp.cross_entropy
 
-    def network(configuration):
+    def network(configuration: dict[str, Any]) -> Any:
         made = build(configuration)
         starts.append(torch.cat([weight.detach().flatten() for weight in made.parameters()]))
         return made
 
     build = mlp.network
     monkeypatch.setattr(mlp, "network", network)
-    monkeypatch.setattr(mlp, "cross_entropy", lambda output, labels: (seen.append(labels), whole(output, labels))[1])
+
+    def record(output: torch.Tensor, labels: torch.Tensor) -> Any:
+        seen.append(labels)
+        return whole(output, labels)
+
+    monkeypatch.setattr(mlp, "cross_entropy", record)
     batches = []
     for configuration in mlp.CONFIGURATIONS.values():
         seen.clear()

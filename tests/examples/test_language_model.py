@@ -163,7 +163,8 @@ def test_all_see_the_same_text_for_a_seed_and_other_text_for_another(
     model_of: ModuleType, settings: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = {part: model_of.encode(model_of.source(getattr(settings, part))) for part in ("training", "validation")}
-    objective, seen = model_of.objective, []
+    objective = model_of.objective
+    seen: list[list[torch.Tensor]] = []
 
     def record(model: nn.Module, choice: Any, batch: Any, settings: Any) -> torch.Tensor:
         seen[-1].append(torch.stack(batch))
@@ -238,7 +239,7 @@ def test_peak_memory_is_the_most_there_is_at_a_time(model_of: ModuleType) -> Non
     from examples.experiments.language_measures import peak_memory
 
     x = torch.randn(1_000_000)
-    kept = []
+    kept: list[torch.Tensor] = []
 
     def call() -> None:
         y = x + 1

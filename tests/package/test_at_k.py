@@ -1,6 +1,7 @@
 """at_k and replace_dropout, and that nothing bypasses the layer while k is set."""
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -113,7 +114,7 @@ def encoder_layer() -> nn.TransformerEncoderLayer:
 
 
 def by_hand(layer: nn.TransformerEncoderLayer, input: Tensor, padding: Tensor, k: int) -> Tensor:
-    """The layer at width k from its own parts, none of which is a dropout."""
+    """Return the output of the encoder layer at width k, computed from its parts without any dropout."""
     attended, _ = layer.self_attn(input, input, input, key_padding_mask=padding, need_weights=False)
     input = layer.norm1(input + attended)
     hidden = keep_first(torch.relu(layer.linear1(input)), k)
@@ -222,7 +223,9 @@ def test_at_k_takes_a_dict_of_patterns() -> None:
         ({0: 2}, None, TypeError, "k=0 is a int"),
     ],
 )
-def test_a_wrong_dict_is_an_error_and_changes_nothing(k: dict, names: str | None, error: type[Exception], message: str) -> None:
+def test_a_wrong_dict_is_an_error_and_changes_nothing(
+    k: dict[str, Any], names: str | None, error: type[Exception], message: str
+) -> None:
     net = nn.ModuleList(nn.Sequential(nn.Linear(4, 6), TailDropout()) for _ in range(2))
     net[0][1].set_k(5)
     with pytest.raises(error, match=message), at_k(net, k, names):

@@ -90,7 +90,7 @@ OVERLAP = [{"batch_dim": 1}, {"batch_dim": [0, 1]}, {"batch_dim": -2, "dropout_d
 
 
 def everywhere(options: dict[str, object], shape: tuple[int, ...], error: type[Exception], match: str) -> None:
-    """The functional form, and the layer in training, in eval and at k."""
+    """Assert the error in the functional form, and in the layer in training, in eval and at k."""
     input = torch.ones(shape)
     for training in (True, False):
         with pytest.raises(error, match=match):

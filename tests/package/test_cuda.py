@@ -24,7 +24,7 @@ SIZES = pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])
 
 @pytest.fixture(autouse=True)
 def fuse_from_2_to_the_17(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have tensors of a size that is quick to test take the kernel."""
+    """Make tensors of a size that is quick to test use the kernel."""
     monkeypatch.setattr(selection, "FUSED_FROM", 2**17)
 
 
@@ -38,7 +38,7 @@ def ones(*shape: int, **options: object) -> Tensor:
 
 
 def widths(output: Tensor) -> Tensor:
-    """As `oracles.widths`, on the host and flat."""
+    """Return `oracles.widths` as a flat tensor on the host."""
     return oracles.widths(output).flatten().cpu()
 
 

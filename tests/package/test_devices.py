@@ -22,7 +22,7 @@ from taildropout import TailDropout
 
 
 def in_threads(replicas: list[nn.Module], input: Tensor) -> list[Tensor]:
-    """As DataParallel runs them."""
+    """Call the replicas in threads, as DataParallel does."""
     outputs: dict[int, Tensor] = {}
 
     def work(at: int, replica: nn.Module) -> None:
@@ -179,7 +179,7 @@ def test_k_follows_the_module() -> None:
 
 
 def train_on(rank: int, folder: str) -> None:
-    """What each process of the test below runs: rank 0 has k = 1 set, rank 1 k = 3, then both train."""
+    """Run one process of the test below: set k = 1 on rank 0 and k = 3 on rank 1, then train both."""
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     torch.set_num_threads(1)

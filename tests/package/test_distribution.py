@@ -25,7 +25,7 @@ sizes = st.integers(1, 10**12)
 
 
 def within(lam: float, p: float, n: int, ulps: float) -> bool:
-    """Whether the root of share_kept(λ) = 1 − p, which falls in λ, lies within so many units in the last place of `lam`."""
+    """Return True if `lam` is within some units in the last place of the root of share_kept(λ) = 1 − p, decreasing in λ."""
     with mpmath.workdps(700):
         below, above = (mpmath.mpf(lam) * (1 + sign * ulps * mpmath.mpf(2) ** -52) for sign in (-1, 1))
         return oracles.share_kept(above, n) <= 1 - mpmath.mpf(p) <= oracles.share_kept(below, n)

@@ -49,7 +49,7 @@ def inserted() -> Decoder:
 
 
 def by_hand(model: Decoder, input: Tensor, widths: list[int]) -> Tensor:
-    """The model with the first features of each hidden layer, from its own weights."""
+    """Return the model's output from the first features of each hidden layer, computed with its weights."""
     for layer, k in zip(model.layers, widths, strict=True):
         assert isinstance(layer, nn.ModuleDict)
         block, normed = layer["mlp"], layer["norm"](input)

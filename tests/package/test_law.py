@@ -5,6 +5,7 @@ All cells are one family with a family-wise false-alarm rate of `checks.ALPHA`, 
 
 from collections.abc import Callable, Iterable
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,8 +24,8 @@ pytestmark = pytest.mark.distribution
 DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32, "f64": torch.float64}
 
 
-def marked(quick: Iterable[tuple], full: Iterable[tuple]) -> list:
-    """Parameters of the quick cells, then of the slow ones; a cell's last parameter is its size."""
+def marked(quick: Iterable[tuple[Any, ...]], full: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """Return the parameters of quick cells, then of slow ones; a cell's last parameter is its size."""
     return [*quick, *(pytest.param(*each, marks=pytest.mark.slow) for each in full)]
 
 
@@ -93,7 +94,7 @@ def test_every_width_is_reachable_at_tiny_p(
 # ---- Through the layer
 
 
-def through(layers: list[Callable], shape: tuple[int, ...], elements: int, dtype: torch.dtype) -> list[Tensor]:
+def through(layers: list[Callable[..., Any]], shape: tuple[int, ...], elements: int, dtype: torch.dtype) -> list[Tensor]:
     """K of every sample, from calls of two layers in turn on ones of this shape, until all have had `elements` together."""
     ones = torch.ones(shape, dtype=dtype)
     calls = max(1, round(elements / ones.numel() / len(layers)))
@@ -105,7 +106,7 @@ def through(layers: list[Callable], shape: tuple[int, ...], elements: int, dtype
 
 
 def rows(path: str, n: int, elements: int) -> int:
-    """How many samples of n features make one call take this path through the layer."""
+    """Return the number of samples of n features for which a call takes this path through the layer."""
     return (SAVE_ONLY_K_FROM - 1) // n if path == "small" else min(2_000_000, elements // 2) // n
 
 
@@ -128,7 +129,7 @@ LAYERS = marked(
 @pytest.mark.parametrize(("path", "p", "n", "dtype", "elements"), LAYERS)
 def test_layer(path: str, p: float, n: int, dtype: str, elements: int, family: Family, request: pytest.FixtureRequest) -> None:
     """Each sample's kept features are a prefix, of a width that follows the exact law, in every dtype and code path."""
-    layers: list[Callable] = [TailDropout(p), TailDropout(p)]
+    layers: list[Callable[..., Any]] = [TailDropout(p), TailDropout(p)]
     if path == "compiled":
         request.getfixturevalue("compiler")
         layers = [torch.compile(layer, fullgraph=True) for layer in layers]
@@ -185,7 +186,7 @@ def test_gradient_is_that_of_the_expected_loss(n: int, p: float, samples: int, f
     input, target = torch.randn(3, dtype=torch.float64), torch.randn(2, dtype=torch.float64)
 
     def gradients(drop: Callable[[Tensor], Tensor], rows: int) -> Tensor:
-        """Of the mean loss over rows that differ in k alone, by both weights, flattened."""
+        """Return the flattened gradients by both weights of the mean loss over rows that differ only in k."""
         weights = [first.clone().requires_grad_(), second.clone().requires_grad_()]
         hidden = drop(nn.functional.softplus(weights[0] @ input).expand(rows, n))
         loss = (torch.tanh(hidden @ weights[1].T) - target).square().sum(1).mean()

@@ -16,7 +16,7 @@ def jagged(*lengths: int, n: int = 8) -> Tensor:
 
 
 def kept(input: Tensor) -> list[Tensor]:
-    """How many features each row of each component keeps, which must be the first ones."""
+    """Return the number of features that each row of each component keeps; check that they are the first ones."""
     for part in input.unbind():
         assert torch.equal(part, keep_first(torch.ones_like(part), part.sum(-1, keepdim=True)))
     return [part.sum(-1) for part in input.unbind()]
@@ -179,7 +179,7 @@ class Logged(Tensor):
     seen: list[str] = []  # noqa: RUF012
 
     @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(cls: type[Any], function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         cls.seen.append(getattr(function, "__name__", ""))
         return super().__torch_function__(function, types, args, kwargs or {})
 
@@ -195,7 +195,7 @@ class Metres:
         self.numbers = numbers
 
     @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> "Metres":
+    def __torch_function__(cls: type[Any], function: Any, types: Any, args: Any = (), kwargs: Any = None) -> "Metres":
         return cls(function(*[each.numbers if isinstance(each, cls) else each for each in args], **(kwargs or {})))
 
 

@@ -31,14 +31,14 @@ Net = Callable[[Tensor], Tensor]
 
 
 def net(block: bool = False) -> nn.Sequential:
-    """The same weights in every process; with or without a TailMLP, whose products are cut however small they are."""
+    """Return a network with the same weights in every process, with or without a TailMLP (which cuts products of any size)."""
     torch.manual_seed(0)
     made = TailMLP(FEATURES, HIDDEN, FEATURES, activation=nn.GELU(), p=0.5)
     return (made if block else nn.Sequential(*made)).double()
 
 
 def batch(step: int, *shape: int) -> Tensor:
-    """The whole input of a step, the same in every process."""
+    """Return the whole input of a step, the same in every process."""
     shape = shape or (ROWS, FEATURES)
     return torch.randn(shape, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
 
@@ -59,19 +59,19 @@ def train(model: Net, tail: TailDropout, weights: list[Tensor], rows: slice = sl
 
 
 def trained_alone() -> list[Tensor]:
-    """What a single process has after these steps."""
+    """Return the parameters that a single process trains."""
     model = net()
     train(model, model[2], list(model.parameters()))
     return list(model.parameters())
 
 
 def mine(rank: int, world: int) -> slice:
-    """The rows of a process."""
+    """Return the rows of a process."""
     return slice(rank * ROWS // world, (rank + 1) * ROWS // world)
 
 
 def gathered(tensor: Tensor, world: int) -> list[Tensor]:
-    """That of every process."""
+    """Return the tensors of all processes."""
     found = [torch.empty_like(tensor) for _ in range(world)]
     dist.all_gather(found, tensor.contiguous())
     return found
@@ -97,7 +97,7 @@ def data_parallel(rank: int, world: int) -> None:
 
 
 def checkpointed_data_parallel(rank: int, world: int) -> None:
-    """In DDP the forward that is run again draws the k of the first one."""
+    """Check that in DDP a checkpointed forward, when it runs again, draws the same k."""
     for block in (False, True):
         found = []
         for again in (False, True):
@@ -138,7 +138,7 @@ def fully_sharded(rank: int, world: int) -> None:
 
 
 def collectives(call: Callable[[], object]) -> int:
-    """How many a call starts."""
+    """Return the number of collectives that a call starts."""
     from torch.distributed.tensor.debug import CommDebugMode
 
     with CommDebugMode() as counted:
@@ -147,7 +147,7 @@ def collectives(call: Callable[[], object]) -> int:
 
 
 def shards_of_features(rank: int, world: int) -> None:
-    """Every shard keeps its part of one prefix, drawn or set, and no device is asked."""
+    """Check that each shard keeps its part of one prefix, with a random and a fixed k, without communication."""
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
 
     mesh = init_device_mesh("cpu", (world,))
@@ -167,7 +167,7 @@ def shards_of_features(rank: int, world: int) -> None:
 
 
 def shards_of_samples(rank: int, world: int) -> None:
-    """Each sample has a k of its own, its own one where k is set, wherever it lies; so for tokens, in sequence parallelism."""
+    """Check that each sample (or token) has its own random or fixed k, whichever shard holds it."""
     from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
 
     mesh = init_device_mesh("cpu", (world,))
@@ -207,7 +207,7 @@ def sharded_twice(rank: int, world: int) -> None:
 
 
 def tensor_parallel(rank: int, world: int) -> None:
-    """A block with its hidden features over all processes trains as in one, at given k and, with one seed, at drawn k."""
+    """Check that a block with sharded hidden features trains as in one process, with a fixed and, for one seed, a random k."""
     from torch.distributed.tensor import init_device_mesh
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
@@ -228,7 +228,7 @@ def tensor_parallel(rank: int, world: int) -> None:
 
 
 def sequence_parallel(rank: int, world: int) -> None:
-    """The style that torch has for dropout between sharded tokens."""
+    """Check torch's parallel style for dropout on sharded tokens."""
     from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
     from torch.distributed.tensor.parallel import SequenceParallel, parallelize_module
 
@@ -254,7 +254,7 @@ def parts_that_are_summands(rank: int, world: int) -> None:
 
 
 def pipeline(rank: int, world: int) -> None:
-    """A stage that is computed again has the gradients of one that is not, and the stages those of one process."""
+    """Check that a recomputed stage has the same gradients, and that all stages have those of one process."""
     from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
 
     micro, found = 4, []

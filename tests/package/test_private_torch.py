@@ -27,7 +27,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "_torch.py
 
 
 def own_names() -> set[str]:
-    """Every name that the package defines or assigns, attributes too."""
+    """Return all names that the package defines or assigns, attributes included."""
     nodes = [node for path in FILES for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
     named = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     stored = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
@@ -35,7 +35,7 @@ def own_names() -> set[str]:
 
 
 def private_names(source: str, own: set[str]) -> list[str]:
-    """The private names of torch that a source uses, as attributes, in imports and as dotted text."""
+    """Return the private names of torch in a source: attributes, imports and dotted text."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):

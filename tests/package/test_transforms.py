@@ -169,7 +169,7 @@ def test_activation_checkpointing_draws_the_same_mask_again(shape: tuple[int, in
         torch.testing.assert_close(received, wanted, rtol=0, atol=0)
 
 
-def backward(output: Tensor, leaf: Tensor) -> tuple[Tensor]:
+def backward(output: Tensor, leaf: Tensor) -> tuple[Tensor | None]:
     output.sum().backward()
     return (leaf.grad,)
 

@@ -1,4 +1,4 @@
-"""What cases are built of: the layer, its compiled form, threads, and the wait for a device."""
+"""Build parts of a case: the layer, its compiled form, the number of threads, the synchronisation with a device."""
 
 import os
 import shlex
@@ -14,7 +14,7 @@ from .original import ThresholdDropout
 
 
 def feature(owner: object, name: str) -> Any:
-    """A public name of the package or of its layer, or NotAvailable on a version that lacks it."""
+    """Return the attribute `name` of the package or of its layer; raise NotAvailable if this version lacks it."""
     try:
         return getattr(owner, name)
     except AttributeError:
@@ -22,7 +22,7 @@ def feature(owner: object, name: str) -> Any:
 
 
 def build_layer(case: Case, package: ModuleType | None) -> torch.nn.Module:
-    """The case's layer alone; `package` may be None where the layer is one of torch's."""
+    """Return the layer of the case; `package` may be None if the layer is one of torch's."""
     if case.layer == "nn.Dropout":
         return torch.nn.Dropout(case.p)
     if case.layer == "copy":
@@ -37,24 +37,24 @@ def build_layer(case: Case, package: ModuleType | None) -> torch.nn.Module:
 
 
 class Copy(torch.nn.Module):
-    """`x.clone()`: the unit, since no dropout can write less than its output."""
+    """Compute `x.clone()`: the unit of speed, since no dropout can write less than its output."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.clone()
 
 
 def use_threads(case: Case) -> None:
-    """Set torch's threads to those of the case (None: all cores). Call it before timing if another case came between."""
+    """Set torch's number of threads to that of the case (None: all cores). Repeat it after another case."""
     wanted = case.threads or os.cpu_count() or 1
     if torch.get_num_threads() != wanted:
         torch.set_num_threads(wanted)
 
 
 def compiled(case: Case, module: torch.nn.Module) -> Callable[..., torch.Tensor]:
-    """The module as the case's mode wants it.
+    """Return the module, compiled if the case's mode says so.
 
-    Shapes are static: otherwise the second shape that a process sees would be compiled for any shape, and the figure
-    would depend on what was measured before. One process may then hold many versions of the same code.
+    Shapes are static: otherwise torch would compile the second shape of a process for all shapes, and the figure would
+    depend on earlier measurements. So the limit on compiled versions of the same code is raised.
     """
     if case.mode == "eager":
         return module
@@ -65,7 +65,7 @@ def compiled(case: Case, module: torch.nn.Module) -> Callable[..., torch.Tensor]
 
 
 def quote_library_path() -> None:
-    """Let inductor link where the path of torch has a space in it: it quotes what it includes, not where it links."""
+    """Make inductor link if torch's path contains a space: inductor quotes include paths, but not library paths."""
     from torch.utils import cpp_extension
 
     if " " in cpp_extension.TORCH_LIB_PATH and "'" not in cpp_extension.TORCH_LIB_PATH:
@@ -73,12 +73,12 @@ def quote_library_path() -> None:
 
 
 def synchronise(case: Case) -> Callable[[], None] | None:
-    """What waits for the case's device to finish; None on the CPU, which is never ahead."""
+    """Return the function that waits for the case's device; None on the CPU, which is synchronous."""
     return torch.cuda.synchronize if case.device == "cuda" else None
 
 
 def no_compiler(error: BaseException | None) -> bool:
-    """Whether inductor failed for want of a C++ compiler; it wraps that error in others."""
+    """Return True if inductor failed because no C++ compiler is installed; inductor wraps that error in others."""
     while error is not None:
         if "InvalidCxxCompiler" in f"{type(error).__name__} {error}":
             return True

@@ -1,4 +1,4 @@
-"""What a case is, and how one ends that cannot be measured or is wrong."""
+"""The type of a case, and the errors of a case that cannot be measured or computes a wrong result."""
 
 import sys
 from dataclasses import dataclass, replace
@@ -9,21 +9,21 @@ LAYERS = ("TailDropout", "nn.Dropout", "copy")
 ORIGINAL = "original"
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
-# asv takes its own exception for "n/a, and no failure"; it is looked up, not imported, since asv need not be there.
+# asv takes its own exception as "n/a, not a failure". It is looked up, not imported, since asv may not be installed.
 _asv_mark = sys.modules.get("asv_runner.benchmarks.mark")
 
 
 class NotAvailable(_asv_mark.SkipNotImplemented if _asv_mark else NotImplementedError):  # type: ignore[misc]
-    """This machine, or this version of the package, lacks what the case needs: its result is n/a."""
+    """The machine or the version of the package lacks something that the case needs: its result is n/a."""
 
 
 class WrongResult(AssertionError):
-    """What the case computes is wrong, so that its time says nothing."""
+    """The case computes a wrong result, so its time means nothing."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One benchmarked situation. `goal` holds the ratios to nn.Dropout and to copy that the design asks for."""
+    """One benchmarked situation. `goal` holds the ratios to nn.Dropout and to copy that we aim at."""
 
     name: str
     shape: tuple[int, ...]
@@ -41,17 +41,17 @@ class Case:
     goal: tuple[float | None, float | None] = (None, None)
 
     def of(self, layer: str) -> "Case":
-        """The same situation with another of `LAYERS`, or with `ORIGINAL`."""
+        """Return the same case with another of `LAYERS`, or with `ORIGINAL`."""
         if layer not in (*LAYERS, ORIGINAL):
             raise ValueError(f"layer={layer!r} is none of {(*LAYERS, ORIGINAL)}")
         return replace(self, layer=layer)
 
     @property
     def n(self) -> int:
-        """Number of features."""
+        """Return the number of features."""
         return self.shape[self.dropout_dim]
 
     @property
     def numel(self) -> int:
-        """Number of elements of the input."""
+        """Return the number of elements of the input."""
         return torch.Size(self.shape).numel()

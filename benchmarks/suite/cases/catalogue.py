@@ -1,6 +1,6 @@
-"""Every case by name: chosen, not multiplied, and only ever appended to (asv's history is keyed by name).
+"""All cases by name: a selection, not a product. Only append to it, because asv's history is keyed by name.
 
-A name reads device (none: the CPU), shape or model, dtype, direction, then what is unusual: `1024x512-bf16-train`.
+A name is device (none: the CPU), shape or model, dtype, direction, then anything unusual: `1024x512-bf16-train`.
 """
 
 from typing import Any
@@ -64,7 +64,7 @@ def _models() -> list[Case]:
 def _cuda() -> list[Case]:
     gpu: dict[str, Any] = {"device": "cuda"}
     train: dict[str, Any] = {"device": "cuda", "direction": "train"}
-    matrix, tokens = (16384, 4096), (8, 2048, 4096)  # past the cache: 256 MiB each in float32
+    matrix, tokens = (16384, 4096), (8, 2048, 4096)  # larger than the cache: 256 MiB each in float32
     return [
         Case("cuda-8x16-f32-fwd", (8, 16), **gpu, quick=True, goal=(1.2, None)),
         Case("cuda-8x16-f32-train", (8, 16), **train, goal=(1.2, None)),
@@ -95,5 +95,5 @@ CASES: dict[str, Case] = {case.name: case for case in (*_layers(), *_models(), *
 
 
 def names(*, quick: bool = False, device: str | None = None) -> list[str]:
-    """The names of all cases, or of the quick ones, or of those on one device."""
+    """Return the names of all cases, or of the quick ones, or of those on one device."""
     return [c.name for c in CASES.values() if (c.quick or not quick) and device in (None, c.device)]

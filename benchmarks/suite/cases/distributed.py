@@ -1,7 +1,7 @@
-"""Prepares and checks the cases that train on several devices or in several processes.
+"""Prepare and check the cases that train on several devices or in several processes.
 
-Run as a script this file is one of the processes of the DistributedDataParallel case, and then imports torch alone:
-`python distributed.py RANK STORE NAME P PACKAGE ROWS WIDTH`. It trains a step for every line that it reads.
+Run as a script, this file is one process of the DistributedDataParallel case and imports only torch:
+`python distributed.py RANK STORE NAME P PACKAGE ROWS WIDTH`. It trains one step per line that it reads.
 """
 
 import importlib.util
@@ -26,7 +26,7 @@ PROCESSES = 2
 
 
 def make_data_parallel(case: "Case", package: ModuleType | None) -> Callable[[], torch.Tensor]:
-    """A step under `nn.DataParallel` over every GPU; see `prepare.make`."""
+    """Prepare a step under `nn.DataParallel` over all GPUs; see `prepare.make`."""
     if torch.cuda.device_count() < 2:
         raise NotAvailable("DataParallel needs two GPUs")
     network = model.build(case, package).to(case.device)
@@ -40,11 +40,11 @@ def make_data_parallel(case: "Case", package: ModuleType | None) -> Callable[[],
 
 
 def make_ddp(case: "Case", package: ModuleType | None) -> Callable[[], list[float]]:
-    """A step of two gloo processes, which live as long as the callable does; see `prepare.make`."""
+    """Prepare a step of two gloo processes, which live as long as the returned callable; see `prepare.make`."""
     if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
         raise NotAvailable("this torch has no gloo")
     if case.layer == "TailDropout":
-        build_layer(case, package)  # so that a version without the layer is n/a here, not a broken pipe
+        build_layer(case, package)  # a version without the layer is n/a here, instead of a broken pipe
     folder = tempfile.TemporaryDirectory()
     where = str(Path(package.__file__).parent) if package is not None and package.__file__ else ""
     words = [f"{folder.name}/store", case.layer, str(case.p), where, *map(str, case.shape)]
@@ -72,13 +72,13 @@ def make_ddp(case: "Case", package: ModuleType | None) -> Callable[[], list[floa
 
 
 def pipe(stream: IO[str] | None) -> IO[str]:
-    """A stream that was opened above."""
+    """Return an open stream of the process, for the type checker."""
     assert stream is not None
     return stream
 
 
 def stop(workers: list[subprocess.Popen[str]], folder: "tempfile.TemporaryDirectory[str]") -> None:
-    """End the processes: they leave when their input ends."""
+    """End the processes: they exit at the end of their input."""
     for worker in workers:
         pipe(worker.stdin).close()
     for worker in workers:
@@ -92,7 +92,7 @@ def stop(workers: list[subprocess.Popen[str]], folder: "tempfile.TemporaryDirect
 
 
 def load(folder: str) -> ModuleType:
-    """The package in `folder`, under whichever name."""
+    """Import the package in `folder`, whatever its name."""
     spec = importlib.util.spec_from_file_location(
         "taildropout", Path(folder) / "__init__.py", submodule_search_locations=[folder]
     )
@@ -104,7 +104,7 @@ def load(folder: str) -> ModuleType:
 
 
 def work(rank: str, store: str, name: str, p: str, folder: str, rows: str, width: str) -> None:
-    """One process: train a step for each line of input and answer with a sum of the weights."""
+    """Run one process: for each line of input train a step and print a sum of the weights."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{store}", rank=int(rank), world_size=PROCESSES)
     make_layer = {"nn.Dropout": nn.Dropout, "copy": nn.Identity}.get(name) or load(folder).TailDropout

@@ -1,4 +1,4 @@
-"""Prepares and checks a case that is the layer alone."""
+"""Prepare and check a case that is the layer alone."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -14,7 +14,7 @@ CALLS_BEFORE_TIMING = 3  # compiles, and lets CUDA graphs record and replay
 
 
 def make(case: Case, package: ModuleType | None) -> Callable[[], Any]:
-    """See `prepare.make`."""
+    """Prepare a case that is the layer alone; see `prepare.make`."""
     run, x, gradient = prepare(case, package)
     for _ in range(CALLS_BEFORE_TIMING):
         result = run()
@@ -23,21 +23,21 @@ def make(case: Case, package: ModuleType | None) -> Callable[[], Any]:
 
 
 def prepare(case: Case, package: ModuleType | None) -> tuple[Callable[[], Any], torch.Tensor, torch.Tensor]:
-    """What does the work once, not yet called, so not yet compiled; with its input and gradient."""
+    """Return a callable that does the work once, its input and its gradient. It was not called yet, so nothing is compiled."""
     layer = build_layer(case, package).to(case.device)
     layer.train(case.direction != "eval")
     if case.direction == "set_k" and case.layer == "TailDropout":
         feature(layer, "set_k")(case.n // 3)
     call = compiled(case, layer)
     x, gradient = inputs(case.shape, DTYPES[case.dtype], case.device)
-    torch.manual_seed(0)  # the inputs may have been there
+    torch.manual_seed(0)  # `inputs` seeds only when it makes new tensors
     leaf = x.detach().requires_grad_()
     run = train(call, leaf, gradient) if case.direction == "train" else lambda: call(x)
     return run, x, gradient
 
 
 def train(call: Callable[..., Any], x: torch.Tensor, gradient: torch.Tensor) -> Callable[[], Any]:
-    """Forward and backward without a place where gradients add up, so that every layer pays for its own work only."""
+    """Return a callable for forward and backward that accumulates no gradients, so that only the layer's work is timed."""
 
     def run() -> tuple[torch.Tensor, torch.Tensor]:
         output = call(x)
@@ -48,9 +48,9 @@ def train(call: Callable[..., Any], x: torch.Tensor, gradient: torch.Tensor) -> 
 
 @lru_cache(maxsize=1)
 def inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Input and gradient: Gaussian numbers without a zero, so that a zero in the output is a dropped feature.
+    """Return input and gradient: Gaussian numbers without zeros, so a zero in the output is a dropped feature.
 
-    What is measured side by side shares them: where a tensor lies in memory changes the time of a call by some percent.
+    All layers of a measurement share them, because a tensor's place in memory changes the time of a call by some percent.
     """
     torch.manual_seed(0)
     drawn = (torch.randn(shape, device=device).to(dtype) for _ in range(2))
@@ -59,7 +59,7 @@ def inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[tor
 
 
 def check(case: Case, x: torch.Tensor, gradient: torch.Tensor, result: Any) -> None:
-    """Raise WrongResult unless `result` is what the layer must give for `x`."""
+    """Raise WrongResult unless `result` is a correct output of the layer for `x`."""
     output, grad = result if case.direction == "train" else (result, None)
     if output.shape != x.shape or output.dtype != x.dtype:
         raise WrongResult(f"{case.name}: {tuple(output.shape)} {output.dtype} from {tuple(x.shape)} {x.dtype}")
@@ -76,7 +76,7 @@ def check(case: Case, x: torch.Tensor, gradient: torch.Tensor, result: Any) -> N
 
 
 def check_tail(case: Case, x: torch.Tensor, output: torch.Tensor) -> None:
-    """The output is 0 or bitwise `x`, what is kept is a prefix, and each sample has a k of its own."""
+    """Check that the output is 0 or bitwise `x`, that kept features are a prefix, and that each sample has its own k."""
     kept = (output != 0).movedim(case.dropout_dim, -1)
     require(torch.equal(output, torch.where(output != 0, x, 0)), case, "an output is neither 0 nor bitwise the input")
     check_prefix(kept, case)
@@ -92,12 +92,12 @@ def check_tail(case: Case, x: torch.Tensor, output: torch.Tensor) -> None:
 
 
 def check_prefix(kept: torch.Tensor, case: Case) -> None:
-    """`kept` never rises along its last dimension."""
+    """Check that along the last dimension no kept feature follows a dropped one."""
     require(not bool((~kept[..., :-1] & kept[..., 1:]).any()), case, "the kept features are no prefix")
 
 
 def check_draws(case: Case, k: torch.Tensor) -> None:
-    """`k`, all dimensions but the features', is one number per sample, drawn apart, with about the mean of the law."""
+    """Check that samples have independent draws in `k`, with about the mean of the law."""
     batch = (case.batch_dim,) if isinstance(case.batch_dim, int) else case.batch_dim
     features = case.dropout_dim % len(case.shape)
     shared = [d - (d > features) for d in range(len(case.shape)) if d != features and d not in batch]
@@ -105,10 +105,10 @@ def check_draws(case: Case, k: torch.Tensor) -> None:
         require(torch.equal(k.amin(shared), k.amax(shared)), case, "k differs within a sample")
         k = k.amin(shared)
     dropped = 1 - k.double().mean().item() / case.n
-    # K / n lies in [0, 1], so its variance is at most p (1 - p); six deviations are beyond any luck.
+    # K / n lies in [0, 1], so its variance is at most p (1 - p); six standard deviations are never exceeded by chance.
     slack = 6 * (case.p * (1 - case.p) / k.numel()) ** 0.5
     require(abs(dropped - case.p) <= slack, case, f"drops {dropped:.4f} of the features instead of {case.p}")
-    if case.p == 0.5:  # eight samples agree by chance once in 1e5 draws, and seeds are fixed
+    if case.p == 0.5:  # eight samples are equal by chance once in 1e5 draws; seeds are fixed
         require(bool((k != k.flatten()[0]).any()), case, "all samples share one k")
 
 

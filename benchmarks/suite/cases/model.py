@@ -1,7 +1,7 @@
-"""Prepares and checks a case that trains a model: the layer where people put it, with what surrounds it.
+"""Prepare and check a case that trains a model with the layer in it.
 
-`block` is Linear, GELU, dropout, Linear and gives forward and backward, and so does `feedforward`, which is that of a
-transformer, four times as wide inside, and a TailMLP in the place of TailDropout; the others take an optimiser's step as well.
+`block` is Linear, GELU, dropout, Linear. `feedforward` is the block of a transformer, four times as wide inside, with a TailMLP
+instead of TailDropout. Both run forward and backward; the other models also take an optimiser's step.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Step = Callable[[], torch.Tensor]
 
 
 def make(case: Case, package: ModuleType | None) -> Step:
-    """See `prepare.make`."""
+    """Prepare a case that trains a model; see `prepare.make`."""
     run, model, call, x = prepare(case, package)
     for _ in range(CALLS_BEFORE_TIMING):
         loss = run()
@@ -33,7 +33,7 @@ def make(case: Case, package: ModuleType | None) -> Step:
 
 
 def prepare(case: Case, package: ModuleType | None) -> tuple[Step, nn.Module, Callable[..., torch.Tensor], torch.Tensor]:
-    """What does the step, not yet called, so not yet compiled; the model, what calls it, and its input."""
+    """Return a callable for one step, the model, the (compiled) model to call, and the input. Nothing was called yet."""
     model = build(case, package).to(case.device, DTYPES[case.dtype])
     x = torch.randn(case.shape, device=case.device, dtype=DTYPES[case.dtype])
     call = compiled(case, model)
@@ -42,7 +42,7 @@ def prepare(case: Case, package: ModuleType | None) -> tuple[Step, nn.Module, Ca
 
 
 def build(case: Case, package: ModuleType | None) -> nn.Module:
-    """The case's model, its input `case.shape`, with the case's layer in it."""
+    """Return the case's model for an input of `case.shape`, with the case's layer in it."""
     dropout, width = build_layer(case, package), case.n
     if case.model == "block":
         return nn.Sequential(nn.Linear(width, width), nn.GELU(), dropout, nn.Linear(width, width))
@@ -64,7 +64,7 @@ def build(case: Case, package: ModuleType | None) -> nn.Module:
 
 
 def block_step(model: nn.Module, call: Callable[..., torch.Tensor], x: torch.Tensor) -> Step:
-    """Forward and backward; the gradients are handed out, not added up."""
+    """Return a callable for forward and backward that returns the gradients instead of accumulating them."""
     weights = list(model.parameters())
 
     def run() -> torch.Tensor:
@@ -76,7 +76,7 @@ def block_step(model: nn.Module, call: Callable[..., torch.Tensor], x: torch.Ten
 
 
 def training_step(model: nn.Module, call: Callable[..., torch.Tensor], x: torch.Tensor) -> Step:
-    """One step of plain gradient descent; its rate is too small to change the numbers that the time depends on."""
+    """Return a step of gradient descent. Its rate is so small that the weights, and so the times, stay the same."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
 
     def run() -> torch.Tensor:
@@ -90,7 +90,7 @@ def training_step(model: nn.Module, call: Callable[..., torch.Tensor], x: torch.
 
 
 def check_block(case: Case, model: nn.Module, call: Callable[..., torch.Tensor], x: torch.Tensor) -> None:
-    """With the last Linear made the identity, the (compiled) block shows what its dropout lets through."""
+    """Check the (compiled) block: with the identity as its last Linear, its output is that of its dropout."""
     last: nn.Linear = model[-1]  # type: ignore[index]
     before = {name: value.clone() for name, value in last.state_dict().items()}
     last.load_state_dict({"weight": torch.eye(case.n), "bias": torch.zeros(case.n)})
@@ -105,7 +105,7 @@ def check_block(case: Case, model: nn.Module, call: Callable[..., torch.Tensor],
 
 
 def check_plain(case: Case, model: nn.Module, x: torch.Tensor) -> None:
-    """A block that leaves out what is dropped gives what its modules give one after the other, with the same draws."""
+    """Check that a block that skips dropped features gives the output of its modules in sequence, for the same draws."""
     outputs = []
     for each in (model, nn.Sequential(*model)):  # type: ignore[misc]
         torch.manual_seed(1)
@@ -115,7 +115,7 @@ def check_plain(case: Case, model: nn.Module, x: torch.Tensor) -> None:
 
 
 def check_inside(case: Case, model: nn.Module, x: torch.Tensor) -> None:
-    """Look at what goes into and comes out of the layer during one eager step."""
+    """Check the layer's input and output during one eager step."""
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     layers = [m for m in model.modules() if type(m).__name__ == "TailDropout"]
     hooks = [m.register_forward_hook(lambda m, args, out: seen.append((args[0].detach(), out.detach()))) for m in layers]
@@ -130,7 +130,7 @@ def check_inside(case: Case, model: nn.Module, x: torch.Tensor) -> None:
 
 
 def check_kept(case: Case, output: torch.Tensor, zeros_in: torch.Tensor | None = None) -> None:
-    """Kept features are a prefix with a k per sample; where the input itself was zero nothing can be seen."""
+    """Check that kept features are a prefix with a k per sample; zeros of the input are ignored."""
     kept = (output != 0).movedim(case.dropout_dim, -1)
     if zeros_in is None:
         check_prefix(kept, case)

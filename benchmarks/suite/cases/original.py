@@ -1,7 +1,7 @@
-"""Tail dropout in the formulation of the original package: thresholds, a uniform, a multiplication. Written anew, to be timed.
+"""Tail dropout as the original package formulates it: thresholds, a uniform, a multiplication. Rewritten here for timing.
 
-Feature j is dropped with probability 1 − e^(−λj). A sample draws one uniform number, in the input's dtype as there, and keeps
-the features whose probability lies below it; the rest is multiplied by 0.
+Feature j is dropped with probability 1 − e^(−λj). A sample draws one uniform number, in the input's dtype, and keeps the
+features whose probability is below it; the other features are multiplied by 0.
 """
 
 import math
@@ -11,7 +11,7 @@ from torch import nn
 
 
 class ThresholdDropout(nn.Module):
-    """For inputs with as many dims and features as `shape`, of one dtype: its thresholds are made once."""
+    """A layer for inputs of one dtype with as many dims and features as `shape`: the thresholds are computed once."""
 
     thresholds: torch.Tensor
 
@@ -27,7 +27,7 @@ class ThresholdDropout(nn.Module):
         self.register_buffer("thresholds", chance.to(dtype).reshape(along), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """What stays of `x`, in training; else `x`."""
+        """Return `x` with its tail dropped in training; else `x`."""
         if not self.training:
             return x
         shape = [size if dim in self.batch_dims else 1 for dim, size in enumerate(x.shape)]
@@ -35,7 +35,7 @@ class ThresholdDropout(nn.Module):
 
 
 def rate(p: float, n: int) -> float:
-    """λ at which the mean share of n features that stay, (1/n) Σ e^(−λj), is 1 − p; by bisection."""
+    """Return the λ at which the mean share of features kept, (1/n) Σ e^(−λj), is 1 − p, by bisection."""
     low, high = 0.0, 1.0
     while kept(high, n) > 1 - p:
         high *= 2
@@ -46,5 +46,5 @@ def rate(p: float, n: int) -> float:
 
 
 def kept(rate: float, n: int) -> float:
-    """The geometric series (1/n) Σ e^(−rate·j), j = 1 … n."""
+    """Return (1/n) Σ e^(−rate·j) for j = 1 … n, a geometric series."""
     return -math.expm1(-rate * n) / math.expm1(rate) / n

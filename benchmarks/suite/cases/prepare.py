@@ -1,4 +1,4 @@
-"""From a case to what is timed."""
+"""Prepare a case: return the callable that is timed."""
 
 from collections.abc import Callable
 from types import ModuleType
@@ -12,12 +12,12 @@ from .case import ORIGINAL, Case, NotAvailable
 
 
 def make(case: Case, package: ModuleType | None = None) -> Callable[[], Any]:
-    """Prepare `case` with the layer of `package`, warm it up (compiled cases compile here) and check what it computes.
+    """Prepare `case` with the layer of `package`, warm it up (compiled cases compile here) and check its result.
 
-    Returns a callable without arguments that does the work once: it gives the output, for a layer's `train` the pair
-    of output and gradient, for a model the loss. On CUDA it does not wait for the device (`synchronise`).
+    Returns a callable without arguments that does the work once. It returns the output; for a layer's `train` the pair
+    of output and gradient; for a model the loss. On CUDA it does not wait for the device (`synchronise` does).
 
-    Raises NotAvailable where machine or package lack what it needs, WrongResult where the result is wrong.
+    Raises NotAvailable if the machine or the package lacks something the case needs, WrongResult if the result is wrong.
     """
     if case.device == "cuda" and not torch.cuda.is_available():
         raise NotAvailable("this machine has no CUDA device")

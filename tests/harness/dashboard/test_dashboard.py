@@ -175,7 +175,7 @@ def served(tmp_path: Path) -> Iterator[ThreadingHTTPServer]:
 
 
 def fetch(server: ThreadingHTTPServer, path: str) -> tuple[str, str]:
-    """The path that a request ends at, and what stands there."""
+    """Return the path after redirects, and the content."""
     base = f"http://127.0.0.1:{server.server_port}"
     with urllib.request.urlopen(base + path) as answer:
         return answer.url.removeprefix(base), answer.read().decode()

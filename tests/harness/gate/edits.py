@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import ROOT
 from benchmarks.gate.versions import Version
-from benchmarks.workload import PACKAGE
+from benchmarks.suite.loading import PACKAGE
 
 SMALL = "8x16-f32-fwd"
 NEEDS_GIT = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="versions come from git, and this is a copy without it")

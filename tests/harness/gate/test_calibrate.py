@@ -4,6 +4,7 @@ import json
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,8 @@ from benchmarks.results import tables as table
 CASES = list(workload.slowdowns)
 
 
-def trial(kind, chance, change=0.0, verdict=PASS):
-    """A trial as it is recorded, its processes normal around a change."""
+def trial(kind: str, chance: random.Random, change: float = 0.0, verdict: str = PASS) -> dict[str, Any]:
+    """Return a recorded trial whose processes are normal around a change."""
     logs = [[round(math.log1p(change) + chance.gauss(0, 0.006), 5) for _ in range(LOOKS[0])] for _ in CASES]
     cases = {
         case: {"verdict": verdict, "logs": each, "flags": {"asv": verdict == REGRESSED, "t-test": True}}
@@ -37,7 +38,7 @@ def trial(kind, chance, change=0.0, verdict=PASS):
 
 
 @pytest.fixture
-def record():
+def record() -> dict[str, Any]:
     chance = random.Random(1)
     trials = [trial("same", chance) for _ in range(18)] + [trial("same", chance, verdict=UNSTABLE)]
     trials += [trial("slower", chance, 0.05, REGRESSED) for _ in range(5)] + [trial("busy same", chance)]
@@ -53,13 +54,13 @@ def record():
     }
 
 
-def found(rows, **wanted):
-    """The only row that holds all that is wanted."""
+def found(rows: list[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
+    """Return the only row with all the wanted values."""
     (row,) = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
     return row
 
 
-def test_rates_count_trials_and_replay_their_processes(record, monkeypatch):
+def test_rates_count_trials_and_replay_their_processes(record: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(error_rates, "EFFECTS", (0.0, 0.01, 0.05, -0.05))
     rows = [row for row in error_rates.evaluate(record | {"trials": record["trials"]}) if row["source"] == "live"]
     same = found(rows, rule="gate", signal="time", machine="quiet", effect=0.0)
@@ -77,8 +78,8 @@ def test_rates_count_trials_and_replay_their_processes(record, monkeypatch):
     assert [(row["regressed"], row["improved"]) for row in replayed] == [(0, 0), (40, 0), (0, 40)]
 
 
-def test_the_first_number_is_the_smallest_slowdown_that_is_surely_caught():
-    def row(effect, regressed):
+def test_the_first_number_is_the_smallest_slowdown_that_is_surely_caught() -> None:
+    def row(effect: float, regressed: int) -> dict[str, Any]:
         return {"source": "replayed", "effect": effect, "regressed": regressed, "trials": 1000}
 
     rows = [row(0.0, 1000), row(-0.05, 1000), row(0.03, 955), row(0.04, 985), row(0.05, 1000)]
@@ -87,7 +88,9 @@ def test_the_first_number_is_the_smallest_slowdown_that_is_surely_caught():
     assert error_rates.rate(0, 299) == "0.0% [0.0%, 1.0%]"
 
 
-def test_the_table_of_rates_leads_with_that_number(record, monkeypatch, tmp_path):
+def test_the_table_of_rates_leads_with_that_number(
+    record: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(workload, "records", tmp_path)
     with pytest.raises(table.CannotFill, match="never calibrated"):
         table.gate()
@@ -100,7 +103,7 @@ def test_the_table_of_rates_leads_with_that_number(record, monkeypatch, tmp_path
     assert "| gate | time | +5% | one of them | quiet, replayed | 300 | 100.0% [99.0%, 100.0%] |" in text
 
 
-def test_a_record_is_read_back_as_it_was_stored(record, tmp_path):
+def test_a_record_is_read_back_as_it_was_stored(record: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "gate" / "some-cpu.json"
     assert load_record(file) == {"version": 1, "trials": [], "instructions": {}}
     store_record(record, file)
@@ -114,7 +117,7 @@ def test_a_record_is_read_back_as_it_was_stored(record, tmp_path):
         load_record(file)
 
 
-def test_a_record_of_an_earlier_version_of_the_gate_still_loads(tmp_path, monkeypatch):
+def test_a_record_of_an_earlier_version_of_the_gate_still_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = load_record(Path(__file__).parent / "old_record.json")
     monkeypatch.setattr(error_rates, "EFFECTS", (0.05,))
     monkeypatch.setattr(error_rates, "REPLAYS", 20)
@@ -128,7 +131,9 @@ def test_a_record_of_an_earlier_version_of_the_gate_still_loads(tmp_path, monkey
     assert calibration.next_kind(old) in calibration.WANTED
 
 
-def test_trials_are_neither_replaced_nor_lost(record, tmp_path, monkeypatch, capsys):
+def test_trials_are_neither_replaced_nor_lost(
+    record: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(workload, "records", tmp_path)
     file = record_path(tmp_path)
     store_record(record, file)
@@ -143,7 +148,7 @@ def test_trials_are_neither_replaced_nor_lost(record, tmp_path, monkeypatch, cap
     assert file.read_text() == "{"
 
 
-def test_the_kind_that_lags_most_is_next(record, monkeypatch):
+def test_the_kind_that_lags_most_is_next(record: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(counters, "available", lambda: None)
     assert calibration.next_kind({"trials": []}) == "same"
     assert calibration.next_kind(record) == "busy slower"
@@ -153,17 +158,17 @@ def test_the_kind_that_lags_most_is_next(record, monkeypatch):
     assert calibration.next_kind(record) == "instructions same"
 
 
-def test_other_processes_are_seen():
+def test_other_processes_are_seen() -> None:
     with calibration.competitors(True), calibration.watched() as seen:
         sum(range(20_000_000))
     assert seen["foreign"] > 0.2
 
 
 @pytest.mark.parametrize(("slower", "expected"), [(1.0, (False, False)), (1.1, (True, True)), (1.01, (False, False))])
-def test_other_rules_judge_the_same_rounds(slower, expected):
+def test_other_rules_judge_the_same_rounds(slower: float, expected: tuple[bool, bool]) -> None:
     chance = random.Random(2)
 
-    def process(drift):
+    def process(drift: float) -> dict[str, list[float]]:
         base = [drift * chance.gauss(1, 0.02) for _ in range(100)]
         return {"base": base, "head": [slower * drift * chance.gauss(1, 0.02) for _ in range(100)]}
 
@@ -174,7 +179,7 @@ def test_other_rules_judge_the_same_rounds(slower, expected):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="versions come from git, and this is a copy without it")
-def test_real_trials_are_recorded(tmp_path, monkeypatch):
+def test_real_trials_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workload, "slowdowns", {"8x16-f32-fwd": Slowdown("python", 0.5)})
     monkeypatch.setattr(calibration, "WANTED", {"same": 1, "slower": 1})
     monkeypatch.setattr(counters, "available", lambda: None)

@@ -1,6 +1,7 @@
 """The canary: a slowdown of known size counts as seen if the gate calls it slower by about that size."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -17,20 +18,24 @@ from benchmarks.suite.cases import CASES
     ("verdict", "change", "seen"),
     [(REGRESSED, 0.1, True), (REGRESSED, 0.049, False), (REGRESSED, 0.21, False), (PASS, 0.1, False), (FAILED, None, False)],
 )
-def test_a_canary_is_seen_if_it_is_called_slower_by_about_what_was_injected(verdict, change, seen):
+def test_a_canary_is_seen_if_it_is_called_slower_by_about_what_was_injected(
+    verdict: str, change: float | None, seen: bool
+) -> None:
     rows = [Row("one", "time", REGRESSED, change=0.1), Row("two", "time", verdict, change=change)]
     assert canary.unseen(rows) == ([] if seen else ["two"])
     assert ("not seen" in canary.canary_line(rows, canary.unseen(rows))) != seen
 
 
-def test_every_canary_is_a_case_of_its_device():
+def test_every_canary_is_a_case_of_its_device() -> None:
     assert {device: {CASES[name].device for name in cases} for device, cases in workload.CANARY.items()} == {
         "cpu": {"cpu"},
         "cuda": {"cuda"},
     }
 
 
-def test_the_command_says_what_the_gate_saw(monkeypatch, tmp_path, capsys):
+def test_the_command_says_what_the_gate_saw(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [Row("one", "time", REGRESSED, change=0.1)]
     asked = []
     monkeypatch.setattr(command, "judge_canary", lambda *words: asked.append(words) or rows)

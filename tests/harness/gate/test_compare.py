@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from edits import NEEDS_GIT, SMALL
+from gate.edits import NEEDS_GIT, SMALL
 
 from benchmarks import ROOT, workload
 from benchmarks.__main__ import main
@@ -19,11 +19,14 @@ from benchmarks.gate import report as gate_report
 from benchmarks.gate.measuring import Comparison
 from benchmarks.gate.report import Row
 from benchmarks.gate.rule import PASS
+from benchmarks.gate.versions import Version
 
 pytestmark = NEEDS_GIT
 
 
-def test_the_command_stores_rounds_and_verdict(tmp_path, monkeypatch, capsys):
+def test_the_command_stores_rounds_and_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(compare, "VERDICT", tmp_path / "verdict.json")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     monkeypatch.setattr(counters, "available", lambda: None)
@@ -52,7 +55,9 @@ def test_the_command_stores_rounds_and_verdict(tmp_path, monkeypatch, capsys):
         (["HEAD", "--case", SMALL, "--json", "/dev/null/x"], "Could not measure"),
     ],
 )
-def test_what_cannot_be_measured_says_why(words, message, capsys, monkeypatch, tmp_path):
+def test_what_cannot_be_measured_says_why(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(compare, "VERDICT", tmp_path / "verdict.json")
     monkeypatch.setattr(compare, "compare", lambda *_: [Row("case", "time", PASS)])
     assert main(["compare", *words]) == 2
@@ -60,7 +65,7 @@ def test_what_cannot_be_measured_says_why(words, message, capsys, monkeypatch, t
 
 
 @pytest.mark.parametrize("text", ["10", "0m", "m", "1d"])
-def test_a_budget_that_is_no_time_is_refused(text, capsys):
+def test_a_budget_that_is_no_time_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["compare", "HEAD", "--budget", text])
     assert "write 90s, 10m or 1h" in capsys.readouterr().err
@@ -74,11 +79,11 @@ def test_a_budget_that_is_no_time_is_refused(text, capsys):
         (40.0, "It takes about 40 s."),
     ],
 )
-def test_the_duration_is_said_in_words(budget, sentence):
+def test_the_duration_is_said_in_words(budget: float, sentence: str) -> None:
     assert estimate.Duration(240.0, 1020.0).sentence(budget) == sentence
 
 
-def test_more_cases_take_longer_and_so_do_instructions(base, tmp_path, monkeypatch):
+def test_more_cases_take_longer_and_so_do_instructions(base: Version, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     comparison = Comparison(workload, base, base, tmp_path)
     monkeypatch.setattr(counters, "available", lambda: None)
     one, two = (estimate.estimate_duration(comparison, [SMALL, "1024x512-f32-train"][:count]) for count in (1, 2))
@@ -87,10 +92,11 @@ def test_more_cases_take_longer_and_so_do_instructions(base, tmp_path, monkeypat
     assert estimate.estimate_duration(comparison, [SMALL, "1024x512-f32-train"]).usual > two.usual
 
 
-def test_an_interrupted_comparison_ends_its_processes_and_leaves_no_folder(tmp_path):
+def test_an_interrupted_comparison_ends_its_processes_and_leaves_no_folder(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "compare", "HEAD", "--case", SMALL]
     env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("exact counts"):
             break
@@ -106,8 +112,8 @@ def test_an_interrupted_comparison_ends_its_processes_and_leaves_no_folder(tmp_p
     assert measuring(tmp_path) == []
 
 
-def measuring(folder):
-    """The gate's processes that work for a comparison in `folder`."""
+def measuring(folder: Path) -> list[Path]:
+    """Return the gate's worker processes of a comparison in `folder`."""
     there = Path("/proc").glob("[0-9]*/cmdline")
     return [
         file
@@ -116,8 +122,8 @@ def measuring(folder):
     ]
 
 
-def read(file):
-    """What a file of a process says; empty once it is gone."""
+def read(file: Path) -> bytes:
+    """Return the content of a file in /proc, or b"" if the process has ended."""
     try:
         return file.read_bytes()
     except OSError:

@@ -1,7 +1,9 @@
 """Measuring processes: what cannot be measured is named, and the other cases are measured."""
 
+from pathlib import Path
+
 import pytest
-from edits import NEEDS_GIT, SMALL, edited, forward_line
+from gate.edits import NEEDS_GIT, SMALL, edited, forward_line
 
 from benchmarks import workload
 from benchmarks.gate import messages, processes, report, signals
@@ -9,11 +11,12 @@ from benchmarks.gate.measuring import Comparison
 from benchmarks.gate.processes import Broken
 from benchmarks.gate.report import Row
 from benchmarks.gate.rule import FAILED, INCOMPARABLE
+from benchmarks.gate.versions import Version
 
 pytestmark = NEEDS_GIT
 
 
-def test_operators_under_a_fixed_name_are_refused(tmp_path, base):
+def test_operators_under_a_fixed_name_are_refused(tmp_path: Path, base: Version) -> None:
     source = (
         "\nimport torch\n@torch.library.custom_op('taildropout::injected', mutates_args=())\n"
         "def injected(x: torch.Tensor) -> torch.Tensor:\n    return x.clone()\n"
@@ -23,21 +26,23 @@ def test_operators_under_a_fixed_name_are_refused(tmp_path, base):
         Comparison(workload, base, head, tmp_path).draw([SMALL], 1)
 
 
-def test_a_head_that_cannot_be_imported_is_named(tmp_path, base):
+def test_a_head_that_cannot_be_imported_is_named(tmp_path: Path, base: Version) -> None:
     head = edited(base, tmp_path / "head", "__init__.py", new="\nraise RuntimeError('injected')\n")
     with pytest.raises(Broken, match="cannot be imported: RuntimeError: injected"):
         Comparison(workload, base, head, tmp_path).draw([SMALL], 1)
 
 
-def test_a_process_that_dies_is_named(tmp_path, base):
+def test_a_process_that_dies_is_named(tmp_path: Path, base: Version) -> None:
     head = edited(base, tmp_path / "head", "__init__.py", new="\nimport os, sys; sys.stderr.write('so it ends'); os._exit(9)\n")
     with pytest.raises(Broken, match=r"died at 8x16-f32-fwd \(exit code 9\): so it ends"):
         Comparison(workload, base, head, tmp_path).draw([SMALL], 1)
 
 
-def test_what_the_package_prints_is_no_finding(tmp_path, base):
+def test_what_the_package_prints_is_no_finding(tmp_path: Path, base: Version) -> None:
     head = edited(base, tmp_path / "head", "__init__.py", new=f"\nprint({messages.encode(messages.Done())!r})\n")
-    assert len(Comparison(workload, base, head, tmp_path).draw([SMALL], 2)[SMALL]) == 2
+    drawn = Comparison(workload, base, head, tmp_path).draw([SMALL], 2)
+    assert drawn is not None
+    assert len(drawn[SMALL]) == 2
 
 
 @pytest.mark.parametrize(
@@ -49,8 +54,8 @@ def test_what_the_package_prints_is_no_finding(tmp_path, base):
     ],
 )
 def test_a_case_that_raises_is_wrong_or_hangs_fails_and_the_others_are_measured(
-    tmp_path, base, monkeypatch, inserted, expected
-):
+    tmp_path: Path, base: Version, monkeypatch: pytest.MonkeyPatch, inserted: str, expected: str
+) -> None:
     line = forward_line(base)
     monkeypatch.setattr(processes, "SILENCE", 12.0)
     only = "        if input.numel() == 128 and input.requires_grad:\n    " + inserted
@@ -63,7 +68,7 @@ def test_a_case_that_raises_is_wrong_or_hangs_fails_and_the_others_are_measured(
     ]
 
 
-def test_what_one_side_lacks_cannot_be_compared(tmp_path, base):
+def test_what_one_side_lacks_cannot_be_compared(tmp_path: Path, base: Version) -> None:
     older = edited(base, tmp_path / "older", "__init__.py", new="\ndel TailDropout\n")
     comparison = Comparison(workload, older, base, tmp_path)
     assert comparison.draw([SMALL], 1) == {SMALL: []}

@@ -17,7 +17,7 @@ ROWS = [
 ]
 
 
-def test_the_report_is_worst_first_and_marks_what_is_not_shown():
+def test_the_report_is_worst_first_and_marks_what_is_not_shown() -> None:
     text = gate_report.markdown(ROWS, "head against base", gate_report.line(ROWS, "base", "head"))
     order = [text.index(f"| {name} |") for name in ("slower", "slow", "noisy", "new", "quick", "geometric mean")]
     assert order == sorted(order)
@@ -38,11 +38,11 @@ def test_the_report_is_worst_first_and_marks_what_is_not_shown():
         ([FAILED, REGRESSED, UNSTABLE], 1),
     ],
 )
-def test_the_exit_code_is_that_of_the_worst(verdicts, code):
+def test_the_exit_code_is_that_of_the_worst(verdicts: list[str], code: int) -> None:
     assert gate_report.exit_code([Row("case", "time", verdict) for verdict in verdicts]) == code
 
 
-def test_junit_holds_failures_and_errors():
+def test_junit_holds_failures_and_errors() -> None:
     suite = ElementTree.fromstring(gate_report.junit(ROWS, "title"))
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("5", "2", "1")
     assert [case.get("name") for case in suite if case.find("failure") is not None] == ["slower", "slow"]

@@ -4,29 +4,44 @@ import json
 import math
 import random
 import statistics
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from scipy import stats
 
 from benchmarks.gate import error_rates, rule
-from benchmarks.gate.rule import ALPHA, FAILED, IMPROVED, LOOKS, PASS, REGRESSED, THRESHOLD, UNSTABLE, decide, estimate, holm
+from benchmarks.gate.rule import (
+    ALPHA,
+    FAILED,
+    IMPROVED,
+    LOOKS,
+    PASS,
+    REGRESSED,
+    THRESHOLD,
+    UNSTABLE,
+    Draw,
+    decide,
+    estimate,
+    holm,
+)
 
 CASES = "8x16-f32-train", "1024x512-f32-train"  # whose rounds are recorded
 
 
-def processes(effects, deviation=0.007, seed=0, heavy=False):
-    """A source of processes: normal, or with one in ten spread five times as wide, around the logarithm of each effect."""
+def processes(effects: Mapping[str, float], deviation: float = 0.007, seed: int = 0, heavy: bool = False) -> Draw:
+    """Return a source of processes, normal around the log of each effect; `heavy`: one in ten has five times the deviation."""
     chance = random.Random(seed)
 
-    def one(effect):
+    def one(effect: float) -> float:
         wide = 5 if heavy and chance.random() < 0.1 else 1
         return math.log1p(effect) + chance.gauss(0, deviation * wide)
 
     return lambda names, count: {name: [one(effects[name]) for _ in range(count)] for name in names}
 
 
-def test_an_interval_is_that_of_scipy():
+def test_an_interval_is_that_of_scipy() -> None:
     chance = random.Random(1)
     sample = [chance.gauss(0.02, 0.01) for _ in range(7)]
     found, test = estimate(sample), stats.ttest_1samp(sample, 0)
@@ -38,7 +53,7 @@ def test_an_interval_is_that_of_scipy():
 
 
 @pytest.mark.parametrize("size", LOOKS)
-def test_an_interval_holds_the_truth_as_often_as_it_says(size):
+def test_an_interval_holds_the_truth_as_often_as_it_says(size: int) -> None:
     """4000 samples: beyond 4 standard errors of a binomial, 6e-5."""
     trials, chance = 4000, random.Random(size)
     held = 0
@@ -48,22 +63,22 @@ def test_an_interval_holds_the_truth_as_often_as_it_says(size):
     assert abs(held / trials - rule.CONFIDENCE) < 4 * math.sqrt(0.05 * 0.95 / trials)
 
 
-def test_processes_that_agree_exactly_leave_no_doubt():
+def test_processes_that_agree_exactly_leave_no_doubt() -> None:
     assert estimate([0.1] * 6).p == 0
     assert estimate([0.0] * 6).p == 1
     with pytest.raises(ValueError, match="1 process"):
         estimate([0.1])
 
 
-def test_holm_multiplies_the_smallest_by_all_and_never_falls():
+def test_holm_multiplies_the_smallest_by_all_and_never_falls() -> None:
     assert holm({"a": 0.01, "b": 0.02, "c": 0.5}) == pytest.approx({"a": 0.03, "b": 0.04, "c": 0.5})
     assert holm({"a": 0.4, "b": 0.4, "c": 0.01}) == pytest.approx({"a": 0.8, "b": 0.8, "c": 0.03})
     assert holm({}) == {}
 
 
-def test_equal_versions_are_suspected_no_more_often_than_declared(monkeypatch):
+def test_equal_versions_are_suspected_no_more_often_than_declared(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first batch alone, any of 5 cases: at most the 1 % that is spent; 2000 trials, 5 standard errors (3e-7)."""
-    suspected = []
+    suspected: list[bool] = []
     monkeypatch.setattr(rule, "confirm", lambda first, draw, threshold: suspected.append(bool(first)) or {})
     effects, trials = dict.fromkeys("abcde", 0.0), 2000
     for seed in range(trials):
@@ -72,7 +87,7 @@ def test_equal_versions_are_suspected_no_more_often_than_declared(monkeypatch):
 
 
 @pytest.mark.parametrize("heavy", [False, True])
-def test_of_equal_versions_none_is_called_slower_and_twice_the_threshold_is_found(heavy):
+def test_of_equal_versions_none_is_called_slower_and_twice_the_threshold_is_found(heavy: bool) -> None:
     """False alarms need two batches to err; misses of +5 % at .7 % noise are rarer than 1 in 100 (200 trials)."""
     effects = {"same": 0.0, "slower": 2 * THRESHOLD, "faster": -2 * THRESHOLD}
     found = [decide(list(effects), processes(effects, seed=seed, heavy=heavy)) for seed in range(200)]
@@ -81,33 +96,36 @@ def test_of_equal_versions_none_is_called_slower_and_twice_the_threshold_is_foun
     assert sum(each["faster"].verdict == IMPROVED for each in found) >= 195
 
 
-def test_noise_beyond_the_threshold_is_never_a_pass():
+def test_noise_beyond_the_threshold_is_never_a_pass() -> None:
     effects = dict.fromkeys("abc", 0.0)
     for seed in range(50):
         found = decide(list(effects), processes(effects, deviation=0.3, seed=seed))
         assert {each.verdict for each in found.values()} == {UNSTABLE}
 
 
-def test_a_clear_case_ends_at_the_first_look_and_others_go_on():
-    asked = []
+def test_a_clear_case_ends_at_the_first_look_and_others_go_on() -> None:
+    asked: list[tuple[tuple[str, ...], int]] = []
     sources = {"quiet": processes({"quiet": 0.0}, 0.002), "noisy": processes({"noisy": 0.0}, 0.3)}
 
-    def draw(names, count):
+    def draw(names: Iterable[str], count: int) -> Any:
         asked.append((tuple(names), count))
-        return {name: sources[name]([name], count)[name] for name in names}
+        return {name: cast(Any, sources[name]([name], count))[name] for name in names}
 
     found = decide(["quiet", "noisy"], draw)
     assert asked == [(("quiet", "noisy"), 6), (("noisy",), 6), (("noisy",), 12)]
-    assert found["quiet"].estimate.processes == 6
+    quiet = found["quiet"].estimate
+    assert quiet is not None
+    assert quiet.processes == 6
     assert (found["quiet"].verdict, found["noisy"].verdict) == (PASS, UNSTABLE)
 
 
-def batches(*values):
+def batches(*values: float | None) -> Draw:
     """Batches whose processes see almost the given changes."""
     left = list(values)
 
-    def draw(names, count):
+    def draw(names: Iterable[str], count: int) -> dict[str, list[float]]:
         change = left.pop(0)
+        assert change is not None, "a second batch was not expected"
         return {name: [math.log1p(change) + 1e-4 * (i % 3) for i in range(count)] for name in names}
 
     return draw
@@ -123,19 +141,19 @@ def batches(*values):
         (0.02, None, PASS),  # below the threshold, however sure
     ],
 )
-def test_a_suspicion_needs_a_second_batch_that_agrees(first, second, expected):
+def test_a_suspicion_needs_a_second_batch_that_agrees(first: float, second: float | None, expected: str) -> None:
     assert decide(["a"], batches(first, second))["a"].verdict == expected
 
 
-def test_time_that_runs_out_is_no_pass():
+def test_time_that_runs_out_is_no_pass() -> None:
     assert decide(["a"], lambda names, count: None)["a"] == rule.Decision(UNSTABLE, note="no time for more processes")
     first, times = batches(0.06), iter((True, False))
     found = decide(["a"], lambda names, count: first(names, count) if next(times) else None)["a"]
     assert (found.verdict, found.note) == (UNSTABLE, "no time for the second batch")
 
 
-def test_a_case_that_breaks_off_fails_and_the_others_are_judged():
-    def draw(names, count):
+def test_a_case_that_breaks_off_fails_and_the_others_are_judged() -> None:
+    def draw(names: Iterable[str], count: int) -> dict[str, list[float]]:
         return {"good": [0.001 * (-1) ** i for i in range(count)], "bad": [0.0] * (count - 1)}
 
     found = decide(["good", "bad"], draw)
@@ -144,7 +162,7 @@ def test_a_case_that_breaks_off_fails_and_the_others_are_judged():
     assert found["good"].verdict == PASS
 
 
-def test_what_one_process_saw_is_the_median_of_its_pairs():
+def test_what_one_process_saw_is_the_median_of_its_pairs() -> None:
     base, head = [1.0, 2.0, 4.0], [1.1, 2.0, 8.0]
     assert rule.log_ratio(base, head) == pytest.approx(math.log(1.1))
     with pytest.raises(ValueError, match="longer"):
@@ -154,7 +172,7 @@ def test_what_one_process_saw_is_the_median_of_its_pairs():
 @pytest.mark.parametrize(
     ("events", "trials", "low", "high"), [(0, 299, 0, 0.00997), (1, 473, 0.0001, 0.00999), (59, 59, 0.9505, 1)]
 )
-def test_rates_have_the_bounds_of_clopper_and_pearson(events, trials, low, high):
+def test_rates_have_the_bounds_of_clopper_and_pearson(events: int, trials: int, low: float, high: float) -> None:
     found = error_rates.interval(events, trials)
     assert found == pytest.approx((low, high), abs=2e-5)
     ends = stats.beta.ppf(0.05, events, trials - events + 1), stats.beta.ppf(0.95, events + 1, trials - events)
@@ -162,19 +180,19 @@ def test_rates_have_the_bounds_of_clopper_and_pearson(events, trials, low, high)
     assert error_rates.interval(0, 0) == (0.0, 1.0)  # no trial, no knowledge
 
 
-def test_replayed_processes_show_the_effect_that_was_added():
+def test_replayed_processes_show_the_effect_that_was_added() -> None:
     chance = random.Random(3)
     pool = [{name: chance.gauss(0, 0.006) for name in "abc"} for _ in range(120)]
     found = [error_rates.replayed(pool, effect, times=60) for effect in (0.0, 0.05, -0.05, 0.2)]
     assert [(row["regressed"], row["improved"]) for row in found] == [(0, 0), (60, 0), (0, 60), (60, 0)]
 
 
-def rounds(factor, seed):
+def rounds(factor: float, seed: int) -> Draw:
     """Processes and rounds drawn with replacement from recorded ones of two equal versions, head's times by a factor."""
     chance = random.Random(seed)
     recorded = json.loads((Path(__file__).parent / "rounds.json").read_text())
 
-    def one(case):
+    def one(case: str) -> float:
         process = chance.choice(recorded)[case]
         drawn = chance.choices(list(zip(process["base"], process["head"], strict=True)), k=len(process["base"]))
         return rule.log_ratio([base for base, _ in drawn], [factor * head for _, head in drawn])
@@ -186,7 +204,7 @@ def rounds(factor, seed):
     ("factor", "expected", "least"),
     [(1.0, PASS, 60), (1.01, PASS, 57), (1.05, REGRESSED, 57), (1.2, REGRESSED, 60), (0.95, IMPROVED, 57)],
 )
-def test_recorded_rounds_are_judged_by_what_was_done_to_them(factor, expected, least):
+def test_recorded_rounds_are_judged_by_what_was_done_to_them(factor: float, expected: str, least: int) -> None:
     """Two cases of 30 trials each: at most 3 of 60 may be undecided, and none is called the opposite."""
     found = [each.verdict for seed in range(30) for each in decide(list(CASES), rounds(factor, seed)).values()]
     assert found.count(expected) >= least

@@ -1,9 +1,10 @@
 """Exact counts, instructions and time on real processes: each finds what is injected."""
 
 import time
+from pathlib import Path
 
 import pytest
-from edits import NEEDS_GIT, SMALL, edited, forward_line
+from gate.edits import NEEDS_GIT, SMALL, edited, forward_line
 
 from benchmarks import workload
 from benchmarks.gate import counters, instructions, signals
@@ -11,11 +12,12 @@ from benchmarks.gate.injection import amount_for, inject
 from benchmarks.gate.measuring import Comparison
 from benchmarks.gate.messages import Instructions
 from benchmarks.gate.rule import IMPROVED, INCOMPARABLE, PASS, REGRESSED, UNSTABLE, decide
+from benchmarks.gate.versions import Version
 
 pytestmark = NEEDS_GIT
 
 
-def test_more_bytes_saved_and_more_graphs_are_regressions(tmp_path, base):
+def test_more_bytes_saved_and_more_graphs_are_regressions(tmp_path: Path, base: Version) -> None:
     head = edited(base, tmp_path / "head", "selection/dispatch.py", "SAVE_ONLY_K_FROM = 2**14", "SAVE_ONLY_K_FROM = 2**30")
     rows = signals.count_rows(Comparison(workload, base, head, tmp_path), ["1024x512-f32-train"])
     found = {(row.case, row.signal): row for row in rows}
@@ -30,15 +32,18 @@ def test_more_bytes_saved_and_more_graphs_are_regressions(tmp_path, base):
 
 @pytest.mark.slow  # valgrind
 @pytest.mark.skipif(counters.available() is None, reason="neither a hardware counter nor valgrind counts instructions here")
-def test_one_percent_more_instructions_is_found(tmp_path, base):
+def test_one_percent_more_instructions_is_found(tmp_path: Path, base: Version) -> None:
     case = "1024x512-f32-fwd"
     head = inject(workload, base, tmp_path / "head", {case: ("python", 1500)})
     row = instructions.instruction_rows(Comparison(workload, base, head, tmp_path), [case])[0]
     assert row.verdict == REGRESSED
+    assert row.change is not None
     assert row.change > 0.01
 
 
-def test_what_the_budget_leaves_no_time_for_is_not_known(tmp_path, base, monkeypatch):
+def test_what_the_budget_leaves_no_time_for_is_not_known(
+    tmp_path: Path, base: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(counters, "available", lambda: counters.CALLGRIND)
     comparison = Comparison(workload, base, base, tmp_path, deadline=time.monotonic() - 1)
     case = "1024x512-f32-train"
@@ -48,29 +53,30 @@ def test_what_the_budget_leaves_no_time_for_is_not_known(tmp_path, base, monkeyp
 
 
 @pytest.mark.slow
-def test_twice_the_time_is_found_at_the_first_look(tmp_path, base):
+def test_twice_the_time_is_found_at_the_first_look(tmp_path: Path, base: Version) -> None:
     head = inject(workload, base, tmp_path / "head", {SMALL: ("python", 2000)})
     comparison = Comparison(workload, base, head, tmp_path)
     decision = decide([SMALL], comparison.draw)[SMALL]
     assert decision.verdict == REGRESSED
+    assert decision.estimate is not None
     assert decision.estimate.change > 0.5
     assert {process.first for process in comparison.processes} == {"base", "head"}
     assert len(comparison.processes) == 12
 
 
-def test_the_amount_to_inject_is_on_the_line_through_what_was_measured():
+def test_the_amount_to_inject_is_on_the_line_through_what_was_measured() -> None:
     assert amount_for(0.05, [(100, 0.10)]) == pytest.approx(50)
     assert amount_for(0.05, [(100, 0.11), (50, 0.06)]) == pytest.approx(40)
     assert amount_for(0.05, [(100, 0.05), (50, 0.06)]) == 50  # noise alone: it stays where it is
 
 
-def test_the_margin_is_the_largest_that_noise_explains():
+def test_the_margin_is_the_largest_that_noise_explains() -> None:
     assert instructions.margin([0.0]) == instructions.LEAST_MARGIN
     assert instructions.margin([0.001, -0.001, 0.0]) == pytest.approx(0.006)
     assert instructions.margin([0.01]) == pytest.approx(0.03)
 
 
-def counted(head, copy=1000.0):
+def counted(head: float, copy: float = 1000.0) -> Instructions:
     return Instructions("case", {"base": 1000.0, "head": head, "base_copy": copy})
 
 
@@ -85,12 +91,14 @@ def counted(head, copy=1000.0):
         (1010.0, None, UNSTABLE),  # no time for a second count: not a pass
     ],
 )
-def test_more_instructions_need_a_second_count_that_agrees(first, second, expected):
+def test_more_instructions_need_a_second_count_that_agrees(first: float, second: float | None, expected: str) -> None:
     change = instructions.change_of(counted(first))
     assert instructions.judge(change, counted(second) if second else None, [0.0])[0] == expected
 
 
-def test_cases_that_the_time_is_too_short_for_are_left_out_and_do_no_harm(tmp_path, base, monkeypatch):
+def test_cases_that_the_time_is_too_short_for_are_left_out_and_do_no_harm(
+    tmp_path: Path, base: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(counters, "available", lambda: counters.CALLGRIND)
     asked = []
     monkeypatch.setattr(Comparison, "count_instructions", lambda self, names, number, until: asked.append((names, until)) or {})
@@ -104,12 +112,12 @@ def test_cases_that_the_time_is_too_short_for_are_left_out_and_do_no_harm(tmp_pa
     assert until >= started + 10.0
 
 
-def test_instructions_take_a_quarter_of_the_time():
+def test_instructions_take_a_quarter_of_the_time() -> None:
     assert instructions.allowed_seconds(600.0) == pytest.approx(200.0)
     assert instructions.allowed_seconds(10.0) == instructions.LEAST_SECONDS
 
 
-def test_a_process_ends_when_its_time_is_up(tmp_path, base):
+def test_a_process_ends_when_its_time_is_up(tmp_path: Path, base: Version) -> None:
     comparison = Comparison(workload, base, base, tmp_path)
     task = comparison.task("time", [SMALL], 0)
     assert comparison.run_process(task, 0, until=time.monotonic()) == []

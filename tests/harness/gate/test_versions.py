@@ -2,19 +2,20 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from edits import NEEDS_GIT
+from gate.edits import NEEDS_GIT
 
 from benchmarks import ROOT, workload
-from benchmarks.gate.versions import extract
+from benchmarks.gate.versions import Version, extract
+from benchmarks.suite.loading import PACKAGE, load
 from benchmarks.system.git import UnknownRevision
-from benchmarks.workload import PACKAGE, load
 
 pytestmark = NEEDS_GIT
 
 
-def test_a_version_is_taken_out_as_it_was_and_loaded_beside_others(tmp_path, base):
+def test_a_version_is_taken_out_as_it_was_and_loaded_beside_others(tmp_path: Path, base: Version) -> None:
     head = extract(workload, "HEAD", tmp_path / "head")
     tracked = subprocess.run(
         ["git", "show", "HEAD:taildropout/__init__.py"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -30,14 +31,14 @@ def test_a_version_is_taken_out_as_it_was_and_loaded_beside_others(tmp_path, bas
 
 
 @pytest.mark.parametrize("revision", ["no-such-branch", "HEAD:README.md", "--help", ""])
-def test_an_unknown_revision_is_named(tmp_path, revision):
+def test_an_unknown_revision_is_named(tmp_path: Path, revision: str) -> None:
     if revision == "":
         revision = " "
     with pytest.raises(UnknownRevision, match="names no commit"):
         extract(workload, revision, tmp_path / "version")
 
 
-def test_a_commit_without_the_package_is_named(tmp_path):
+def test_a_commit_without_the_package_is_named(tmp_path: Path) -> None:
     first = subprocess.run(["git", "rev-list", "--max-parents=0", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
     if (
         subprocess.run(["git", "cat-file", "-e", f"{first.stdout.split()[0]}:taildropout"], cwd=ROOT, check=False).returncode

@@ -65,7 +65,7 @@ def pure(request: pytest.FixtureRequest, tmp_path: Path) -> Injectable:
     module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     request.getfixturevalue("monkeypatch").setitem(sys.modules, name, module)
-    return module  # type: ignore[no-any-return]
+    return module
 
 
 def compared(pure: Injectable, head: str, folder: Path) -> dict[tuple[str, str], Row]:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from nights import World
+from nightly.nights import World
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """What a night measures and compares, and what it leaves for the next one."""
 
 import pytest
-from nights import World, fail_at, git
+from nightly.nights import World, fail_at, git
 
 from benchmarks.gate.rule import FAILED, PASS
 from benchmarks.nightly.state import REJECTED, VOID, Outcome, parse

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from nights import World, fail_at, git, kill_night_at, night_on_full_disk, slower_outcome
+from nightly.nights import World, fail_at, git, kill_night_at, night_on_full_disk, slower_outcome
 
 from benchmarks.gate.rule import PASS
 from benchmarks.nightly.job import only_one_night

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nights import CASE, World, git, slower_outcome
+from nightly.nights import CASE, World, git, slower_outcome
 
 from benchmarks.gate.rule import PASS, UNSTABLE
 from benchmarks.nightly import github_issues

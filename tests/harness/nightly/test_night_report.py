@@ -4,7 +4,7 @@ import json
 from xml.etree import ElementTree
 
 import pytest
-from nights import World, git, slower_outcome
+from nightly.nights import World, git, slower_outcome
 
 from benchmarks.gate.rule import FAILED, PASS, REGRESSED, UNSTABLE
 from benchmarks.nightly.state import REJECTED, Outcome

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nights import CASE, SUITE
+from nightly.nights import CASE, SUITE
 
 from benchmarks import __main__ as command
 from benchmarks.commands import nightly

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from nights import CASE, git
+from nightly.nights import CASE, git
 
 from benchmarks.gate.rule import PASS, UNSTABLE
 from benchmarks.nightly.state import VOID, parse

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import synthetic
-from nights import World, fail_at, git
+from nightly.nights import World, fail_at, git
 
 from benchmarks.nightly import remote
 from benchmarks.nightly.branch import ResultsBranch

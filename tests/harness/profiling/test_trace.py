@@ -17,9 +17,9 @@ from urllib.request import ProxyHandler, build_opener
 
 import pytest
 import torch
-from ours import own_lines
+from own_warnings import own_lines
+from profiling.test_events import assert_nested
 from rich.console import Console
-from test_events import assert_nested
 
 from benchmarks import ROOT
 from benchmarks import __main__ as command
@@ -38,13 +38,13 @@ Patch: TypeAlias = pytest.MonkeyPatch
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: Patch) -> None:
-    """A command that is called here does not start itself anew, and leaves the environment as it was."""
+    """Keep a command from restarting itself in a new process, and restore the environment afterwards."""
     monkeypatch.setattr(recording, "with_environment", lambda: None)
     monkeypatch.setenv("KINETO_LOG_LEVEL", "6")
 
 
 def run(*args: str) -> str:
-    """What the command prints, run as people run it; it must not print an error."""
+    """Run the command as a user does, and return what it prints; assert that it prints no error."""
     done = subprocess.run([sys.executable, "-m", "benchmarks", "trace", *args], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, own_lines(done.stderr)) == (0, []), done.stderr
     return done.stdout
@@ -52,7 +52,7 @@ def run(*args: str) -> str:
 
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder of one traced case, and what was printed."""
+    """Trace one case; return the folder and the printed text."""
     out = tmp_path_factory.mktemp("traces") / "new" / "folder"
     return out, run(CASE, "--out", str(out))
 
@@ -145,7 +145,7 @@ def test_tensorboard_shows_the_runs_and_their_operators(traced: tuple[Path, str]
 
 
 def tensorboard(printed: str, folder: Path) -> Iterator[Callable[..., Any]]:
-    """The server that the printed command starts, here on a free port: a function that asks the plugin for a page."""
+    """Start the printed command's server on a free port; return a function that requests a page of the plugin."""
     (line,) = [line for line in printed.splitlines() if "--logdir" in line]
     log = folder / "log"
     with log.open("w") as stream:
@@ -197,7 +197,7 @@ def test_the_dearest_operators_of_either_side_come_first() -> None:
 
 
 def refused(capsys: Capture, *args: str, code: int = 2) -> str:
-    """What the command says when it cannot."""
+    """Return the command's error message."""
     assert command.main(["trace", *args]) == code
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -180,7 +180,7 @@ def faked(tmp_path: Path, monkeypatch: Patch) -> Path:
 
 
 def lines_of_make_bench() -> int:
-    """The lines that make and the dashboard add: two that say where the pages are and how to see them, and one without npm."""
+    """Return the number of lines that make and the dashboard add: place of the pages, how to view them, missing npm."""
     return 3
 
 

@@ -21,7 +21,7 @@ from benchmarks.system.git import UnknownRevision
 
 
 def ratios(levels: list[float], deviation: float, seed: int, heavy: bool = False) -> list[float]:
-    """A figure per commit around each level; `heavy`: one in ten is four times as far off."""
+    """Return one figure per commit around each level; `heavy`: one in ten is four times as far off."""
     chance = random.Random(seed)
     return [level * math.exp(chance.gauss(0, deviation * (4 if heavy and chance.random() < 0.1 else 1))) for level in levels]
 

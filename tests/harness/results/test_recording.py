@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ours import own_lines
+from own_warnings import own_lines
 from rich.console import Console
 from torch._dynamo.utils import counters
 
@@ -33,7 +33,7 @@ sys.meta_path.insert(0, Refuse())
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Path:
-    """A folder with the package and the benchmarks, and no history."""
+    """Return a folder with the package and the benchmarks, but without a git history."""
     for name in ("benchmarks", "taildropout"):
         source = ROOT / name if name == "benchmarks" else Path(taildropout.__file__).parent
         shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("records", "__pycache__"))
@@ -42,7 +42,7 @@ def bare(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    """The command there, without git and without a network."""
+    """Run the command in that folder, without git and without a network."""
     environment = {**os.environ, "PYTHONPATH": str(folder), "PATH": "", "TAILDROPOUT_COMMIT": "0123abcd" * 5}
     command = [sys.executable, "-m", "benchmarks", "record", *args]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)

@@ -1,6 +1,7 @@
 """The benchmark of prune."""
 
 import types
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,15 +12,15 @@ from taildropout import TailDropout, load_pruned, prune
 
 
 @pytest.fixture(autouse=True)
-def restored_threads():
-    """A benchmark sets torch's threads."""
+def restored_threads() -> Iterator[None]:
+    """Restore torch's number of threads, which a benchmark sets."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
 
 
 def use(monkeypatch: pytest.MonkeyPatch, **names: object) -> None:
-    """Have the suite measure a package of these names."""
+    """Make the suite measure a package with these names."""
     package = types.ModuleType("other")
     vars(package).update(names)
     monkeypatch.setattr(suite, "package", lambda: package)
@@ -28,6 +29,7 @@ def use(monkeypatch: pytest.MonkeyPatch, **names: object) -> None:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     defaults = suite.Network.__init__.__defaults__
     monkeypatch.setattr(suite.Network.__init__, "__defaults__", (30, 16, 16, 2, 2))
+    assert defaults is not None
     assert len(defaults) == 5
     monkeypatch.setattr(suite, "VOCABULARY", 30)
     monkeypatch.setattr(suite, "KEPT", 4)

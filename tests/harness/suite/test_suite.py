@@ -27,7 +27,7 @@ SMALL = Case("small", (64, 32))
 
 @pytest.fixture(autouse=True)
 def restored_threads() -> Iterator[None]:
-    """A case sets torch's threads."""
+    """Restore torch's number of threads, which a case sets."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)

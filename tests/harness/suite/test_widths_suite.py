@@ -14,7 +14,7 @@ from taildropout import Scree, TailDropout
 
 @pytest.fixture(autouse=True)
 def restored_threads() -> Iterator[None]:
-    """A benchmark sets torch's threads."""
+    """Restore torch's number of threads, which a benchmark sets."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)

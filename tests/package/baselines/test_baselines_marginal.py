@@ -22,14 +22,14 @@ def problem(n: int = 8, rows: int = 30) -> tuple[Tensor, Tensor]:
 
 
 def every_mask(n: int, p: float) -> Iterator[tuple[float, Tensor]]:
-    """All 2^n masks of dropout with their probabilities."""
+    """Return all 2^n masks of dropout with their probabilities."""
     for mask in itertools.product([0.0, 1.0], repeat=n):
         kept = int(sum(mask))
         yield (1 - p) ** kept * p ** (n - kept), torch.tensor(mask, dtype=torch.float64)
 
 
 def every_k(n: int, p: float) -> Iterator[tuple[float, Tensor]]:
-    """All prefixes with their probabilities."""
+    """Return all prefixes with their probabilities."""
     for k, probability in enumerate(oracles.pmf(p, n)):
         yield float(probability), (torch.arange(1, n + 1) <= k).double()
 

@@ -39,7 +39,7 @@ def followed(*modules: nn.Module, wiring: Callable[..., object] | None = None, c
 
 
 def lively(model: nn.Module) -> nn.Module:
-    """In float64, with running statistics as after training."""
+    """Return the model in float64, with running statistics as after training."""
     for name, buffer in model.named_buffers():
         if name.endswith(("running_mean", "running_var")):
             buffer.uniform_(0.5, 2)
@@ -47,7 +47,7 @@ def lively(model: nn.Module) -> nn.Module:
 
 
 def evaluated(model: nn.Module, *inputs: object, k: int | None = None, layer: str = "", **named: object) -> object:
-    """The output in evaluation, of a copy; with the transformer's fast path where k is not set."""
+    """Return a copy's output in evaluation, with the transformer's fast path if k is not set."""
     model = copy.deepcopy(model)
     for module in model.modules():
         module.training = False

@@ -4,19 +4,20 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from like_others import Conv1D, Gpt, gpt
-from pruned import CHANNELS, Wired, count, evaluated, followed, gru, lively, mlp, two, x
-from test_pruning_networks import CASES, WIRED, doubled
+from package.pruning.like_others import Conv1D, Gpt, gpt
+from package.pruning.pruned import CHANNELS, Wired, count, evaluated, followed, gru, lively, mlp, two, x
+from package.pruning.test_pruning_networks import CASES, WIRED, doubled
 from torch import Tensor, nn
 
 from taildropout import PruningError, TailDropout, insert_dropout, load_pruned, prune
 
 
 def saved(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state_dict after `torch.save` and `torch.load`."""
+    """Return a state_dict after `torch.save` and `torch.load`."""
     file = io.BytesIO()
     torch.save(state_dict, file)
     file.seek(0)
@@ -174,7 +175,7 @@ def changed(**tensors: Tensor) -> Callable[[], dict[str, Tensor]]:
         (lambda: 3, TypeError, "state_dict is a int"),
     ],
 )
-def test_what_does_not_fit_changes_nothing(state_dict, error, message) -> None:
+def test_what_does_not_fit_changes_nothing(state_dict: Any, error: type[Exception], message: str) -> None:
     model = mlp()
     before, weights = copy.deepcopy(model.state_dict()), [*model.parameters()]
     with pytest.raises(error, match=message):

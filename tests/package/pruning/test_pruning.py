@@ -4,11 +4,12 @@ import copy
 import pickle
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from pruned import Wired, checked, count, evaluated, feed_forward, followed, gru, mlp, two, x
+from package.pruning.pruned import Wired, checked, count, evaluated, feed_forward, followed, gru, mlp, two, x
 from torch import Tensor, nn
 
 from taildropout import PruningError, TailDropout, at_k, prune
@@ -339,13 +340,13 @@ def test_without_torch_pruning_the_error_says_what_to_install(monkeypatch: pytes
     assert not hasattr(dependencies, "torch_pruning")  # imported when it is needed, so that the package needs torch alone
 
 
-def test_what_torch_pruning_cannot_follow_is_a_pruning_error():
+def test_what_torch_pruning_cannot_follow_is_a_pruning_error() -> None:
     class Skip(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.first, self.dropout, self.last = nn.Linear(8, 16), TailDropout(), nn.Linear(24, 3)
 
-        def forward(self, input):
+        def forward(self, input: Tensor) -> Any:
             return self.last(torch.cat([self.dropout(self.first(input)), input], -1))
 
     with pytest.raises(PruningError, match=r"torch-pruning cannot follow .* concatenation with what no layer made"):

@@ -2,12 +2,13 @@
 
 import copy
 import warnings
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
 import torch
-from like_others import Conv1D, Experts, Gpt, OwnLinear, gpt
-from pruned import Wired, checked, count, evaluated, followed, mlp, x
+from package.pruning.like_others import Conv1D, Experts, Gpt, OwnLinear, gpt
+from package.pruning.pruned import Wired, checked, count, evaluated, followed, mlp, x
 from torch import nn
 
 from taildropout import PruningError, TailDropout, at_k, prune
@@ -152,7 +153,7 @@ def offloaded() -> nn.Module:
     ],
     ids=["integer buffer", "integer parameter", "quantised module", "offloaded", "lazy"],
 )
-def test_weights_that_are_not_there_as_numbers_are_refused(make, message) -> None:
+def test_weights_that_are_not_there_as_numbers_are_refused(make: Callable[[], nn.Module], message: str) -> None:
     with pytest.raises(PruningError, match=message):
         prune(make(), {"*": 3}, x())
 

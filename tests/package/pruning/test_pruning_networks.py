@@ -6,7 +6,20 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from pruned import CHANNELS, Chain, Wired, checked, count, evaluated, feed_forward, followed, gru, lively, two, x
+from package.pruning.pruned import (
+    CHANNELS,
+    Chain,
+    Wired,
+    checked,
+    count,
+    evaluated,
+    feed_forward,
+    followed,
+    gru,
+    lively,
+    two,
+    x,
+)
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode

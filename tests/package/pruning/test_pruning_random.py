@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from pruned import CHANNELS, count, evaluated, lively, x
+from package.pruning.pruned import CHANNELS, count, evaluated, lively, x
 from torch import Tensor, nn
 
 from taildropout import PruningError, TailDropout, prune
@@ -38,7 +38,7 @@ class Residual(nn.Module):
 
 
 def equal_or_error(model: nn.Module, layer: str, k: int, input: Tensor) -> str:
-    """What came of pruning; an assertion fails where the result is wrong."""
+    """Return the outcome of pruning; assert that a pruned network computes the same."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:

@@ -6,20 +6,21 @@ import importlib
 import warnings
 import weakref
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 import torch
-from like_others import gpt
-from pruned import Chain, Wired, count, evaluated, feed_forward, followed, mlp, two, x
-from torch import nn
+from package.pruning.like_others import gpt
+from package.pruning.pruned import Chain, Wired, count, evaluated, feed_forward, followed, mlp, two, x
+from torch import Tensor, nn
 
 import taildropout
 from taildropout import PruningError, TailDropout, at_k, prune
 from taildropout.pruning import graph, handlers, pruner, verification
 
 
-def at_widths(model, widths, *inputs):
-    """What the model gives in evaluation with these widths set."""
+def at_widths(model: nn.Module, widths: Any, *inputs: Any) -> Any:
+    """Return the model's output in evaluation at these widths."""
     with ExitStack() as stack:
         for name, k in widths.items():
             stack.enter_context(at_k(model, k, name))
@@ -60,7 +61,7 @@ def test_keys_are_names_patterns_or_layers() -> None:
         (({2: 3}, x()), TypeError, "layer is a int; give a TailDropout"),
     ],
 )
-def test_bad_widths(arguments, error, message) -> None:
+def test_bad_widths(arguments: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         prune(two(8, 6).double(), *arguments)
 
@@ -104,7 +105,7 @@ def test_the_layer_that_cannot_be_cut_is_named() -> None:
 def test_the_network_is_verified_as_a_whole() -> None:
     """One Linear reads both layers here: neither can be cut alone, nor both to different widths."""
 
-    def wiring(m, x):
+    def wiring(m: Any, x: Tensor) -> Tensor:
         first, second = m.one(m.a(x)), m.two(m.b(x))
         return m.out(first) + m.out(second)
 

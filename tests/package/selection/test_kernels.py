@@ -3,20 +3,21 @@
 import math
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import oracles
 import pytest
 import torch
 from hypothesis import given, settings
 from oracles import keep_first_at_once as plain
-from test_selection import DTYPES, assert_bitwise, problems
+from package.selection.test_selection import DTYPES, assert_bitwise, problems
 from torch import Tensor
 
 ALL_DTYPES = [*DTYPES, torch.bool, torch.uint8, torch.int16, torch.int32, torch.int64]
 
 
 def packed(input: Tensor) -> Tensor:
-    """The same in new memory, without the odd strides that a dim of size 1 may have."""
+    """Return a copy in new memory, without the odd strides that a dim of size 1 may have."""
     return torch.empty(input.shape, dtype=input.dtype).copy_(input)
 
 
@@ -165,11 +166,11 @@ def test_the_tail_is_not_read(interpreted: ModuleType, monkeypatch: pytest.Monke
     read, written = [], []
     load, store = builder.create_masked_load, builder.create_masked_store
 
-    def load_seen(pointers, mask, *rest):
+    def load_seen(pointers: Any, mask: Any, *rest: Any) -> Any:
         read.append(int(mask.data.sum()) if mask.data.ndim == 2 else 0)
         return load(pointers, mask, *rest)
 
-    def store_seen(pointers, value, mask, *rest):
+    def store_seen(pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
         written.append(int(mask.data.sum()))
         return store(pointers, value, mask, *rest)
 

@@ -4,11 +4,12 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from oracles import keep_first_at_once as plain
-from test_selection import assert_bitwise
+from package.selection.test_selection import assert_bitwise
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
@@ -22,7 +23,7 @@ LEFT_BEHIND = "this Triton compiles nothing in a process in which its interprete
 
 @pytest.fixture
 def hopper(monkeypatch: pytest.MonkeyPatch) -> object:
-    """A GPU to compile for, on which nothing can run."""
+    """Pretend a GPU of the Hopper generation: code can be compiled for it, but not run."""
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 
@@ -80,7 +81,7 @@ class Interpreted(torch.fx.Interpreter):
         super().__init__(module)
         self.kernel = kernel
 
-    def call_function(self, target: object, args: tuple, kwargs: dict) -> object:
+    def call_function(self, target: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
         from torch._higher_order_ops.triton_kernel_wrap import kernel_side_table
 
         if "triton_kernel_wrapper" not in str(target):
@@ -132,7 +133,8 @@ def test_compilers_see_one_kernel_each_way_and_compiled_is_eager(graphs: Graphs,
         k, sent = torch.randint(0, 65, (batch, 1)), torch.randn(batch, 64).bfloat16()
         output = compiled(leaf, k)
         assert_bitwise(output, plain(leaf, k).mul(2))
-        assert_bitwise(*torch.autograd.grad(output, leaf, sent), plain(sent.mul(2), k))
+        (gradient,) = torch.autograd.grad(output, leaf, sent)
+        assert_bitwise(gradient, plain(sent.mul(2), k))
         if dynamic:
             assert len(graphs.graphs) == 2, "another batch size compiles nothing"
     assert all(each == [["output"]] for each in graphs.written())

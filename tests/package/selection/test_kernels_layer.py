@@ -9,7 +9,7 @@ import oracles
 import pytest
 import torch
 from oracles import keep_first_at_once as plain
-from test_selection import DTYPES, assert_bitwise
+from package.selection.test_selection import DTYPES, assert_bitwise
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -30,7 +30,7 @@ WAYS = pytest.mark.parametrize("way", ["rows in C", "rows in torch", "masked_fil
 
 
 def go(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have inputs of every size go the same way."""
+    """Make inputs of every size take the same path through the dispatcher."""
     monkeypatch.setattr(selection, "SAVE_ONLY_K_FROM", 10**9 if way == "masked_fill" else 0)
     if way == "rows in torch":
         monkeypatch.setattr(selection, "_rows", None)
@@ -39,7 +39,7 @@ def go(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def bits(input: Tensor) -> Tensor:
-    """The bytes of a tensor: equal also where both are the same NaN, different for 0 and −0."""
+    """Return the bytes of a tensor: they are equal for equal NaNs, and differ for 0 and −0."""
     input = input.detach().resolve_conj().resolve_neg().contiguous()
     return input.view(torch.uint8) if input.numel() else input
 
@@ -52,7 +52,7 @@ def assert_bitwise(got: Tensor, wanted: Tensor) -> None:
 
 @st.composite
 def problems(draw: st.DrawFn) -> tuple[Tensor, Tensor, int]:
-    """An input of any layout, a k that broadcasts to it, and the dim of features."""
+    """Draw an input of any layout, a k that broadcasts to it, and the dim of features."""
     ndim = draw(st.integers(1, 4))
     shape = draw(st.lists(st.integers(0, 5), min_size=ndim, max_size=ndim))
     stored = draw(st.permutations(range(ndim)))

@@ -1,6 +1,8 @@
 """Networks around a TailDropout, with what scree should say of them, and the loop over widths that it stands for."""
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from taildropout import TailDropout, at_k
 per_element = nn.MSELoss(reduction="none")
 
 
-def loop(model, name, batches, loss, widths) -> Tensor:
+def loop(model: nn.Module, name: str, batches: Any, loss: Any, widths: Any) -> Tensor:
     """Losses by the obvious loop: (widths, samples), or means weighted by the elements of their target."""
     rows = []
     with torch.no_grad():
@@ -34,21 +36,23 @@ def loop(model, name, batches, loss, widths) -> Tensor:
 normal = functools.partial(torch.randn, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
-def regression(*shape: int, out: tuple[int, ...] = (3,), sizes=(7, 7, 4), dim: int = 0) -> list[tuple[Tensor, Tensor]]:
+def regression(
+    *shape: int, out: tuple[int, ...] = (3,), sizes: Sequence[int] = (7, 7, 4), dim: int = 0
+) -> list[tuple[Tensor, Tensor]]:
     """Batches of normal numbers: `shape` and `out` stand for one sample, whose dim is put at `dim`."""
     return [(normal(b, *shape).movedim(0, dim), normal(b, *out).movedim(0, dim)) for b in sizes]
 
 
-def classes(n: int, c: int, sizes=(7, 7, 4)) -> list[tuple[Tensor, Tensor]]:
+def classes(n: int, c: int, sizes: Sequence[int] = (7, 7, 4)) -> list[tuple[Tensor, Tensor]]:
     return [(torch.randn(b, n, dtype=torch.float64), torch.randint(c, (b,))) for b in sizes]
 
 
 def computed(module: nn.Module) -> list[int]:
-    """The number of samples at each computation of a module, as a list that grows; what is replayed is not computed."""
+    """Return a list to which each real (not replayed) call of a module adds its number of samples."""
     rows: list[int] = []
     forward = module.forward
 
-    def count(*args):
+    def count(*args: Any) -> Any:
         rows.append(len(args[0]))
         return forward(*args)
 
@@ -59,75 +63,75 @@ def computed(module: nn.Module) -> list[int]:
 class Recurrent(nn.Module):
     """Time first; the GRU behind the layer mixes along dim 0, so that copies can only lie along dim 1."""
 
-    def __init__(self, batch_dim):
+    def __init__(self, batch_dim: int | Sequence[int]) -> None:
         super().__init__()
         self.first, self.drop = nn.GRU(3, 8), TailDropout(0.5, batch_dim)
         self.second, self.last = nn.GRU(8, 5), nn.Linear(5, 3)
 
-    def forward(self, input):
+    def forward(self, input: Tensor) -> Any:
         return self.last(self.second(self.drop(self.first(input)[0]))[0])
 
 
 class Custom(nn.Module):
     """Linear, layer, Linear, put together by a function."""
 
-    def __init__(self, compose, **options):
+    def __init__(self, compose: Callable[[Any, Tensor], Tensor], **options: Any) -> None:
         super().__init__()
         self.encode, self.drop, self.decode = nn.Linear(5, 12), TailDropout(0.5, **options), nn.Linear(12, 3)
         self.widen = nn.Linear(3, 12)
         self.act, self.norm = nn.ReLU(inplace=True), nn.BatchNorm1d(12)
         self.compose = compose
 
-    def forward(self, input):
+    def forward(self, input: Tensor) -> Any:
         return self.compose(self, input)
 
 
-def residual(net, x):
+def residual(net: Any, x: Tensor) -> Tensor:
     h = net.encode(x)
     return net.decode(h + net.drop(h).sin())
 
 
-def centred(net, x):
+def centred(net: Any, x: Tensor) -> Tensor:
     z = net.drop(net.encode(x)).tanh()
     return net.decode(z - z.mean(0))
 
 
-def twice(net, x):
+def twice(net: Any, x: Tensor) -> Tensor:
     return net.decode(net.drop(net.drop(net.encode(x)).sin() + 1))
 
 
-def changed_before(net, x):
+def changed_before(net: Any, x: Tensor) -> Tensor:
     h = net.encode(x)
     h += x.sum(1, keepdim=True)  # in place, on what a module gave
     return net.decode(net.drop(h).sin())
 
 
-def changed_further_before(net, x):
+def changed_further_before(net: Any, x: Tensor) -> Tensor:
     h = net.encode(x)
     h.mul_(2)
     return net.decode(net.drop(h + 1).sin())
 
 
-def two_heads(net, x):
+def two_heads(net: Any, x: Tensor) -> Tensor:
     z = net.drop(net.encode(x))
     return net.decode(z) + nn.functional.linear(net.widen(net.decode(z)), net.decode.weight)
 
 
-def in_place_after(net, x):
+def in_place_after(net: Any, x: Tensor) -> Tensor:
     return net.decode(net.act(net.drop(net.act(net.encode(x)))))
 
 
-def flattened(net, x):
+def flattened(net: Any, x: Tensor) -> Tensor:
     z = net.drop(net.encode(x.reshape(len(x), -1, 5)))
     return net.decode(z.reshape(-1, 12)).reshape(len(z), -1, 3)
 
 
-def used_otherwise(net, x):
+def used_otherwise(net: Any, x: Tensor) -> Tensor:
     z = net.drop(net.encode(x))
     return net.decode(z) + z[:, :3]
 
 
-def own_batch_size(net, x):
+def own_batch_size(net: Any, x: Tensor) -> Tensor:
     return net.decode(net.drop(net.encode(x)).view(x.shape[0], -1).sin())
 
 
@@ -147,7 +151,7 @@ def conv() -> nn.Module:
     )
 
 
-def tokens(batch_dim) -> nn.Module:
+def tokens(batch_dim: int | Sequence[int]) -> nn.Module:
     return nn.Sequential(nn.Linear(5, 8), TailDropout(0.5, batch_dim), nn.Tanh(), nn.Linear(8, 3))
 
 

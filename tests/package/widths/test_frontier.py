@@ -1,11 +1,13 @@
 """frontier: near the optimum of an exhaustive search, in few forwards, with costs as prune makes them."""
 
 import itertools
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
-from decoder import Block
-from networks import computed
+from package.widths.decoder import Block
+from package.widths.networks import computed
 from torch import Tensor, nn
 
 from taildropout import Frontier, TailDropout, at_k, frontier, prune, scree
@@ -16,7 +18,7 @@ WIDTHS = {"2": 9, "5": 7, "8": 6}
 
 
 def trained() -> tuple[nn.Module, list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
-    """An MLP with three TailDropouts that learned a smooth function, and batches for validation and for testing."""
+    """Train an MLP with three TailDropouts on a smooth function; return it with batches for validation and testing."""
     torch.manual_seed(0)
     sizes = [6, *WIDTHS.values()]
     parts = [[nn.Linear(a, b), nn.Tanh(), TailDropout(0.4)] for a, b in itertools.pairwise(sizes)]
@@ -34,21 +36,21 @@ def trained() -> tuple[nn.Module, list[tuple[Tensor, Tensor]], list[tuple[Tensor
 
 
 @pytest.fixture(scope="module")
-def network():
+def network() -> Any:
     return trained()
 
 
-def mean_loss(model, widths, batches, loss=nn.functional.mse_loss) -> float:
+def mean_loss(model: nn.Module, widths: Any, batches: Any, loss: Any = nn.functional.mse_loss) -> float:
     with torch.no_grad(), at_k(model, widths):
         return float(torch.stack([loss(model(x), y) for x, y in batches]).double().mean())
 
 
-def parameters(widths) -> int:
+def parameters(widths: Any) -> int:
     sizes = [6, *widths.values(), 2]
     return sum(a * b + b for a, b in itertools.pairwise(sizes))
 
 
-def every_choice(model, batches) -> list[tuple[int, float]]:
+def every_choice(model: nn.Module, batches: Any) -> list[tuple[int, float]]:
     """Cost and loss of every choice of widths."""
     choices = itertools.product(*(range(1, n + 1) for n in WIDTHS.values()))
     named = [dict(zip(WIDTHS, widths, strict=True)) for widths in choices]
@@ -56,7 +58,7 @@ def every_choice(model, batches) -> list[tuple[int, float]]:
 
 
 @pytest.mark.parametrize("max_forwards", [200, 1000])
-def test_it_is_within_one_percent_of_an_exhaustive_search(network, max_forwards) -> None:
+def test_it_is_within_one_percent_of_an_exhaustive_search(network: Any, max_forwards: int) -> None:
     """378 choices: with 1000 forwards all are evaluated, with 200 they are searched."""
     model, batches, held_out = network
     choices = every_choice(model, batches)
@@ -83,7 +85,7 @@ def test_it_is_within_one_percent_of_an_exhaustive_search(network, max_forwards)
         assert parameters(widths) <= share * parameters(WIDTHS)
 
 
-def test_the_widths_are_better_than_equal_shares(network) -> None:
+def test_the_widths_are_better_than_equal_shares(network: Any) -> None:
     model, batches, held_out = network
     curve = frontier(model, batches, nn.MSELoss(), torch.randn(3, 6), held_out=held_out)
     for share in (0.3, 0.5, 0.7):
@@ -97,7 +99,7 @@ def llama(layers: int = 8, dim: int = 8, hidden: int = 64) -> nn.Module:
     torch.manual_seed(0)
     model = nn.Sequential(*(Block(dim, hidden, heads=0) for _ in range(layers)), nn.Linear(dim, 3))
     with torch.no_grad():  # as if trained: each layer with features that fall in importance, some layers faster than others
-        for number, block in enumerate(model[:-1]):
+        for number, block in enumerate(list(model)[:-1]):
             block.mlp.down_proj.weight *= 8 * torch.exp(-torch.arange(hidden) * (number + 1) / hidden)
     return model.eval()
 
@@ -135,7 +137,7 @@ def feeding_each_other() -> tuple[nn.Module, Tensor, dict[str, int]]:
 
 
 @pytest.mark.parametrize("name", ["mlp", "conv", "llama"])
-def test_costs_are_those_of_the_pruned_network(name) -> None:
+def test_costs_are_those_of_the_pruned_network(name: str) -> None:
     pytest.importorskip("torch_pruning")
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -159,7 +161,7 @@ def test_costs_are_those_of_the_pruned_network(name) -> None:
     assert count(uneven) == sum(parameter.numel() for parameter in pruned(model, uneven, inputs).parameters())
 
 
-def test_a_chosen_size_can_be_pruned_and_computes_the_same(network) -> None:
+def test_a_chosen_size_can_be_pruned_and_computes_the_same(network: Any) -> None:
     pytest.importorskip("torch_pruning")
     model, batches, _ = network
     curve = frontier(model, batches, nn.MSELoss(), torch.randn(3, 6), cost="macs", max_forwards=60)
@@ -169,11 +171,11 @@ def test_a_chosen_size_can_be_pruned_and_computes_the_same(network) -> None:
         torch.testing.assert_close(smaller(batches[0][0]), model(batches[0][0]))
 
 
-def test_layers_and_metrics_and_the_state_of_the_model(network) -> None:
+def test_layers_and_metrics_and_the_state_of_the_model(network: Any) -> None:
     model, batches, _ = network
     classes = [(x, y.argmax(1)) for x, y in batches]
 
-    def accuracy(output, target):
+    def accuracy(output: Tensor, target: Tensor) -> Tensor:
         return output.argmax(1) == target
 
     model.train()
@@ -197,10 +199,10 @@ def test_layers_and_metrics_and_the_state_of_the_model(network) -> None:
     assert curve.choose(tolerance=0)["5"] <= 7
 
 
-def test_batches_are_split_unless_others_are_given(network) -> None:
+def test_batches_are_split_unless_others_are_given(network: Any) -> None:
     model, batches, held_out = network
 
-    def run(batches, **options) -> Frontier:
+    def run(batches: Any, **options: Any) -> Frontier:
         return frontier(model, batches, nn.MSELoss(), cost=parameters, max_forwards=30, sizes=4, **options)
 
     assert "on 1 batches, judged on 1 others" in run(batches).method
@@ -224,7 +226,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_bad_input_is_a_clear_error(network, name) -> None:
+def test_bad_input_is_a_clear_error(network: Any, name: str) -> None:
     options, kind, message = WRONG[name]
     with pytest.raises(kind, match=message):
         frontier(network[0], network[1], nn.MSELoss(), **({"cost": parameters} | options))
@@ -241,17 +243,17 @@ def test_a_layer_that_is_never_called() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_search_finds_the_optimum_of_ordered_features(seed) -> None:
+def test_the_search_finds_the_optimum_of_ordered_features(seed: int) -> None:
     """On sums of powers, with products between layers, whose optimum a search over all widths tells."""
     generator = torch.Generator().manual_seed(seed)
     full = (9, 12, 8)
     scale, power, price = (torch.rand(3, generator=generator).tolist() for _ in range(3))
 
-    def loss(widths):
+    def loss(widths: Sequence[int]) -> Any:
         parts = [(a + 0.2) * (1 - k / n) ** (1.5 + 2 * p) for a, p, k, n in zip(scale, power, widths, full, strict=True)]
         return 1 + sum(parts) + parts[0] * parts[1]
 
-    def cost(widths):
+    def cost(widths: Sequence[int]) -> float:
         return 5 + sum((0.3 + c) * k for c, k in zip(price, widths, strict=True)) + 0.1 * widths[0] * widths[1]
 
     least, most = cost((1, 1, 1)), cost(full)
@@ -268,7 +270,7 @@ def test_the_search_finds_the_optimum_of_ordered_features(seed) -> None:
 def test_the_search_goes_on_where_no_layer_costs_a_loss() -> None:
     """A network that is far too wide: at first every smaller one is better."""
 
-    def loss(widths):
+    def loss(widths: Sequence[int]) -> Any:
         return sum(max(k, 3) for k in widths) + (3 - min(*widths, 3))
 
     search = Search((40, 50), sum, loss, 60)

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from taildropout import Frontier
 from taildropout.widths.sizes import Size
 
 
-def curve(*values: tuple[float, float, float], **known) -> Frontier:
+def curve(*values: tuple[float, float, float], **known: Any) -> Frontier:
     """Sizes from (cost, held-out loss, loss of the search)."""
     rows = enumerate(values)
     points = [Size({"a": at + 1, "b": 2 * at + 1}, cost, loss, 0.1, searched) for at, (cost, loss, searched) in rows]
@@ -71,7 +72,7 @@ def test_json_keeps_everything() -> None:
     assert math.isnan(Frontier.from_json(unknown.to_json())[0].stderr)
 
 
-def damaged(**changes) -> str:
+def damaged(**changes: Any) -> str:
     return json.dumps({**json.loads(SIZES.to_json()), **changes})
 
 
@@ -88,7 +89,7 @@ def damaged(**changes) -> str:
         (damaged(colour="red"), "damaged"),
     ],
 )
-def test_bad_json_is_a_clear_error(text, message) -> None:
+def test_bad_json_is_a_clear_error(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Frontier.from_json(text)
 
@@ -110,7 +111,7 @@ def test_plot() -> None:
     pyplot.close("all")
 
 
-def test_to_frame(monkeypatch) -> None:
+def test_to_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pandas")
     frame = SIZES.to_frame()
     assert list(frame.columns) == ["cost", "share", "loss", "stderr", "a", "b"]

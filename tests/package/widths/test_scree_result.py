@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from taildropout import Scree
 
 
-def curve(*loss: float, widths=None, stderr: float = 0.1, **known) -> Scree:
+def curve(*loss: float, widths: Any = None, stderr: float = 0.1, **known: Any) -> Scree:
     values = torch.tensor(loss, dtype=torch.float64)
     return Scree(
         tuple(widths or range(len(loss))), values, torch.full_like(values, stderr), "running sums along dim 0", **known
@@ -89,7 +90,7 @@ def test_to_frame() -> None:
     assert frame.to_dict("list") == {"loss": [4, 2], "stderr": [0.1, 0.1]}
 
 
-def test_to_frame_without_pandas_says_what_to_install(monkeypatch) -> None:
+def test_to_frame_without_pandas_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match="to_frame needs pandas: pip install pandas"):
         curve(3, 1).to_frame()
@@ -127,7 +128,7 @@ def test_json_of_earlier_versions_still_loads() -> None:
     assert old.choose(1.0) == 1
 
 
-def damaged(**changes) -> str:
+def damaged(**changes: Any) -> str:
     return json.dumps({**json.loads(curve(1, 2).to_json()), **changes})
 
 
@@ -146,7 +147,7 @@ def damaged(**changes) -> str:
         (damaged(widths=[], loss=[], stderr=[]), "lengths"),
     ],
 )
-def test_bad_json_is_a_clear_error(text, message) -> None:
+def test_bad_json_is_a_clear_error(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Scree.from_json(text)
 
@@ -201,7 +202,7 @@ def test_several_fit_on_one_axes() -> None:
     pyplot.close("all")
 
 
-def test_plot_without_matplotlib_says_what_to_install(monkeypatch) -> None:
+def test_plot_without_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install 'taildropout\[plot\]'"):
         curve(3, 1).plot()

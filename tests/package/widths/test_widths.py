@@ -2,10 +2,23 @@
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from networks import NETWORKS, Custom, Recurrent, changed_before, classes, loop, per_element, regression, residual, wide_linear
+from package.widths.networks import (
+    NETWORKS,
+    Custom,
+    Recurrent,
+    changed_before,
+    classes,
+    loop,
+    per_element,
+    regression,
+    residual,
+    wide_linear,
+)
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -13,17 +26,12 @@ from torch.utils.data import DataLoader, TensorDataset
 import taildropout.widths.replay
 from taildropout import Scree, TailDropout, at_k, scree
 
-
-@pytest.fixture(autouse=True)
-def float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("max_rows", [None, 20, 1])
-def test_it_equals_the_loop_over_set_k(name, max_rows) -> None:
+def test_it_equals_the_loop_over_set_k(name: str, max_rows: int | None) -> None:
     build, layer, batches, method = NETWORKS[name]
     model = build()
     result = scree(model, layer, batches, per_element, max_rows=max_rows, per_sample=True)
@@ -51,7 +59,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses_and_metrics_of_classes(name) -> None:
+def test_losses_and_metrics_of_classes(name: str) -> None:
     model, batches, loss = wide_linear(), classes(5, 3, (30, 30, 11)), LOSSES[name]
     result = scree(model, "2", batches, loss)
     torch.testing.assert_close(result.loss, loop(model, "2", batches, loss, range(13)), rtol=1e-10, atol=1e-12)
@@ -61,12 +69,12 @@ def test_what_stands_before_the_layer_runs_once_and_rows_are_bounded() -> None:
     calls, rows = [], []
 
     class Before(nn.Sequential):
-        def forward(self, input):
+        def forward(self, input: Tensor) -> Any:
             calls.append(len(input))
             return super().forward(input)
 
     class Behind(nn.Tanh):
-        def forward(self, input):
+        def forward(self, input: Tensor) -> Any:
             rows.append(len(input))
             return super().forward(input)
 
@@ -86,7 +94,7 @@ def test_one_width_at_a_time_runs_what_stands_before_the_layer_once() -> None:
     calls = []
 
     class Before(nn.Linear):
-        def forward(self, input):
+        def forward(self, input: Tensor) -> Any:
             calls.append(1)
             return super().forward(input)
 
@@ -99,7 +107,7 @@ def test_one_width_at_a_time_runs_what_stands_before_the_layer_once() -> None:
     assert len(calls) - first == first + 2
 
 
-def test_without_a_limit_all_copies_together_stay_small(monkeypatch) -> None:
+def test_without_a_limit_all_copies_together_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = []
     monkeypatch.setattr(taildropout.widths.replay, "_ELEMENTS_CPU", 12 * 7 * 5)
     model = nn.Sequential(TailDropout(), nn.Tanh())
@@ -146,15 +154,15 @@ def test_a_data_loader_a_generator_and_inference_mode() -> None:
 
 def test_inputs_and_outputs_of_many_tensors() -> None:
     class Many(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.encode, self.drop, self.decode = nn.Linear(5, 8), TailDropout(), nn.Linear(8, 3)
 
-        def forward(self, batch):
+        def forward(self, batch: Any) -> Any:
             z = self.drop(self.encode(batch["x"]) + batch["shift"][0])
             return {"out": self.decode(z), "code": (z, "latent"), "weight": self.decode.weight}
 
-    def loss(output, target):
+    def loss(output: Any, target: Any) -> Any:
         assert output["code"][1] == "latent"
         assert output["weight"].shape == (3, 8)
         return per_element(output["out"], target["y"]) + output["code"][0].square().mean(1, keepdim=True)
@@ -204,7 +212,7 @@ def test_standard_errors() -> None:
     ("widths", "expected"),
     [(None, list(range(13))), ("log", [0, 1, 2, 4, 8, 12]), ([7, 0, 3], [0, 3, 7]), (range(12, 13), [12])],
 )
-def test_widths(widths, expected) -> None:
+def test_widths(widths: Any, expected: list[int]) -> None:
     model, batches = wide_linear(), regression(5)
     result = scree(model, "2", batches, per_element, widths=widths)
     assert list(result.widths) == expected
@@ -229,7 +237,7 @@ def test_an_infinite_loss_at_one_width_is_no_error() -> None:
 
 
 def test_a_network_that_depends_on_the_batch_later_is_computed_at_one_width() -> None:
-    def compose(net, x):
+    def compose(net: Any, x: Tensor) -> Tensor:
         z = net.drop(net.encode(x))
         return net.decode(z.sin() if len(x) == 7 else z + x.sum(1, keepdim=True))
 
@@ -247,13 +255,13 @@ def test_a_random_network_is_not_given_again() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_running_sums_are_as_exact_as_the_linear(dtype) -> None:
+def test_running_sums_are_as_exact_as_the_linear(dtype: torch.dtype) -> None:
     n = 4000
     model = nn.Sequential(TailDropout(), nn.Linear(n, 4)).to(dtype)
     x = torch.randn(50, n).to(dtype)
     outputs: dict[int, Tensor] = {}
 
-    def keep(output, target):
+    def keep(output: Tensor, target: Tensor) -> Tensor:
         outputs[len(outputs)] = output.double()
         return output.square().mean(1)
 
@@ -278,14 +286,14 @@ def test_autocast_takes_no_running_sum_of_other_numbers() -> None:
 
 
 @pytest.mark.parametrize("inner", [False, True])
-def test_a_compiled_model_is_evaluated_as_it_was_written(inner, compiler) -> None:
+def test_a_compiled_model_is_evaluated_as_it_was_written(inner: bool, compiler: Any) -> None:
     torch.set_default_dtype(torch.float32)
     net = nn.Sequential(nn.Linear(5, 12), nn.ReLU(), TailDropout(), nn.Linear(12, 3))
     batches = [(x.float(), y.float()) for x, y in regression(5)]
     expected = scree(net, "2", batches, per_element)
     graphs = []
 
-    def backend(graph, inputs):
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
         graphs.append(graph)
         return graph.forward
 
@@ -306,11 +314,11 @@ def test_a_compiled_model_is_evaluated_as_it_was_written(inner, compiler) -> Non
     assert len(graphs) == before == 1  # neither here nor afterwards was anything compiled
 
 
-def test_the_device_is_where_batches_go(monkeypatch) -> None:
+def test_the_device_is_where_batches_go(monkeypatch: pytest.MonkeyPatch) -> None:
     moved = []
     to = Tensor.to
 
-    def watched(self, *args, **kwargs):
+    def watched(self: Tensor, *args: Any, **kwargs: Any) -> Any:
         if args and isinstance(args[0], str | torch.device):
             moved.append(str(args[0]))
         return to(self, *args, **kwargs)
@@ -322,7 +330,7 @@ def test_the_device_is_where_batches_go(monkeypatch) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
 @pytest.mark.parametrize("name", ["mlp", "conv", "time first", "around the layer"])
-def test_on_a_gpu(name) -> None:
+def test_on_a_gpu(name: str) -> None:
     build, layer, batches, method = NETWORKS[name]
     model = build()
     expected = scree(model, layer, batches, per_element)
@@ -341,7 +349,7 @@ def test_rows_are_counted_along_the_dim_of_the_copies() -> None:
     assert rows[-3:] == [28, 28, 7]
 
 
-def test_running_sums_count_what_the_linear_gives(monkeypatch) -> None:
+def test_running_sums_count_what_the_linear_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = []
     monkeypatch.setattr(taildropout.widths.replay, "_ELEMENTS_CPU", 3 * 7 * 5)
     model = nn.Sequential(TailDropout(), nn.Linear(12, 3), nn.Tanh())

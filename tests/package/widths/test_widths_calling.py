@@ -4,39 +4,34 @@ import functools
 import sys
 import types
 from collections import UserDict
-from typing import ClassVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import pytest
 import torch
-from decoder import LanguageModel, texts
-from networks import Custom, computed, loop, per_element, regression, wide_linear
-from torch import nn
+from package.widths.decoder import LanguageModel, texts
+from package.widths.networks import Custom, computed, loop, per_element, regression, wide_linear
+from torch import Tensor, nn
 
 from taildropout import Scree, TailDropout, at_k, scree
 
-
-@pytest.fixture(autouse=True)
-def float64():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
-class BatchEncoding(UserDict):
+class BatchEncoding(UserDict[str, Tensor]):
     """As in transformers: a mapping that is no dict, and moves by itself."""
 
-    def to(self, device):
+    def to(self, device: torch.device) -> "BatchEncoding":
         return BatchEncoding({name: value.to(device) for name, value in self.items()})
 
 
-def encoded(kind=dict, sizes=(6, 6, 3)):
+def encoded(kind: type[Any] = dict, sizes: Sequence[int] = (6, 6, 3)) -> list[Any]:
     labels = [ids.masked_fill(ids == 3, -100) for ids in texts(sizes)]
     return [kind({"input_ids": ids, "labels": own}) for ids, own in zip(texts(sizes), labels, strict=True)]
 
 
-def own_losses(model, name, batches, widths):
-    """The model's mean loss by the loop, weighted by the labels that count."""
+def own_losses(model: nn.Module, name: str, batches: Any, widths: Any) -> Tensor:
+    """Return the mean losses computed by a loop, weighted by the number of valid labels."""
     rows = []
     weights = torch.tensor([float((batch["labels"] != -100).sum()) for batch in batches])
     with torch.no_grad():
@@ -49,7 +44,7 @@ def own_losses(model, name, batches, widths):
 @pytest.mark.parametrize("as_mapping", [False, True])
 @pytest.mark.parametrize("kind", [dict, BatchEncoding])
 @pytest.mark.parametrize("name", ["decoder.blocks.0.mlp.drop", "decoder.blocks.1.mlp.drop"])
-def test_a_language_model_with_its_own_loss(as_mapping, kind, name) -> None:
+def test_a_language_model_with_its_own_loss(as_mapping: bool, kind: type[Any], name: str) -> None:
     model = LanguageModel(as_mapping, hidden=12)
     rows = computed(model.decoder.head)
     result = scree(model, name, encoded(kind))
@@ -63,11 +58,11 @@ def test_a_language_model_with_its_own_loss(as_mapping, kind, name) -> None:
 
 def test_the_own_loss_of_a_model_without_connections_around_the_layer() -> None:
     class Plain(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.net, self.loss = wide_linear(), nn.MSELoss()
 
-        def forward(self, x, y):
+        def forward(self, x: Tensor, y: Tensor) -> Any:
             output = self.net(x)
             return {"loss": self.loss(output, target=y) * 2, "output": output}
 
@@ -82,7 +77,7 @@ def test_the_own_loss_of_a_model_without_connections_around_the_layer() -> None:
 
 
 def test_a_loss_of_dicts_gets_the_batch() -> None:
-    def loss(output, batch):
+    def loss(output: Any, batch: Any) -> Any:
         return (output.logits.argmax(-1) == batch["labels"]).double().mean(1)
 
     model = LanguageModel(hidden=12)
@@ -97,11 +92,11 @@ def test_a_loss_of_dicts_gets_the_batch() -> None:
 
 def test_call_says_how_a_model_is_called() -> None:
     class TwoInputs(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.net = wide_linear()
 
-        def forward(self, x, scale):
+        def forward(self, x: Tensor, scale: Tensor) -> Any:
             return self.net(x * scale)
 
     model, pairs = TwoInputs(), regression(5)
@@ -120,14 +115,14 @@ def test_call_says_how_a_model_is_called() -> None:
 
 
 def several() -> nn.Module:
-    def part(size):
+    def part(size: int) -> list[nn.Module]:
         return [nn.Linear(size, 8), nn.ReLU(), TailDropout(), nn.Linear(8, 5)]
 
     return nn.Sequential(nn.Linear(5, 5), *part(5), nn.Tanh(), *part(5), nn.Linear(5, 3))
 
 
 @pytest.mark.parametrize("residual", [False, True])
-def test_several_layers_are_measured_in_one_call_and_share_what_stands_before(residual) -> None:
+def test_several_layers_are_measured_in_one_call_and_share_what_stands_before(residual: bool) -> None:
     if residual:
         model, names, batches = LanguageModel(hidden=12), [f"decoder.blocks.{i}.mlp.drop" for i in (1, 0)], encoded()
         first, loss = model.decoder.blocks[0].before, None
@@ -154,7 +149,7 @@ def test_several_layers_are_measured_in_one_call_and_share_what_stands_before(re
 def test_max_batches() -> None:
     drawn = []
 
-    def stream():
+    def stream() -> Iterator[Any]:
         for batch in regression(5) * 5:
             drawn.append(1)
             yield batch
@@ -169,7 +164,7 @@ def test_max_batches() -> None:
     )
 
 
-def accuracy(output, target):
+def accuracy(output: Tensor, target: Tensor) -> Tensor:
     return output.argmax(1) == target
 
 
@@ -190,17 +185,19 @@ def test_name_and_direction_come_from_the_loss_or_the_caller() -> None:
 class Bar:
     """Stands for tqdm's."""
 
-    shown: ClassVar[list[tuple]] = []
+    shown: ClassVar[list[tuple[str, int | None]]] = []
 
-    def __init__(self, items, desc, total):
+    def __init__(self, items: Iterable[Any], desc: str, total: int | None) -> None:
         self.items = items
         self.shown.append((desc, total))
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.items)
 
 
-def test_progress_is_shown_on_a_terminal_and_in_a_notebook_only(monkeypatch, capsys) -> None:
+def test_progress_is_shown_on_a_terminal_and_in_a_notebook_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     Bar.shown.clear()
     monkeypatch.setitem(sys.modules, "tqdm", types.SimpleNamespace(tqdm=Bar))
     model, batches = wide_linear(), regression(5)
@@ -221,7 +218,9 @@ def test_progress_is_shown_on_a_terminal_and_in_a_notebook_only(monkeypatch, cap
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_notebook_without_widgets_has_tqdms_text_and_nothing_of_rich(monkeypatch, capsys) -> None:
+def test_a_notebook_without_widgets_has_tqdms_text_and_nothing_of_rich(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Rich warns there that ipywidgets is missing, and so does tqdm.auto."""
     Bar.shown.clear()
     monkeypatch.setattr("sys.stderr.isatty", lambda: False)
@@ -239,7 +238,9 @@ def test_a_notebook_without_widgets_has_tqdms_text_and_nothing_of_rich(monkeypat
     assert len(Bar.shown) == 2
 
 
-def test_progress_without_tqdm_is_richs_and_without_both_none(monkeypatch, capsys) -> None:
+def test_progress_without_tqdm_is_richs_and_without_both_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setitem(sys.modules, "tqdm", None)
     model, batches = wide_linear(), regression(5)

@@ -2,24 +2,21 @@
 
 import itertools
 import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from networks import Custom, normal, per_element, regression, wide_linear
+from package.widths.networks import Custom, normal, per_element, regression, wide_linear
 from torch import Tensor, nn
 
 from taildropout import TailDropout, at_k, prune, scree
 
-
-@pytest.fixture(autouse=True)
-def float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
-def state(model: nn.Module) -> tuple:
+def state(model: nn.Module) -> tuple[Any, ...]:
     return (
         [(module.training, sorted(module.__dict__), module.__dict__.get("forward")) for module in model.modules()],
         [None if module.k is None else module.k.item() for module in model.modules() if isinstance(module, TailDropout)],
@@ -30,7 +27,7 @@ def state(model: nn.Module) -> tuple:
     )
 
 
-def noisy_batches(error: Exception | None = None):
+def noisy_batches(error: Exception | None = None) -> Iterator[Any]:
     yield from regression(5)
     torch.rand(3)
     if error:
@@ -46,7 +43,7 @@ def failing(output: Tensor, target: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("fails", ["", "loss", "batches"])
-def test_everything_is_left_as_it_was(fails) -> None:
+def test_everything_is_left_as_it_was(fails: str) -> None:
     model = nn.Sequential(nn.Linear(5, 12), TailDropout(), nn.BatchNorm1d(12), nn.Dropout(), TailDropout(), nn.Linear(12, 3))
     model[2].eval()  # frozen, in a model that trains
     model[1].set_k(5)
@@ -119,7 +116,7 @@ WRONG = {
 
 @pytest.mark.filterwarnings("ignore:Using a target size")
 @pytest.mark.parametrize("name", WRONG)
-def test_bad_input_is_a_clear_error_and_changes_nothing(name) -> None:
+def test_bad_input_is_a_clear_error_and_changes_nothing(name: str) -> None:
     model, layer, batches, loss, options, kind, message = WRONG[name]
     before = state(NET)
     with pytest.raises(kind, match=message):
@@ -136,11 +133,11 @@ def test_a_layer_that_is_never_called() -> None:
 class Followed(nn.Module):
     """A layer whose features go through a function of all samples together."""
 
-    def __init__(self, mix):
+    def __init__(self, mix: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.first, self.dropout, self.last, self.mix = nn.Linear(8, 16), TailDropout(), nn.Linear(16, 3), mix
 
-    def forward(self, input):
+    def forward(self, input: Tensor) -> Any:
         return self.last(self.mix(self.dropout(self.first(input))))
 
 
@@ -153,7 +150,7 @@ class Followed(nn.Module):
     ],
     ids=["sum", "maximum", "any"],
 )
-def test_samples_that_mix_where_zeros_hide_it_are_seen(mix):
+def test_samples_that_mix_where_zeros_hide_it_are_seen(mix: Callable[[Tensor], Tensor]) -> None:
     """A copy at width 0 adds nothing to a sum, so two others must be tried together."""
     torch.manual_seed(3)
     model, batch = Followed(mix).eval(), (torch.randn(40, 8), torch.randint(3, (40,)))
@@ -167,7 +164,7 @@ def test_samples_that_mix_where_zeros_hide_it_are_seen(mix):
     assert torch.allclose(found.loss, torch.stack(expected).double(), rtol=1e-5)
 
 
-def test_a_layer_that_prune_made_slice_has_the_widths_it_keeps():
+def test_a_layer_that_prune_made_slice_has_the_widths_it_keeps() -> None:
     pytest.importorskip("torch_pruning")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 12), nn.LayerNorm(12), TailDropout(), nn.Linear(12, 3))

@@ -1,29 +1,25 @@
 """Behind residual connections scree gives every sample its own k."""
 
+from typing import Any
+
 import pytest
 import torch
-from decoder import Decoder, texts
-from networks import Custom, centred, computed, loop, per_element, regression, residual
-from torch import nn
+from package.widths.decoder import Decoder, texts
+from package.widths.networks import Custom, centred, computed, loop, per_element, regression, residual
+from torch import Tensor, nn
 from torch.nn import functional
 
 from taildropout import TailDropout, scree
 
-
-@pytest.fixture(autouse=True)
-def float64():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
-def next_token(output, ids):
+def next_token(output: Tensor, ids: Tensor) -> Tensor:
     return functional.cross_entropy(output[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
 
 
 @pytest.mark.parametrize("options", [{}, {"batch_dim": [0, 1]}, {"batch_dim": ()}, {"batch_dim": 1}], ids=str)
-def test_a_decoder_needs_ten_times_fewer_forwards_than_widths(options) -> None:
+def test_a_decoder_needs_ten_times_fewer_forwards_than_widths(options: dict[str, Any]) -> None:
     """Of what stands behind the layer: one width at a time took 65 forwards for 65 widths and 8 to choose the strategy."""
     model, batches = Decoder(hidden=64, **options), [(ids, ids) for ids in texts()]
     rows, before = computed(model.head), computed(model.blocks[0])
@@ -43,7 +39,7 @@ def test_a_decoder_needs_ten_times_fewer_forwards_than_widths(options) -> None:
 
 @pytest.mark.parametrize("max_rows", [None, 14, 35, 1])
 @pytest.mark.parametrize("name", ["blocks.0.mlp.drop", "blocks.1.mlp.drop"])
-def test_rows_are_bounded(max_rows, name) -> None:
+def test_rows_are_bounded(max_rows: int | None, name: str) -> None:
     model, batches = Decoder(hidden=16), [(ids, ids) for ids in texts((7, 7, 4))]
     rows = computed(model.head)
     result = scree(model, name, batches, next_token, max_rows=max_rows)
@@ -53,12 +49,12 @@ def test_rows_are_bounded(max_rows, name) -> None:
 
 def test_time_first() -> None:
     class TimeFirst(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.first, self.second, self.last = nn.GRU(3, 8), nn.GRU(8, 5), nn.Linear(13, 3)
             self.drop = TailDropout(0.5, 1)
 
-        def forward(self, input):
+        def forward(self, input: Tensor) -> Any:
             hidden = self.first(input)[0]
             return self.last(torch.cat([hidden, self.second(self.drop(hidden))[0]], 2))
 
@@ -73,7 +69,7 @@ def test_samples_that_depend_on_one_another_go_one_width_at_a_time() -> None:
     assert result.method.startswith("one width at a time: ")
     assert "one k per sample along dim 0 does not work (an output of size" in result.method
 
-    def only_seen_together(net, x):  # at width 0 alone, and at every other width alone, nothing is added
+    def only_seen_together(net: Any, x: Tensor) -> Tensor:  # at width 0 alone, and at every other width alone, nothing is added
         z = net.encode(x) + net.drop(net.encode(x))
         return net.decode(z + (z - z[:1]).mean(0))
 
@@ -84,12 +80,12 @@ def test_samples_that_depend_on_one_another_go_one_width_at_a_time() -> None:
 
 
 def test_what_is_written_into_before_and_behind_the_layer() -> None:
-    def before(net, x):
+    def before(net: Any, x: Tensor) -> Tensor:
         h = net.encode(x)
         h += x.sum(1, keepdim=True)
         return net.decode(h + net.drop(h).sin())
 
-    def behind(net, x):
+    def behind(net: Any, x: Tensor) -> Tensor:
         h = net.encode(x)
         z = net.drop(h).sin()
         h += z  # what a module before the layer gave
@@ -104,11 +100,13 @@ def test_what_is_written_into_before_and_behind_the_layer() -> None:
 
 def test_a_later_batch_of_another_form_is_computed_all_the_same() -> None:
     class Fails(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.net = Custom(residual)
 
-        def forward(self, input):
+        seen: bool
+
+        def forward(self, input: Tensor) -> Any:
             if len(input) > 7 and self.seen:
                 raise RuntimeError("too many samples")
             self.seen = self.seen or len(input) == 4
@@ -126,7 +124,7 @@ def test_half_precision_is_as_exact_as_the_model() -> None:
     torch.set_default_dtype(torch.float32)
     model, batches = Decoder(hidden=16).bfloat16(), [(ids, ids) for ids in texts()]
 
-    def loss(output, ids):
+    def loss(output: Any, ids: Tensor) -> Any:
         return next_token(output.float(), ids)
 
     result = scree(model, "blocks.0.mlp.drop", batches, loss)

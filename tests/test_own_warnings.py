@@ -1,11 +1,11 @@
-"""A warning of this project fails a test, a foreign one does not; and each process of a parallel run reports its p-values."""
+"""A warning of this project fails a test, another one does not; each worker process reports its p-values."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from ours import own_lines
+from own_warnings import own_lines
 
 FOLDER = Path(__file__).parent
 
@@ -57,7 +57,7 @@ def test_cell(cell, family):
 
 
 def run_tests(folder: Path, source: str, *options: str) -> str:
-    """What pytest prints for the tests in `source`, with this project's settings."""
+    """Return the output of pytest for the tests in `source`, with this project's settings."""
     (folder / "conftest.py").write_text((FOLDER / "conftest.py").read_text(encoding="utf-8"), encoding="utf-8")
     (folder / "test_made_up.py").write_text(source, encoding="utf-8")
     config = FOLDER.parent / "pyproject.toml"

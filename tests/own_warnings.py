@@ -1,4 +1,4 @@
-"""Which warnings and which lines of output are this project's own, and not those of torch, numpy or Python."""
+"""Recognise this project's own warnings and lines of output, as opposed to those of torch, numpy or Python."""
 
 import re
 import sys
@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 NAMES = re.compile(r"\b(taildropout|benchmarks)", re.IGNORECASE)
-ELSEWHERE = re.compile(r"\S?.*/(site|dist)-packages/(?!taildropout/)\S*")  # a file of another package, wherever it lies
+ELSEWHERE = re.compile(r"\S?.*/(site|dist)-packages/(?!taildropout/)\S*")  # the path of a file of another package
 FAILED = re.compile(r"^(Traceback|\w*Error\b|Could not)")
 
 
@@ -20,14 +20,14 @@ def own(module: str, message: object) -> bool:
 
 
 def own_lines(output: str) -> list[str]:
-    """Return the lines that name this project or say that something failed; torch's logs are not among them."""
+    """Return the lines that name this project or report a failure, without torch's logs."""
     return [line for line in output.splitlines() if NAMES.search(ELSEWHERE.sub("", line)) or FAILED.search(line)]
 
 
 def mark_own_warnings() -> None:
-    """Have `warnings.warn` add `OwnWarning` to the category of this project's own warnings.
+    """Make `warnings.warn` add `OwnWarning` to the category of this project's own warnings.
 
-    The filters of the standard library cannot tell: with `stacklevel=2` a warning counts as raised by the code that called us.
+    The filters of the standard library cannot recognise them: with `stacklevel=2` a warning belongs to the calling code.
     """
     warn = warnings.warn
 
