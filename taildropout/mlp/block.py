@@ -14,9 +14,12 @@ from ..distribution import check_n, exponential, rate
 from ..layer import TailDropout
 from ..selection import transformed
 from . import cost
+from .activation import OfModule
+from .autograd import ragged_product
+from .compiled import output_in_graph
 from .elementwise import is_elementwise
 from .operands import Operands
-from .ragged import Activation, Ragged, k_per_row, ragged_product, same_k
+from .ragged import Ragged, k_per_row, same_k
 
 
 class TailMLP(nn.Sequential):
@@ -76,8 +79,8 @@ class TailMLP(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the four modules; where it pays, by a ragged product with the same result."""
-        if not torch.compiler.is_compiling() and self._worth_deciding(input) and self._as_constructed():
-            output = self._ragged_output(input)
+        if self._worth_deciding(input) and self._as_constructed():
+            output = output_in_graph(self, input) if torch.compiler.is_compiling() else self._ragged_output(input)
             if output is not None:
                 return output
         return super().forward(input)  # type: ignore[no-any-return, no-untyped-call]
@@ -126,7 +129,7 @@ class TailMLP(nn.Sequential):
         ragged = None if cast is None else _ragged(dropout, cast, costs)
         if cast is None or ragged is None:
             return None
-        output = ragged_product(cast.in_rows(), ragged, Activation(module, device, autocast))
+        output = ragged_product(cast.in_rows(), ragged, OfModule(module, device, autocast))
         return output.reshape(*input.shape[:-1], -1)
 
 
@@ -149,7 +152,7 @@ def _may_pay(operands: Operands, dropout: TailDropout, costs: cost.Costs) -> boo
     x, w1, _, w2, _ = operands
     share = 0.0 if dropout.k is not None else 1 - dropout.p if dropout.training else 1.0
     rows = x.numel() // max(1, w1.shape[1])
-    return cost.blocks_that_pay(w1.shape[0], rows, w1.shape[1] + w2.shape[0], share, 1.0, costs) > 0
+    return cost.blocks_that_pay(w1.shape[0], rows, w1.shape[1] + w2.shape[0], share, 1.0, costs, torch.is_grad_enabled()) > 0
 
 
 def _ragged(dropout: TailDropout, operands: Operands, costs: cost.Costs) -> Ragged | None:
@@ -171,7 +174,7 @@ def _ragged(dropout: TailDropout, operands: Operands, costs: cost.Costs) -> Ragg
             whole = math.exp(-rate(dropout.p, n) * n)  # P(K = n)
     else:
         return None
-    blocks = cost.blocks_that_pay(n, rows, ends, share, whole, costs)
+    blocks = cost.blocks_that_pay(n, rows, ends, share, whole, costs, torch.is_grad_enabled())
     if blocks == 0:
         return None
     if k is None:

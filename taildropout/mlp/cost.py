@@ -57,7 +57,7 @@ def _rounds_to_tf32() -> bool:
     return bool(matmul.allow_tf32)
 
 
-def blocks_that_pay(n: int, rows: int, ends: int, share: float, whole: float, costs: Costs) -> int:
+def blocks_that_pay(n: int, rows: int, ends: int, share: float, whole: float, costs: Costs, training: bool) -> int:
     """Return the best number of blocks for a ragged product, or 0 if the full product is as fast.
 
     In each row that keeps only a part of the features, half a block on average is computed for nothing. So the more there is to
@@ -70,8 +70,9 @@ def blocks_that_pay(n: int, rows: int, ends: int, share: float, whole: float, co
         share: share of the hidden features that is kept, on average over the rows.
         whole: share of the rows that keep all features, or 1 if all rows have the same k.
         costs: what the device takes beside products.
+        training: if True, there will be a backward.
     """
-    passes, activations, again = (3, 1.5, 1) if torch.is_grad_enabled() else (1, 1, 0)
+    passes, activations, again = (3, 1.5, 1) if training else (1, 1, 0)
     element = 2 * passes * ends + activations * costs.activation
     full = rows * n * element
     element += again * costs.activation  # backward computes the activation again

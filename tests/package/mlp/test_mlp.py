@@ -238,15 +238,15 @@ def test_blocks_are_taken_where_they_pay() -> None:
     """Flagship sizes, and what is too small, or drops too little, to save anything."""
 
     def blocks(rows: int, features: int, n: int, p: float, kind: str = "cpu") -> int:
-        return cost.blocks_that_pay(n, rows, 2 * features, 1 - p, math.exp(-rate(p, n) * n), cost._COSTS[kind])
+        return cost.blocks_that_pay(n, rows, 2 * features, 1 - p, math.exp(-rate(p, n) * n), cost._COSTS[kind], torch.is_grad_enabled())
 
     assert blocks(4096, 1024, 4096, 0.5) >= 8
     assert blocks(512, 1024, 4096, 0.5) >= 4
     for p in (0.001, 0.01):
         assert blocks(4096, 1024, 4096, p) == 0
-        assert cost.blocks_that_pay(4096, 4096, 2048, 1 - p, 1.0, cost._COSTS["cpu"]) == 0
+        assert cost.blocks_that_pay(4096, 4096, 2048, 1 - p, 1.0, cost._COSTS["cpu"], True) == 0
     assert blocks(8, 16, 64, 0.5) == 0
-    assert cost.blocks_that_pay(4096, 4096, 2048, 0.25, 1.0, cost._COSTS["cpu"]) == 1
+    assert cost.blocks_that_pay(4096, 4096, 2048, 0.25, 1.0, cost._COSTS["cpu"], True) == 1
     with torch.no_grad():
         assert blocks(4096, 1024, 4096, 0.5) >= 4
     # On an H100 these pay or not, as measured.
