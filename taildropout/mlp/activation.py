@@ -37,7 +37,8 @@ class OfModule(NamedTuple):
         hidden = hidden.clone() if getattr(self.module, "inplace", False) else hidden
         with torch.autocast(self.device_type, self.autocast, self.autocast is not None):
             result: Tensor = self.module(hidden)
-        return result.to(hidden.dtype)  # as Linear casts its input in autocast
+        # A module that returns its input must not have it cut in place. Linear casts its input in autocast.
+        return result.clone() if result is hidden else result.to(hidden.dtype)
 
     def with_slope(self, hidden: Tensor) -> tuple[Tensor, Slope]:
         """Return the activation as autograd computes it, and a function that runs autograd."""
@@ -68,7 +69,7 @@ _FORWARD: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
-    "identity": lambda hidden: hidden,
+    "identity": torch.clone,  # the result is cut in place
 }
 # From the gradient, the input of the activation and its result.
 _BACKWARD: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
