@@ -16,12 +16,15 @@ from .ragged import Ragged, backward, forward
 
 def full_product(operands: Operands, ragged: Ragged, activation: Activation) -> Tensor:
     """Compute the same from differentiable operations of torch, including the features that k drops."""
-    x, w1, b1, w2, b2 = operands
+    x, w1, b1, w2, b2, up, up_bias = operands
     if isinstance(ragged.k, int) or ragged.order is None:
         k = torch.as_tensor(ragged.k, device=x.device)
     else:
         k = torch.empty_like(ragged.k).index_copy_(0, ragged.order, ragged.k).unsqueeze(1)
-    return functional.linear(select(activation(functional.linear(x, w1, b1)), k, 1), w2, b2)
+    active = activation(functional.linear(x, w1, b1))
+    if up is not None:
+        active = active * functional.linear(x, up, up_bias)
+    return functional.linear(select(active, k, 1), w2, b2)
 
 
 class _RaggedProduct(torch.autograd.Function):
@@ -35,12 +38,14 @@ class _RaggedProduct(torch.autograd.Function):
         b1: Tensor | None,
         w2: Tensor,
         b2: Tensor | None,
+        up: Tensor | None,
+        up_bias: Tensor | None,
         ragged: Ragged,
         activation: Activation,
         training: bool,
     ) -> Tensor:
-        operands = Operands(x, w1, b1, w2, b2)
-        saved = x.new_empty(ragged.elements()) if training else None
+        operands = Operands(x, w1, b1, w2, b2, up, up_bias)
+        saved = x.new_empty(ragged.elements() * (1 if up is None else 2)) if training else None
         ctx.ragged, ctx.activation = ragged, activation
         ctx.save_for_backward(*operands, saved)
         return forward(operands, ragged, activation, saved)
@@ -48,7 +53,7 @@ class _RaggedProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, saved = ctx.saved_tensors
-        operands, wanted = Operands(*tensors), ctx.needs_input_grad[:5]
+        operands, wanted = Operands(*tensors), ctx.needs_input_grad[:7]
         if torch.is_grad_enabled():  # a graph of the backward is wanted
             output = full_product(operands, ctx.ragged, ctx.activation)
             chosen: Any = [each for each, need in zip(operands, wanted, strict=True) if need]

@@ -18,20 +18,16 @@ from .operator import ragged_mlp
 _SMALL = 2**25
 
 
-def output_in_graph(block: nn.Sequential, input: Tensor) -> Tensor | None:
+def output_in_graph(operands: Operands, module: nn.Module, dropout: TailDropout) -> Tensor | None:
     """Return the output of a block whose modules are those of the constructor, or None where they must compute it.
 
     A compiler traces this. Nothing here reads p or the value of k, so that the graph holds for every p and k.
     """
-    first, module, dropout, last = block
-    assert isinstance(first, nn.Linear)
-    assert isinstance(dropout, TailDropout)
-    assert isinstance(last, nn.Linear)
+    input, n = operands.x, operands.w1.shape[0]
     if not (dropout.training or dropout.fixed_k.k is not None) or not _can_be_operator(input):
         return None
-    if input.numel() * first.out_features < _SMALL:
+    if input.numel() * n < _SMALL:
         return None
-    operands = Operands(input, first.weight, first.bias, last.weight, last.bias)
     if not (operands.plain() and operands.fit() and dropout.dropout_dim in (-1, input.dim() - 1)):
         return None
     autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
@@ -42,12 +38,12 @@ def output_in_graph(block: nn.Sequential, input: Tensor) -> Tensor | None:
     if activation is None:
         _warn_of(type(module).__name__)
         return None
-    shape = torch.Size((*input.shape[:-1], first.out_features))
+    shape = torch.Size((*input.shape[:-1], n))
     k = dropout.drawn_in_graph(input, shape) if dropout.fixed_k.k is None else dropout.k_for(shape, input.device)[0]
     k = k.reshape(()) if _shared(k) else k.expand(*shape[:-1], 1).reshape(-1)
     training = torch.is_grad_enabled() and any(each.requires_grad for each in cast.tensors())
-    output = ragged_mlp(*cast.in_rows(), k, activation, training)[0]
-    return output.reshape(*input.shape[:-1], last.out_features)
+    output: Tensor = ragged_mlp(*cast.in_rows(), k, activation, training)[0]
+    return output.reshape(*input.shape[:-1], operands.w2.shape[0])
 
 
 def _can_be_operator(input: Tensor) -> bool:
@@ -74,7 +70,7 @@ def _warn_of(activation: str) -> None:
     if activation not in _warned_of:
         _warned_of.add(activation)
         warnings.warn(
-            f"TailMLP computes everything in compiled code, because its activation {activation} is not one of GELU, ReLU, SiLU, "
-            "Tanh, Sigmoid and Identity; use one of these, or call the block in a function under torch.compiler.disable",
+            f"TailMLP computes everything in compiled code, because its activation {activation} is not one of GELU, ReLU, "
+            "SiLU, Tanh, Sigmoid and Identity; use one of these, or call the block in a function under torch.compiler.disable",
             stacklevel=2,
         )

@@ -19,7 +19,7 @@ from .operands import Operands
 from .ragged import Ragged, backward, forward, k_per_row, of_sorted, same_k, whole
 
 _NAMESPACE = __name__.rsplit(".", 2)[0].replace(".", "_")
-_OPERANDS = "Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2"
+_OPERANDS = "Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, Tensor? up, Tensor? up_bias"
 
 
 @custom_op(
@@ -28,43 +28,52 @@ _OPERANDS = "Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2"
     schema=f"({_OPERANDS}, Tensor k, str activation, bool training) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def ragged_mlp(
-    x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, k: Tensor, activation: str, training: bool
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    up: Tensor | None,
+    up_bias: Tensor | None,
+    k: Tensor,
+    activation: str,
+    training: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Compute Linear, activation, keep_first, Linear without most of what k drops.
+    """Compute Linear, activation (times the second Linear), keep_first, Linear without most of what k drops.
 
     Args:
         x: (rows, in); w1 (n, in), w2 (out, n), biases b1 (n) and b2 (out) or None; all of one dtype.
+        up: (n, in), up_bias (n): the second inner Linear of a gated block, or None.
         k: (rows,), or 0-d for all rows.
         activation: one of the names of `activation.name_of`.
         training: if True, save for backward.
 
     Returns:
-        The output (rows, out); and for backward: memory for the inputs of the activation, flat and with rows · n elements, of
-        which only the first are written; the order of the rows by k; k in this order; and the number of blocks, 0-d.
+        The output (rows, out), and for backward: memory for the results of the inner Linears, flat, with rows · n elements for
+        each, of which only the first are written; the order of the rows by k; k in this order; and the number of blocks, 0-d.
     """
-    operands = Operands(x, w1, b1, w2, b2)
+    operands = Operands(x, w1, b1, w2, b2, up, up_bias)
     ragged, blocks = _planned(operands, k, training)
     saved = _flat(operands, training)
     output = forward(operands, ragged, Named(activation), saved if training else None)
-    order = ragged.order if ragged.order is not None else k.new_empty(k.shape, dtype=torch.int64)
+    order = ragged.order if ragged.order is not None else torch.zeros_like(k, dtype=torch.int64)
     sorted_k = ragged.k if ragged.order is not None and isinstance(ragged.k, Tensor) else k.clone()
     return output, saved, order, sorted_k, torch.tensor(blocks)
 
 
 def _flat(operands: Operands, training: bool) -> Tensor:
     """Return memory for the inputs of the activation, a known bound. A CPU gives memory only where it is written."""
-    return operands.x.new_empty(operands.x.size(0) * operands.w1.size(0) if training else 0)
+    return operands.x.new_empty(operands.x.size(0) * operands.w1.size(0) * (1 if operands.up is None else 2) if training else 0)
 
 
 def _planned(operands: Operands, k: Tensor, training: bool) -> tuple[Ragged, int]:
     """Return the blocks that are computed and their number; one block of everything, and 0, if skipping does not pay."""
-    x, w1, _, w2, _ = operands
-    rows, n, ends = x.size(0), w1.size(0), w1.size(1) + w2.size(0)
+    x, rows, n = operands.x, operands.x.size(0), operands.w1.size(0)
     if k.dim() == 0:
         return same_k(_first(k, n), n, rows), 1
     kept = k.clamp(max=n)
     share, all_kept = torch.stack([kept.double().mean() / n, (kept == n).double().mean()]).tolist()
-    blocks = cost.blocks_that_pay(n, rows, ends, share, all_kept, cost.costs_of(x.device.type, x.dtype), training)
+    blocks = cost.blocks_that_pay(n, rows, operands.ends, share, all_kept, cost.costs_of(x.device.type, x.dtype), training)
     return (k_per_row(k, n, blocks) if blocks else whole(k, n)), blocks
 
 
@@ -80,11 +89,20 @@ def _first(k: Tensor, n: int) -> int:
     return int(k.clamp(max=n))  # an exponential may be inf
 
 
-@ragged_mlp.register_fake  # type: ignore[untyped-decorator]
+@ragged_mlp.register_fake
 def _fake(
-    x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, k: Tensor, activation: str, training: bool
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    up: Tensor | None,
+    up_bias: Tensor | None,
+    k: Tensor,
+    activation: str,
+    training: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    operands = Operands(x, w1, b1, w2, b2)
+    operands = Operands(x, w1, b1, w2, b2, up, up_bias)
     blocks = torch.empty((), dtype=torch.int64, device="cpu")
     order = k.new_empty(k.shape, dtype=torch.int64)
     return x.new_empty(x.size(0), w2.size(0)), _flat(operands, training), order, k.new_empty(k.shape), blocks
@@ -103,6 +121,8 @@ def ragged_mlp_backward(
     b1: Tensor | None,
     w2: Tensor,
     b2: Tensor | None,
+    up: Tensor | None,
+    up_bias: Tensor | None,
     saved: Tensor,
     order: Tensor,
     k: Tensor,
@@ -111,13 +131,13 @@ def ragged_mlp_backward(
     wanted: list[bool],
 ) -> list[Tensor]:
     """Compute the gradients of those operands that are wanted, in their order, from what `ragged_mlp` has returned."""
-    operands = Operands(x, w1, b1, w2, b2)
+    operands = Operands(x, w1, b1, w2, b2, up, up_bias)
     ragged = _again(operands, order, k, int(blocks))
     grads = backward(grad, operands, ragged, Named(activation), saved, wanted)
     return [each for each in grads if each is not None]
 
 
-@ragged_mlp_backward.register_fake  # type: ignore[untyped-decorator]
+@ragged_mlp_backward.register_fake
 def _fake_backward(
     grad: Tensor,
     x: Tensor,
@@ -125,6 +145,8 @@ def _fake_backward(
     b1: Tensor | None,
     w2: Tensor,
     b2: Tensor | None,
+    up: Tensor | None,
+    up_bias: Tensor | None,
     saved: Tensor,
     order: Tensor,
     k: Tensor,
@@ -132,7 +154,7 @@ def _fake_backward(
     activation: str,
     wanted: list[bool],
 ) -> list[Tensor]:
-    likes = x.new_empty(x.shape), w1, b1, w2, None if b2 is None else b2.new_empty(b2.shape)
+    likes = x.new_empty(x.shape), w1, b1, w2, None if b2 is None else b2.new_empty(b2.shape), up, up_bias
     return [torch.empty_like(each) for each, need in zip(likes, wanted, strict=True) if need and each is not None]
 
 
@@ -143,7 +165,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    wanted = list(ctx.needs_input_grad[:5])
+    wanted = list(ctx.needs_input_grad[:7])
     grads = iter(ragged_mlp_backward(grad, *ctx.saved_tensors, ctx.activation, wanted))
     return *(next(grads) if need else None for need in wanted), None, None, None
 

@@ -1,4 +1,4 @@
-"""The ragged product of `TailMLP`: Linear, activation, keep_first, Linear, without computing what k drops.
+"""The ragged product: Linear, activation, keep_first, Linear, without computing what k drops.
 
 Rows of the input are sorted by k, the largest first, and the hidden features are cut into blocks of columns. A block is then
 computed for a prefix of the rows only, those that keep one of its features or more, so that the computed part is ragged:
@@ -10,6 +10,8 @@ computed for a prefix of the rows only, those that keep one of its features or m
 
 Columns rather than rows are cut into blocks because the gradient of the weights of a block is then one product, with nothing to
 add up. For backward a block saves the input of its activation and computes the activation again, which takes less memory.
+
+In a gated block the activation is multiplied by a second Linear of the input before keep_first.
 
 The products here are plain computations: `autograd` and `operator` make differentiable functions of them.
 """
@@ -86,18 +88,20 @@ def whole(k: Tensor, n: int) -> Ragged:
 def forward(operands: Operands, ragged: Ragged, activation: Activation, saved: Tensor | None) -> Tensor:
     """Compute the output, of shape (rows, out); `operands.x` has shape (rows, in).
 
-    `saved` is a flat tensor for the inputs of the activation, with `ragged.elements()` elements or more; None if there will be
-    no backward.
+    `saved` is a flat tensor for the results of the inner Linears, with `ragged.elements()` elements or more for each; None if
+    there will be no backward.
     """
-    x, w1, b1, w2, b2 = operands
+    x, w1, b1, w2, b2, up, up_bias = operands
     rows = _sorted(x, ragged)
     output = _accumulator(x, w2.size(0))
     if b2 is not None:
         output += b2
-    kept = _pieces(saved, ragged)
+    kept = _pieces(saved, ragged, operands)
     for at, (start, end, count) in enumerate(ragged.blocks()):
-        hidden = _linear(rows[:count], w1[start:end], None if b1 is None else b1[start:end], next(kept))
-        _add_product(output, _cut(activation(hidden), ragged, at), w2[:, start:end].t())
+        active = activation(_linear(rows[:count], w1[start:end], None if b1 is None else b1[start:end], next(kept)))
+        if up is not None:
+            active = active * _linear(rows[:count], up[start:end], None if up_bias is None else up_bias[start:end], next(kept))
+        _add_product(output, _cut(active, ragged, at), w2[:, start:end].t())
     return _unsorted(output.to(x.dtype), ragged)
 
 
@@ -105,41 +109,54 @@ def backward(
     grad: Tensor, operands: Operands, ragged: Ragged, activation: Activation, saved: Tensor, wanted: Sequence[bool]
 ) -> list[Tensor | None]:
     """Compute the gradients of those operands that are wanted, from the gradient of the output."""
-    x, w1, b1, w2, b2 = operands
-    for_x, for_w1, for_b1, for_w2, for_b2 = wanted
+    x, w1, b1, w2, b2, up, up_bias = operands
     rows, grad = _sorted(x, ragged), _sorted(grad, ragged)
-    grad_x = _accumulator(x, x.size(1)) if for_x else None
-    grad_w1 = _blank(w1, ragged, 0) if for_w1 else None
-    grad_b1 = _blank(b1, ragged, 0) if for_b1 and b1 is not None else None
-    grad_w2 = _blank(w2, ragged, 1) if for_w2 else None
-    kept = _pieces(saved, ragged)
+    grad_x = _accumulator(x, x.size(1)) if wanted[0] else None
+    grad_w1, grad_b1, grad_w2, grad_up, grad_up_bias = (
+        None if each is None or not wanted[at] else _blank(each, ragged, 1 if each is w2 else 0)
+        for at, each in ((1, w1), (2, b1), (3, w2), (5, up), (6, up_bias))
+    )
+    kept = _pieces(saved, ragged, operands)
     for at, (start, end, count) in enumerate(ragged.blocks()):
-        hidden = next(kept)
+        part = slice(start, end)
+        hidden, lifted = next(kept), None if up is None else next(kept)
         assert hidden is not None
         active, slope_of = activation.with_slope(hidden)
-        if for_x or for_w1 or for_b1:
-            slope = _cut(slope_of(grad[:count] @ w2[:, start:end]), ragged, at)
-            if grad_b1 is not None:
-                torch.sum(slope, 0, out=grad_b1[start:end])
-            if grad_w1 is not None:
-                torch.mm(slope.t(), rows[:count], out=grad_w1[start:end])
-            if grad_x is not None:
-                _add_product(grad_x, slope, w1[start:end])
+        if any(wanted[at] for at in (0, 1, 2, 5, 6)):
+            slope = grad[:count] @ w2[:, part]
+            if up is not None and lifted is not None:
+                _inner(_cut(slope * active, ragged, at), rows[:count], up[part], part, (grad_x, grad_up, grad_up_bias))
+                slope = slope * lifted
+            _inner(_cut(slope_of(slope), ragged, at), rows[:count], w1[part], part, (grad_x, grad_w1, grad_b1))
         if grad_w2 is not None:  # last, because the slope may need what the activation gave
-            torch.mm(grad[:count].t(), _cut(active, ragged, at), out=grad_w2[:, start:end])
-    return [
-        None if grad_x is None else _unsorted(grad_x.to(x.dtype), ragged),
-        *(grad_w1, grad_b1, grad_w2, grad.sum(0) if for_b2 and b2 is not None else None),
-    ]
+            active = _cut(active if lifted is None else active * lifted, ragged, at)
+            torch.mm(grad[:count].t(), active, out=grad_w2[:, part])
+    grad_b2 = grad.sum(0) if wanted[4] and b2 is not None else None
+    grad_x = None if grad_x is None else _unsorted(grad_x.to(x.dtype), ragged)
+    return [grad_x, grad_w1, grad_b1, grad_w2, grad_b2, grad_up, grad_up_bias]
 
 
-def _pieces(flat: Tensor | None, ragged: Ragged) -> Iterator[Tensor | None]:
-    """Yield a view of `flat` for each block, of shape (rows, features of the block); or None for each."""
+def _inner(
+    slope: Tensor, rows: Tensor, weight: Tensor, part: slice, grads: tuple[Tensor | None, Tensor | None, Tensor | None]
+) -> None:
+    """Add to the gradients of input, weight and bias what a block of an inner Linear gives; `part` is its features."""
+    grad_x, grad_weight, grad_bias = grads
+    if grad_bias is not None:
+        torch.sum(slope, 0, out=grad_bias[part])
+    if grad_weight is not None:
+        torch.mm(slope.t(), rows, out=grad_weight[part])
+    if grad_x is not None:
+        _add_product(grad_x, slope, weight)
+
+
+def _pieces(flat: Tensor | None, ragged: Ragged, operands: Operands) -> Iterator[Tensor | None]:
+    """Yield a view of `flat` for each block and inner Linear, of shape (rows, features of the block); or None for each."""
     place = 0
     for start, end, count in ragged.blocks():
         size = (end - start) * count
-        yield None if flat is None else flat[place : place + size].view(count, end - start)
-        place += size
+        for _ in range(1 if operands.up is None else 2):
+            yield None if flat is None else flat[place : place + size].view(count, end - start)
+            place += size
 
 
 def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None) -> Tensor:

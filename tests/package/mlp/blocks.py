@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from taildropout import TailMLP
-from taildropout.mlp import block as mlp
 from taildropout.mlp import cost
+from taildropout.mlp import skipping as mlp
 from taildropout.mlp.autograd import ragged_product
 from taildropout.mlp.ragged import Ragged
 

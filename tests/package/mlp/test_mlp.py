@@ -10,8 +10,8 @@ from blocks import N, assert_same, block, computed
 from torch import Tensor, nn
 
 from taildropout import TailDropout, TailMLP, at_k, rate
-from taildropout.mlp import block as mlp
 from taildropout.mlp import cost
+from taildropout.mlp import skipping as mlp
 from taildropout.mlp.elementwise import is_elementwise
 from taildropout.mlp.ragged import Ragged, k_per_row, same_k
 
@@ -238,7 +238,8 @@ def test_blocks_are_taken_where_they_pay() -> None:
     """Flagship sizes, and what is too small, or drops too little, to save anything."""
 
     def blocks(rows: int, features: int, n: int, p: float, kind: str = "cpu") -> int:
-        return cost.blocks_that_pay(n, rows, 2 * features, 1 - p, math.exp(-rate(p, n) * n), cost._COSTS[kind], torch.is_grad_enabled())
+        whole, training = math.exp(-rate(p, n) * n), torch.is_grad_enabled()
+        return cost.blocks_that_pay(n, rows, 2 * features, 1 - p, whole, cost._COSTS[kind], training)
 
     assert blocks(4096, 1024, 4096, 0.5) >= 8
     assert blocks(512, 1024, 4096, 0.5) >= 4
@@ -277,11 +278,12 @@ def test_costs_are_those_of_the_products(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_what_is_small_or_drops_little_is_hardly_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """A look takes longer than 3 % of a small block."""
-    for module, name in ((TailMLP, "_as_constructed"), (mlp, "is_elementwise")):
-        net = TailMLP(256, 1024, 256, activation=nn.GELU(), p=0.001) if module is mlp else block()
-        input = torch.randn(1024, 256) if module is mlp else torch.randn(8, 5, dtype=torch.float64)
+    for name in ("_as_constructed", "is_elementwise"):
+        large = name == "is_elementwise"
+        net = TailMLP(256, 1024, 256, activation=nn.GELU(), p=0.001) if large else block()
+        input = torch.randn(1024, 256) if large else torch.randn(8, 5, dtype=torch.float64)
         with monkeypatch.context() as patch:
-            patch.setattr(module, name, lambda *_: pytest.fail("looked at"))
+            patch.setattr(mlp, name, lambda *_: pytest.fail("looked at"))
             assert_same(net, input)
             assert_same(net.eval(), input)
 
