@@ -30,6 +30,11 @@ class TailMLP(nn.Sequential):
     result might differ: under a transform of `torch.func`, with hooks on one of the modules, with other modules in their
     place, with sharded tensors, or with an activation that has parameters or is not elementwise.
 
+    Whether skipping is faster is decided from the sizes, p or k, and a few times that are measured on a CPU at the first call
+    for a dtype and a number of threads, in some 40 ms. Whatever is decided, the random numbers are the same, and results are
+    equal up to rounding. To repeat a run bit by bit, set the environment variable TAILDROPOUT_MLP_COSTS to the seven numbers of
+    `Costs` in `taildropout/mlp/cost.py`, such as "0,4e7,50,120,380,2,.08".
+
     `torch.compile` keeps the block as one operator on a CPU, if its activation is GELU, ReLU, SiLU, Tanh, Sigmoid or Identity;
     another k, p or number of rows compiles nothing. With another activation a compiled block computes everything, and warns
     once. On other devices it computes everything too; to skip there, call the block in a function under

@@ -77,10 +77,10 @@ def _ragged_output(operands: Operands, activation: nn.Module, dropout: TailDropo
         return None
     device = input.device.type
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    costs = cost.costs_of(device, autocast or input.dtype)
-    if not operands.plain() or not _may_pay(operands, dropout, costs):
+    if not (operands.plain() and _ragged_is_safe(input)):
         return None
-    if not (_ragged_is_safe(input) and operands.fit()):
+    costs = cost.costs_of(device, autocast or input.dtype)
+    if not (_may_pay(operands, dropout, costs) and operands.fit()):
         return None
     if not (dropout.dropout_dim in (-1, input.dim() - 1) and is_elementwise(activation)):
         return None

@@ -1,57 +1,80 @@
-"""Measure on this machine what a ragged product takes beside products: calls, moved elements and the activation.
-
-The measurement takes less than 50 ms and draws no random numbers.
-"""
+"""Measure on this machine what a ragged product takes beside products: blocks, moved elements and the activation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import perf_counter
+from time import perf_counter, thread_time
 
 import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
-_REPEATS = 4  # of which the fastest counts, because other programs only make a call slower
-_ROWS, _FEATURES, _BLOCK = 256, 512, 64
+from .activation import OfModule
+from .operands import Operands
+from .ragged import Ragged, backward, forward, k_per_row
+
+_SECONDS = 0.03  # after which no further run of each begins
+_RUNS = 4  # at most; the fastest counts, because other programs only make a run slower
+_ROWS, _FEATURES, _HIDDEN, _BLOCKS = 256, 128, 512, 8
+# How many times a block moves the rows of input and output, forward and backward: the input is read twice, the gradient of the
+# output too, and output and gradient of the input are read and written by sums.
+_TIMES_MOVED = 4
+_MOVED = 2**21  # elements, more than a cache of one core holds
 
 
-def seconds_beside_products(dtype: torch.dtype) -> tuple[float, float, float, float]:
-    """Return the seconds that a CPU takes for a multiplication and addition of a large product, a block, a moved element, and
-    the activation of an element.
+def measure(dtype: torch.dtype) -> tuple[float, float, float, float]:
+    """Return what a block, a moved element, the activation of an element and its derivative take on this CPU.
 
-    A block is the time that the two products forward and four backward take longer if the hidden features are cut once more,
-    without the elements that are moved. A moved element is read twice and written once. The activation is GELU, forward and
-    backward, of which the first is half.
+    The unit is the time in which a large product does one floating-point operation. A block is what a training step takes
+    longer for each block more into which the hidden features are cut. A moved element is one of a row of input or output, for
+    all times that a step moves it for a block. The activation is GELU. No random number is drawn.
     """
-    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-        rows, weight = (torch.full(size, 0.5, dtype=dtype) for size in ((_ROWS, _FEATURES), (_FEATURES, _FEATURES)))
-        output, values = torch.empty(_ROWS, _FEATURES, dtype=dtype), torch.full((2**18,), 0.5, dtype=dtype)
-        parts = weight.split(_BLOCK, 1)
-
-        def product() -> None:
-            torch.mm(rows, weight, out=output)
-
-        def blocks() -> None:
-            for part in parts:
-                rows @ part
-
-        def move() -> None:
-            values.add_(values)
-
-        def activate() -> None:
-            torch.ops.aten.gelu_backward(functional.gelu(values), values)
-
-        whole, cut, moved, active = (_fastest(run) for run in (product, blocks, move, activate))
-    once_more = max(0.0, cut - whole) / (len(parts) - 1)
-    return whole / (2 * _ROWS * _FEATURES * _FEATURES), 6 * once_more, moved / values.numel(), active / values.numel()
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+        left, right, values, moved = (_halves(size, dtype) for size in ((256, 512), (512, 512), (2**17,), (_MOVED,)))
+        operands = _operands(dtype)
+        whole, cut = (k_per_row(torch.full((_ROWS,), _HIDDEN), _HIDDEN, blocks) for blocks in (1, _BLOCKS))
+        product, once, often, move, active, slope = _fastest(
+            lambda: left @ right,
+            lambda: _step(operands, whole),
+            lambda: _step(operands, cut),
+            lambda: moved.neg_(),
+            lambda: functional.gelu(values),
+            lambda: torch.ops.aten.gelu_backward(values, values),
+        )
+    operation = product / (2 * 256 * 512 * 512)
+    block = max(0.0, often - once) / (len(cut.rows) - len(whole.rows))
+    elements = values.numel()
+    moved = _TIMES_MOVED * move / _MOVED
+    return block / operation, moved / operation, active / elements / operation, slope / elements / operation
 
 
-def _fastest(run: Callable[[], None]) -> float:
-    """Return the seconds of the fastest call, after one that does not count."""
-    run()
-    fastest = float("inf")
-    for _ in range(_REPEATS):
-        start = perf_counter()
+def _halves(size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.full(size, 0.5, dtype=dtype)
+
+
+def _operands(dtype: torch.dtype) -> Operands:
+    rows, inner, outer = (_halves(size, dtype) for size in ((_ROWS, _FEATURES), (_HIDDEN, _FEATURES), (_FEATURES, _HIDDEN)))
+    return Operands(rows, inner, None, outer, None)
+
+
+def _step(operands: Operands, ragged: Ragged) -> None:
+    saved, activation = operands.x.new_empty(ragged.elements()), OfModule(nn.ReLU(), "cpu", None)
+    output = forward(operands, ragged, activation, saved)
+    backward(output, operands, ragged, activation, saved, [True, True, False, True, False, False, False])
+
+
+def _fastest(*runs: Callable[[], object]) -> list[float]:
+    """Return the seconds of the fastest call of each, after one that does not count. The runs take turns."""
+    # On one thread the time in which other programs have the core does not count.
+    clock = thread_time if torch.get_num_threads() == 1 else perf_counter
+    fastest, end = [float("inf")] * len(runs), perf_counter() + _SECONDS
+    for run in runs:
         run()
-        fastest = min(fastest, perf_counter() - start)
+    for done in range(_RUNS):
+        if done >= 2 and perf_counter() > end:
+            break
+        for at, run in enumerate(runs):
+            start = clock()
+            run()
+            fastest[at] = min(fastest[at], clock() - start)
     return fastest
