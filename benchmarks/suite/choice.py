@@ -64,7 +64,7 @@ def ratios(threads: int, dtype: str, seconds: float = 0.3) -> list[float]:
 
         own()  # measures the machine
         figures = interleave({"own": own, "everything": everything, "skip": skip}, seconds)
-        better = min(("everything", "skip"), key=lambda name: statistics.median(figures[name]))  # noqa: B023
+        better = min(("everything", "skip"), key=lambda name: statistics.median(figures[name]))
         found.append(statistics.median(a / b for a, b in zip(figures["own"], figures[better], strict=True)))
     return found
 

@@ -82,11 +82,11 @@ def _pinned(numbers: str) -> Costs:
 @lru_cache(maxsize=64)
 def _of_cpu(dtype: torch.dtype, threads: int) -> Costs:
     """Measure the costs on this CPU; `threads` is torch's number of threads now."""
-    bounded = (
+    block, moved, activation, slope = (
         min(max(new, usual / _AT_MOST), usual * _AT_MOST)
         for new, usual in zip(measure(dtype), (_CPU.block, _CPU.moved, _CPU.activation, _CPU.slope), strict=True)
     )
-    return Costs(0, *bounded, _CPU.sorting, _CPU.gain)
+    return Costs(0, block, moved, activation, slope, _CPU.sorting, _CPU.gain)
 
 
 def _rounds_to_tf32() -> bool:

@@ -19,7 +19,7 @@ _ROWS, _FEATURES, _HIDDEN, _BLOCKS = 256, 128, 512, 8
 # How many times a block moves the rows of input and output, forward and backward: the input is read twice, the gradient of the
 # output too, and output and gradient of the input are read and written by sums.
 _TIMES_MOVED = 4
-_MOVED = 2**21  # elements, more than a cache of one core holds
+_ACTIVATED, _MOVED = 2**17, 2**21  # elements, more than a cache of one core holds
 
 
 def measure(dtype: torch.dtype) -> tuple[float, float, float, float]:
@@ -30,7 +30,7 @@ def measure(dtype: torch.dtype) -> tuple[float, float, float, float]:
     all times that a step moves it for a block. The activation is GELU. No random number is drawn.
     """
     with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
-        left, right, values, moved = (_halves(size, dtype) for size in ((256, 512), (512, 512), (2**17,), (_MOVED,)))
+        left, right, values, moved = (_halves(size, dtype) for size in ((256, 512), (512, 512), (_ACTIVATED,), (_MOVED,)))
         operands = _operands(dtype)
         whole, cut = (k_per_row(torch.full((_ROWS,), _HIDDEN), _HIDDEN, blocks) for blocks in (1, _BLOCKS))
         product, once, often, move, active, slope = _fastest(
@@ -43,9 +43,8 @@ def measure(dtype: torch.dtype) -> tuple[float, float, float, float]:
         )
     operation = product / (2 * 256 * 512 * 512)
     block = max(0.0, often - once) / (len(cut.rows) - len(whole.rows))
-    elements = values.numel()
-    moved = _TIMES_MOVED * move / _MOVED
-    return block / operation, moved / operation, active / elements / operation, slope / elements / operation
+    active, slope = active / _ACTIVATED, slope / _ACTIVATED
+    return block / operation, _TIMES_MOVED * move / _MOVED / operation, active / operation, slope / operation
 
 
 def _halves(size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
