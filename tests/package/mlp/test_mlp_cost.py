@@ -35,10 +35,10 @@ def test_a_cpu_is_measured_once_for_each_dtype_and_number_of_threads(monkeypatch
     assert measured == [(torch.float32, 1), (torch.bfloat16, 1), (torch.float32, 2), (torch.bfloat16, 2)]
 
 
-def test_a_wild_measurement_counts_up_to_a_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_measurement_that_is_too_small_counts_down_to_a_quarter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "measure", lambda _: (0.0, 1e9, 100.0, math.inf))
     usual = cost._CPU
-    assert cost.costs_of("cpu", torch.float32) == (0, usual.block / 4, usual.moved * 4, 100, usual.slope * 4, 2, usual.gain)
+    assert cost.costs_of("cpu", torch.float32) == (0, usual.block / 4, 1e9, 100, math.inf, 2, usual.gain)
 
 
 def test_a_measurement_is_positive_and_draws_nothing() -> None:
