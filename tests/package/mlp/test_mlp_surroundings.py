@@ -264,6 +264,7 @@ def test_without_gradients_one_block_lives_at_a_time(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(cost, "blocks_that_pay", lambda *_: 16)
     net, input = TailMLP(16, 2048, 16, activation=nn.GELU(), p=0.5), torch.randn(512, 16)
     with torch.no_grad():
+        net(input)  # measures the costs, if none were needed before
         assert peak_bytes(lambda: net(input), "cpu") < 512 * 2048 * 4 / 3
 
 
