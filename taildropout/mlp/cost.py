@@ -37,9 +37,9 @@ _COSTS = {
     "tf32": Costs(3.8e11, 7.6e10, 150, 110, 55),
     "half": Costs(3.2e12, 4.7e11, 140, 230, 115),
 }
-# On one core of an AMD EPYC, in float32. CPUs are measured. A measurement counts down to a quarter of these, since on a machine
-# that is busy with something else it may be wrong by any factor; where it is too large, everything is computed.
-_CPU, _AT_LEAST = Costs(0, 4e7, 50, 120, 380, 2, 0.08), 0.25
+# On one core of an AMD EPYC, in float32 and in bfloat16, whose products oneDNN prepares anew for each number of rows. CPUs are
+# measured; a measurement counts up to a factor of 4 from these, since on a busy machine it may be wrong by any factor.
+_CPU, _CPU_NARROW, _AT_MOST = Costs(0, 4e7, 50, 120, 380, 2, 0.08), Costs(0, 5e8, 80, 300, 290, 2, 0.08), 4.0
 PIN = "TAILDROPOUT_MLP_COSTS"
 _SMALL = 2**21  # multiplications in the first Linear; below this number a step takes less than 1 ms, and little can be saved
 
@@ -73,7 +73,7 @@ def _pinned(numbers: str) -> Costs:
         costs = Costs(*(float(number) for number in numbers.split(",")))
     except (TypeError, ValueError):
         raise ValueError(
-            f"{PIN}={numbers!r} is not {', '.join(Costs._fields)} as numbers; give such as "
+            f"{PIN}={numbers!r} is not {', '.join(Costs.__annotations__)} as numbers; give such as "
             f"{','.join(f'{number:g}' for number in _CPU)}, or unset it to have the machine measured"
         ) from None
     return costs
@@ -82,11 +82,12 @@ def _pinned(numbers: str) -> Costs:
 @lru_cache(maxsize=64)
 def _of_cpu(dtype: torch.dtype, threads: int) -> Costs:
     """Measure the costs on this CPU; `threads` is torch's number of threads now."""
+    usual = _CPU if dtype.itemsize >= 4 else _CPU_NARROW
     block, moved, activation, slope = (
-        max(new, usual * _AT_LEAST)
-        for new, usual in zip(measure(dtype), (_CPU.block, _CPU.moved, _CPU.activation, _CPU.slope), strict=True)
+        min(max(new, known / _AT_MOST), known * _AT_MOST)
+        for new, known in zip(measure(dtype), (usual.block, usual.moved, usual.activation, usual.slope), strict=True)
     )
-    return Costs(0, block, moved, activation, slope, _CPU.sorting, _CPU.gain)
+    return Costs(0, block, moved, activation, slope, usual.sorting, usual.gain)
 
 
 def _rounds_to_tf32() -> bool:

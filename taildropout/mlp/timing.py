@@ -59,7 +59,7 @@ def _operands(dtype: torch.dtype) -> Operands:
 
 def _step(operands: Operands, rows: int, blocks: int) -> None:
     """Compute forward and backward for the first rows, which keep every feature."""
-    operands = operands._replace(x=operands.x[:rows])
+    operands = Operands(operands.x[:rows], *operands[1:])
     ragged = k_per_row(torch.full((rows,), _HIDDEN), _HIDDEN, blocks)
     saved, activation = operands.x.new_empty(ragged.elements()), OfModule(nn.ReLU(), "cpu", None)
     output = forward(operands, ragged, activation, saved)

@@ -21,7 +21,7 @@ def test_a_cpu_is_measured_once_for_each_dtype_and_number_of_threads(monkeypatch
 
     def measure(dtype: torch.dtype) -> tuple[float, float, float, float]:
         measured.append((dtype, torch.get_num_threads()))
-        return 5e7, 40.0, 100.0, 200.0
+        return 1.5e8, 40.0, 100.0, 200.0
 
     monkeypatch.setattr(cost, "measure", measure)
     before = torch.get_num_threads()
@@ -29,16 +29,16 @@ def test_a_cpu_is_measured_once_for_each_dtype_and_number_of_threads(monkeypatch
         for threads in (1, 2, 1):
             torch.set_num_threads(threads)
             for dtype in (torch.float32, torch.bfloat16, torch.float32):
-                assert cost.costs_of("cpu", dtype)[:5] == (0, 5e7, 40, 100, 200)
+                assert cost.costs_of("cpu", dtype)[:5] == (0, 1.5e8, 40, 100, 200)
     finally:
         torch.set_num_threads(before)
     assert measured == [(torch.float32, 1), (torch.bfloat16, 1), (torch.float32, 2), (torch.bfloat16, 2)]
 
 
-def test_a_measurement_that_is_too_small_counts_down_to_a_quarter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wild_measurement_counts_up_to_a_factor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "measure", lambda _: (0.0, 1e9, 100.0, math.inf))
     usual = cost._CPU
-    assert cost.costs_of("cpu", torch.float32) == (0, usual.block / 4, 1e9, 100, math.inf, 2, usual.gain)
+    assert cost.costs_of("cpu", torch.float32) == (0, usual.block / 4, usual.moved * 4, 100, usual.slope * 4, 2, usual.gain)
 
 
 def test_a_measurement_is_positive_and_draws_nothing() -> None:

@@ -278,5 +278,6 @@ def test_it_keeps_less_for_backward() -> None:
     assert kept[0] < 0.35 * kept[1], kept
 
 
-def test_the_suite_sees_what_is_kept() -> None:
+def test_the_suite_sees_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cost.PIN, "0,4e7,50,120,380,2,.08")  # not measured on a machine that may be busy
     assert FeedForward().track_saved_over_no_dropout("feedforward-512x1024-f32-train") < 0.35
