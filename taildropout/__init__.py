@@ -8,7 +8,7 @@ from .distribution import CensoredGeometric, get_scale_param, rate
 from .functional import keep_first, tail_dropout
 from .insert import insert_dropout, remove_dropout, replace_dropout
 from .layer import TailDropout
-from .mlp import TailMLP
+from .mlp import GatedTailMLP, TailMLP
 from .models import at_k
 from .pruning import PruningError, load_pruned, prune
 from .widths import Frontier, Scree, frontier, scree
@@ -21,6 +21,7 @@ __version__ = "0.2.0.dev0"
 __all__ = [
     "CensoredGeometric",
     "Frontier",
+    "GatedTailMLP",
     "PruningError",
     "Scree",
     "TailDropout",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ._torch import constant_in_graphs
 from .compiled import CompiledConstants
 from .dims import as_given, check_dims, check_tensor, refuse_strided, sample_dims, sample_shape
-from .distribution import check_p
+from .distribution import check_p, exponential_from_uniforms
 from .fixed_k import FixedK
 from .functional import drop_in_graph, drop_jagged, drop_tail, keep_first, tail_dropout
 from .selection import Spread, is_jagged, on_components, select
@@ -157,6 +157,11 @@ class TailDropout(nn.Module):
             if type(k) is Tensor and not k.is_meta and not torch.compiler.is_compiling():  # no fake tensor is kept
                 self.fixed_k = fixed.moved(k.device)
         return fixed.spread(k, shape, self._batch_dims, self.dropout_dim)
+
+    def drawn_in_graph(self, input: Tensor, shape: Sequence[int]) -> Tensor:
+        """Return the random K that compiled code draws for features of this shape, last dim features. For this package."""
+        scale, _ = self._compiled_constants(int(shape[-1]), input.device)
+        return exponential_from_uniforms(input, self.k_shape(shape), scale)
 
     def _of_other_type(self, input: Any) -> Tensor | None:
         """Return the output for an input that needs other code than a plain tensor does, else None."""

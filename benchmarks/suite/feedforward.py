@@ -12,7 +12,7 @@ from .cases.model import build
 from .measure import interleave, ratios, saved_bytes
 from .subject import package
 
-FEEDFORWARD = tuple(name for name, case in CASES.items() if case.model == "feedforward")
+FEEDFORWARD = tuple(name for name, case in CASES.items() if case.model == "feedforward" and case.mode == "eager")
 
 
 class FeedForward:

@@ -1,5 +1,6 @@
-"""TailMLP, the feed-forward block that computes only what TailDropout keeps."""
+"""TailMLP and GatedTailMLP, feed-forward blocks that compute only what TailDropout keeps."""
 
 from .block import TailMLP
+from .gated import GatedTailMLP
 
-__all__ = ["TailMLP"]
+__all__ = ["GatedTailMLP", "TailMLP"]

@@ -6,9 +6,13 @@ Times are predicted in floating-point operations that the products of the device
 from __future__ import annotations
 
 import math
+import os
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
+
+from .timing import measure
 
 
 class Costs(NamedTuple):
@@ -17,7 +21,10 @@ class Costs(NamedTuple):
     once: float  # the calls of a training step, however many blocks
     block: float  # the calls of a training step for each block
     moved: float  # an element read and written once
-    activation: float  # the activation of an element; its derivative costs half as much
+    activation: float  # the activation of an element
+    slope: float  # its derivative
+    sorting: float = 8  # how many times an element of a row of input or output is moved to sort rows and back
+    gain: float = 0.12  # the share of the time that a prediction must save before a ragged product is used
 
 
 # Fitted. On GPUs to 228 cases on one H100 in a virtual machine, whose host takes about .5 ms a step and .3 ms a block more than
@@ -26,12 +33,14 @@ class Costs(NamedTuple):
 # .23 times. A second run on a slower host gave 1.27 for half precision at 8192 rows of 4096 features. The costs for half
 # precision are therefore 1.5 times the fitted ones, so that only from about 16 384 such rows on blocks are computed.
 _COSTS = {
-    "cpu": Costs(0, 5e7, 50, 500),
-    "float32": Costs(2.5e10, 1.8e10, 14, 440),
-    "tf32": Costs(3.8e11, 7.6e10, 150, 110),
-    "half": Costs(3.2e12, 4.7e11, 140, 230),
+    "float32": Costs(2.5e10, 1.8e10, 14, 440, 220),
+    "tf32": Costs(3.8e11, 7.6e10, 150, 110, 55),
+    "half": Costs(3.2e12, 4.7e11, 140, 230, 115),
 }
-_LEAST_GAIN = 0.12  # the share of the time that a prediction must save before a ragged product is used
+# On one core of an AMD EPYC, in float32 and in bfloat16, whose products oneDNN prepares anew for each number of rows. CPUs are
+# measured; a measurement counts up to a factor of 4 from these, since on a busy machine it may be wrong by any factor.
+_CPU, _CPU_NARROW, _AT_MOST = Costs(0, 4e7, 50, 120, 380, 2, 0.08), Costs(0, 5e8, 80, 300, 290, 2, 0.08), 4.0
+PIN = "TAILDROPOUT_MLP_COSTS"
 _SMALL = 2**21  # multiplications in the first Linear; below this number a step takes less than 1 ms, and little can be saved
 
 
@@ -41,12 +50,44 @@ def worth_deciding(elements: int, n: int) -> bool:
 
 
 def costs_of(device: str, dtype: torch.dtype) -> Costs:
-    """Return the costs beside products of this dtype; the largest, those of half precision, for a device not measured."""
+    """Return the costs beside products of this dtype; the largest, those of half precision, for a device not measured.
+
+    The environment variable TAILDROPOUT_MLP_COSTS pins them. Otherwise a CPU is measured at the first call for a dtype and a
+    number of threads.
+
+    Raises:
+        ValueError: if TAILDROPOUT_MLP_COSTS does not hold the numbers of `Costs`.
+    """
+    if pinned := os.environ.get(PIN):
+        return _pinned(pinned)
     if device == "cpu":
-        return _COSTS["cpu"]
+        return _of_cpu(dtype, torch.get_num_threads())
     if device != "cuda" or dtype not in (torch.float32, torch.float64):
         return _COSTS["half"]
     return _COSTS["tf32" if dtype == torch.float32 and _rounds_to_tf32() else "float32"]
+
+
+@lru_cache(maxsize=8)
+def _pinned(numbers: str) -> Costs:
+    try:
+        costs = Costs(*(float(number) for number in numbers.split(",")))
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{PIN}={numbers!r} is not {', '.join(Costs.__annotations__)} as numbers; give such as "
+            f"{','.join(f'{number:g}' for number in _CPU)}, or unset it to have the machine measured"
+        ) from None
+    return costs
+
+
+@lru_cache(maxsize=64)
+def _of_cpu(dtype: torch.dtype, threads: int) -> Costs:
+    """Measure the costs on this CPU; `threads` is torch's number of threads now."""
+    usual = _CPU if dtype.itemsize >= 4 else _CPU_NARROW
+    block, moved, activation, slope = (
+        min(max(new, known / _AT_MOST), known * _AT_MOST)
+        for new, known in zip(measure(dtype), (usual.block, usual.moved, usual.activation, usual.slope), strict=True)
+    )
+    return Costs(0, block, moved, activation, slope, usual.sorting, usual.gain)
 
 
 def _rounds_to_tf32() -> bool:
@@ -57,7 +98,7 @@ def _rounds_to_tf32() -> bool:
     return bool(matmul.allow_tf32)
 
 
-def blocks_that_pay(n: int, rows: int, ends: int, share: float, whole: float, costs: Costs) -> int:
+def blocks_that_pay(n: int, rows: int, ends: int, share: float, whole: float, costs: Costs, training: bool) -> int:
     """Return the best number of blocks for a ragged product, or 0 if the full product is as fast.
 
     In each row that keeps only a part of the features, half a block on average is computed for nothing. So the more there is to
@@ -69,19 +110,20 @@ def blocks_that_pay(n: int, rows: int, ends: int, share: float, whole: float, co
         ends: number of input features plus number of output features.
         share: share of the hidden features that is kept, on average over the rows.
         whole: share of the rows that keep all features, or 1 if all rows have the same k.
-        costs: what the device takes beside products.
+        costs: the costs of the device beside products.
+        training: if True, there will be a backward.
     """
-    passes, activations, again = (3, 1.5, 1) if torch.is_grad_enabled() else (1, 1, 0)
-    element = 2 * passes * ends + activations * costs.activation
+    passes = 3 if training else 1
+    element = 2 * passes * ends + costs.activation + (costs.slope if training else 0)
     full = rows * n * element
-    element += again * costs.activation  # backward computes the activation again
+    element += costs.activation if training else 0  # backward computes the activation again
     once, block = costs.once * passes / 3, costs.block * passes / 3
     if whole == 1:
         blocks, cost = 1, share * rows * n * element + block + once
     else:
         block += costs.moved * rows * ends  # adding up the products
         blocks = max(1, min(n, round(math.sqrt((1 - whole) * rows * n * element / (2 * block)))))
-        sorting = 8 * costs.moved * rows * ends
+        sorting = costs.sorting * costs.moved * rows * ends
         cost = (share + (1 - whole) / (2 * blocks)) * rows * n * element + blocks * block + sorting + once
     weights = 2 * passes * costs.moved * n * ends  # weights are read and their gradients written, however few the rows
-    return blocks if weights + cost < (1 - _LEAST_GAIN) * (weights + full) else 0
+    return blocks if weights + cost < (1 - costs.gain) * (weights + full) else 0

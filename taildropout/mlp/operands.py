@@ -1,4 +1,4 @@
-"""The tensors that go into a TailMLP: its input, and the weights and biases of its two Linears."""
+"""The tensors that go into a feed-forward block: its input, and the weights and biases of its Linears."""
 
 from __future__ import annotations
 
@@ -11,13 +11,23 @@ _CAST_BY_AUTOCAST = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class Operands(NamedTuple):
-    """Input `x` of shape (…, in), weights `w1` (n, in) and `w2` (out, n), biases `b1` (n) and `b2` (out) or None."""
+    """Input `x` of shape (…, in), weights `w1` (n, in) and `w2` (out, n), biases `b1` (n) and `b2` (out) or None.
+
+    A gated block has a second inner Linear, with weight `up` (n, in) and bias `up_bias` (n) or None.
+    """
 
     x: Tensor
     w1: Tensor
     b1: Tensor | None
     w2: Tensor
     b2: Tensor | None
+    up: Tensor | None = None
+    up_bias: Tensor | None = None
+
+    @property
+    def ends(self) -> int:
+        """Number of input features, twice if the block is gated, plus number of output features."""
+        return self.w1.shape[1] * (1 if self.up is None else 2) + self.w2.shape[0]
 
     def tensors(self) -> list[Tensor]:
         """Return the operands that are not None."""
@@ -38,6 +48,7 @@ class Operands(NamedTuple):
             and self.w1.numel() > 0
             and self.x.shape[-1] == self.w1.shape[1]
             and self.w1.shape[0] == self.w2.shape[1]
+            and (self.up is None or self.up.shape == self.w1.shape)
         )
 
     def in_one_dtype(self, autocast: torch.dtype | None) -> Operands | None:

@@ -1,4 +1,4 @@
-"""The ragged product of `TailMLP`: Linear, activation, keep_first, Linear, without computing what k drops.
+"""The ragged product: Linear, activation, keep_first, Linear, without computing what k drops.
 
 Rows of the input are sorted by k, the largest first, and the hidden features are cut into blocks of columns. A block is then
 computed for a prefix of the rows only, those that keep one of its features or more, so that the computed part is ragged:
@@ -10,18 +10,22 @@ computed for a prefix of the rows only, those that keep one of its features or m
 
 Columns rather than rows are cut into blocks because the gradient of the weights of a block is then one product, with nothing to
 add up. For backward a block saves the input of its activation and computes the activation again, which takes less memory.
+
+In a gated block the activation is multiplied by a second Linear of the input before keep_first.
+
+The products here are plain computations: `autograd` and `operator` make differentiable functions of them.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from ..dims import positions
-from ..selection import select
+from .activation import Activation
 from .operands import Operands
 
 # Products are slow if the number of columns is no multiple of a cache line: on one thread of a CPU with AVX-512, 341 columns
@@ -36,13 +40,21 @@ class Ragged(NamedTuple):
     `rows[i]` keep only a part of block i.
 
     If all rows have the same k, `k` is an int and `order` is None. Otherwise `k` holds the k of each row, sorted, and `order`
-    the indices of the rows in this order.
+    the indices of the rows in this order. With one block of all rows, `k` need not be sorted, and `order` is None.
     """
 
     edges: list[int]
     rows: list[int]
     k: Tensor | int
     order: Tensor | None = None
+
+    def blocks(self) -> Iterator[tuple[int, int, int]]:
+        """Yield the first feature of each block, the first feature after it, and its number of rows."""
+        return zip(self.edges, self.edges[1:], self.rows, strict=False)
+
+    def elements(self) -> int:
+        """Return the number of elements of all blocks."""
+        return sum((end - start) * rows for start, end, rows in self.blocks())
 
 
 def same_k(k: int, n: int, rows: int) -> Ragged:
@@ -53,6 +65,11 @@ def same_k(k: int, n: int, rows: int) -> Ragged:
 def k_per_row(k: Tensor, n: int, blocks: int) -> Ragged:
     """Cut n features into about `blocks` blocks for rows with the given k. On a GPU the host waits for the count of rows."""
     k, order = k.sort(descending=True)
+    return of_sorted(k, order, n, blocks)
+
+
+def of_sorted(k: Tensor, order: Tensor, n: int, blocks: int) -> Ragged:
+    """Return `k_per_row` for a k that is sorted already."""
     width = -(-n // blocks)
     if width > _TILE:
         width = _TILE * round(width / _TILE)
@@ -63,102 +80,89 @@ def k_per_row(k: Tensor, n: int, blocks: int) -> Ragged:
     return Ragged(edges, [*rows, 0], k, order)
 
 
-class Activation(NamedTuple):
-    """An elementwise module, and the autocast dtype in which it runs, forward and again in backward."""
-
-    module: nn.Module
-    device_type: str
-    autocast: torch.dtype | None
-
-    def __call__(self, hidden: Tensor) -> Tensor:
-        # An activation that writes into its input must not change what is saved for backward, nor a leaf of autograd.
-        hidden = hidden.clone() if getattr(self.module, "inplace", False) else hidden
-        with torch.autocast(self.device_type, self.autocast, self.autocast is not None):
-            result: Tensor = self.module(hidden)
-        return result.to(hidden.dtype)  # as Linear casts its input in autocast
+def whole(k: Tensor, n: int) -> Ragged:
+    """Return one block of all rows and all n features, for rows with the given k in any order."""
+    return Ragged([0, n], [k.numel(), 0], k)
 
 
-def full_product(operands: Operands, ragged: Ragged, activation: Activation) -> Tensor:
-    """Compute the same from differentiable operations of torch, including the features that k drops."""
-    x, w1, b1, w2, b2 = operands
-    if isinstance(ragged.k, int) or ragged.order is None:
-        k = torch.as_tensor(ragged.k, device=x.device)
-    else:
-        k = torch.empty_like(ragged.k).index_copy_(0, ragged.order, ragged.k).unsqueeze(1)
-    return functional.linear(select(activation(functional.linear(x, w1, b1)), k, 1), w2, b2)
+def forward(operands: Operands, ragged: Ragged, activation: Activation, saved: Tensor | None) -> Tensor:
+    """Compute the output, of shape (rows, out); `operands.x` has shape (rows, in).
+
+    `saved` is a flat tensor for the results of the inner Linears, with `ragged.elements()` elements or more for each; None if
+    there will be no backward.
+    """
+    x, w1, b1, w2, b2, up, up_bias = operands
+    rows = _sorted(x, ragged)
+    output = _accumulator(x, w2.size(0))
+    if b2 is not None:
+        output += b2
+    kept = _pieces(saved, ragged, operands)
+    for at, (start, end, count) in enumerate(ragged.blocks()):
+        active = activation(_linear(rows[:count], w1[start:end], None if b1 is None else b1[start:end], next(kept)))
+        if up is not None:
+            active = active * _linear(rows[:count], up[start:end], None if up_bias is None else up_bias[start:end], next(kept))
+        _add_product(output, _cut(active, ragged, at), w2[:, start:end].t())
+    return _unsorted(output.to(x.dtype), ragged)
 
 
-class _RaggedProduct(torch.autograd.Function):
-    """The product of the blocks, with a backward that also computes the blocks only."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        w1: Tensor,
-        b1: Tensor | None,
-        w2: Tensor,
-        b2: Tensor | None,
-        ragged: Ragged,
-        activation: Activation,
-        training: bool,
-    ) -> Tensor:
-        rows = _sorted(x, ragged)
-        output = _accumulator(x, w2.size(0))
-        if b2 is not None:
-            output += b2
-        saved = []
-        for at, (start, end) in enumerate(_blocks(ragged)):
-            hidden = functional.linear(rows[: ragged.rows[at]], w1[start:end], None if b1 is None else b1[start:end])
-            _add_product(output, _cut(activation(hidden), ragged, at), w2[:, start:end].t())
-            if training:
-                saved.append(hidden)
-        ctx.ragged, ctx.activation = ragged, activation
-        ctx.save_for_backward(x, w1, b1, w2, b2, *saved)
-        return _unsorted(output.to(x.dtype), ragged)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, w1, b1, w2, b2, *saved = ctx.saved_tensors
-        ragged, activation, wanted = ctx.ragged, ctx.activation, ctx.needs_input_grad[:5]
-        if torch.is_grad_enabled():  # a graph of the backward is wanted
-            operands = Operands(x, w1, b1, w2, b2)
-            output = full_product(operands, ragged, activation)
-            chosen: Any = [each for each, need in zip(operands, wanted, strict=True) if need]
-            grads = iter(torch.autograd.grad(output, chosen, grad, create_graph=True))
-            return *(next(grads) if need else None for need in wanted), None, None, None
-        for_x, for_w1, for_b1, for_w2, for_b2 = wanted
-        rows, grad = _sorted(x, ragged), _sorted(grad, ragged)
-        grad_x = _accumulator(x, x.size(1)) if for_x else None
-        grad_w1 = _blank(w1, ragged, 0) if for_w1 else None
-        grad_b1 = _blank(b1, ragged, 0) if for_b1 else None
-        grad_w2 = _blank(w2, ragged, 1) if for_w2 else None
-        for at, (start, end) in enumerate(_blocks(ragged)):
-            count = ragged.rows[at]
-            with torch.enable_grad():
-                hidden = saved[at].detach().requires_grad_()
-                active = activation(hidden)
-            if for_x or for_w1 or for_b1:
-                (slope,) = torch.autograd.grad(active, hidden, grad[:count] @ w2[:, start:end])
-                slope = _cut(slope, ragged, at)
-                if grad_b1 is not None:
-                    torch.sum(slope, 0, out=grad_b1[start:end])
-                if grad_w1 is not None:
-                    torch.mm(slope.t(), rows[:count], out=grad_w1[start:end])
-                if grad_x is not None:
-                    _add_product(grad_x, slope, w1[start:end])
-            if grad_w2 is not None:  # last, because the backward of the activation may need its result
-                torch.mm(grad[:count].t(), _cut(active.detach(), ragged, at), out=grad_w2[:, start:end])
-        return (
-            None if grad_x is None else _unsorted(grad_x.to(x.dtype), ragged),
-            *(grad_w1, grad_b1, grad_w2, grad.sum(0) if for_b2 else None),
-            *(None, None, None),
-        )
+def backward(
+    grad: Tensor, operands: Operands, ragged: Ragged, activation: Activation, saved: Tensor, wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Compute the gradients of those operands that are wanted, from the gradient of the output."""
+    x, w1, b1, w2, b2, up, up_bias = operands
+    rows, grad = _sorted(x, ragged), _sorted(grad, ragged)
+    grad_x = _accumulator(x, x.size(1)) if wanted[0] else None
+    grad_w1, grad_b1, grad_w2, grad_up, grad_up_bias = (
+        None if each is None or not wanted[at] else _blank(each, ragged, 1 if each is w2 else 0)
+        for at, each in ((1, w1), (2, b1), (3, w2), (5, up), (6, up_bias))
+    )
+    kept = _pieces(saved, ragged, operands)
+    for at, (start, end, count) in enumerate(ragged.blocks()):
+        part = slice(start, end)
+        hidden, lifted = next(kept), None if up is None else next(kept)
+        assert hidden is not None
+        active, slope_of = activation.with_slope(hidden)
+        if any(wanted[at] for at in (0, 1, 2, 5, 6)):
+            slope = grad[:count] @ w2[:, part]
+            if up is not None and lifted is not None:
+                _inner(_cut(slope * active, ragged, at), rows[:count], up[part], part, (grad_x, grad_up, grad_up_bias))
+                slope = slope * lifted
+            _inner(_cut(slope_of(slope), ragged, at), rows[:count], w1[part], part, (grad_x, grad_w1, grad_b1))
+        if grad_w2 is not None:  # last, because the slope may need what the activation gave
+            active = _cut(active if lifted is None else active * lifted, ragged, at)
+            torch.mm(grad[:count].t(), active, out=grad_w2[:, part])
+    grad_b2 = grad.sum(0) if wanted[4] and b2 is not None else None
+    grad_x = None if grad_x is None else _unsorted(grad_x.to(x.dtype), ragged)
+    return [grad_x, grad_w1, grad_b1, grad_w2, grad_b2, grad_up, grad_up_bias]
 
 
-def _blocks(ragged: Ragged) -> zip[tuple[int, int]]:
-    """Return the first feature of each block and the first feature after it."""
-    return zip(ragged.edges, ragged.edges[1:], strict=False)
+def _inner(
+    slope: Tensor, rows: Tensor, weight: Tensor, part: slice, grads: tuple[Tensor | None, Tensor | None, Tensor | None]
+) -> None:
+    """Add to the gradients of input, weight and bias what a block of an inner Linear gives; `part` is its features."""
+    grad_x, grad_weight, grad_bias = grads
+    if grad_bias is not None:
+        torch.sum(slope, 0, out=grad_bias[part])
+    if grad_weight is not None:
+        torch.mm(slope.t(), rows, out=grad_weight[part])
+    if grad_x is not None:
+        _add_product(grad_x, slope, weight)
+
+
+def _pieces(flat: Tensor | None, ragged: Ragged, operands: Operands) -> Iterator[Tensor | None]:
+    """Yield a view of `flat` for each block and inner Linear, of shape (rows, features of the block); or None for each."""
+    place = 0
+    for start, end, count in ragged.blocks():
+        size = (end - start) * count
+        for _ in range(1 if operands.up is None else 2):
+            yield None if flat is None else flat[place : place + size].view(count, end - start)
+            place += size
+
+
+def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None) -> Tensor:
+    if bias is None:
+        return torch.mm(rows, weight.t(), out=out)
+    return torch.addmm(bias, rows, weight.t(), out=out)
 
 
 def _sorted(rows: Tensor, ragged: Ragged) -> Tensor:
@@ -199,13 +203,3 @@ def _blank(weight: Tensor, ragged: Ragged, dim: int) -> Tensor:
     computed = ragged.edges[-1]
     grad.narrow(dim, computed, weight.size(dim) - computed).zero_()
     return grad
-
-
-def ragged_product(operands: Operands, ragged: Ragged, activation: Activation) -> Tensor:
-    """Compute `full_product` without the features that k drops.
-
-    `operands.x` has shape (rows, in); the result has shape (rows, out).
-    """
-    training = torch.is_grad_enabled() and any(each.requires_grad for each in operands.tensors())
-    result: Tensor = _RaggedProduct.apply(*operands, ragged, activation, training)  # type: ignore[no-untyped-call]
-    return result

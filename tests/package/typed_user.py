@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from taildropout import (
     CensoredGeometric,
     Frontier,
+    GatedTailMLP,
     PruningError,
     Scree,
     TailDropout,
@@ -89,7 +90,8 @@ def parts() -> list[Tensor]:
     scale: float = rate(0.5, 8) * get_scale_param(0.5)
     block = TailMLP(8, 16, 8, activation=nn.GELU(), p=0.5)
     output: Tensor = layer(input)
-    return [output, block(input), tail_dropout(input, 0.5), keep_first(input, 3), law.mean * scale]
+    gated = GatedTailMLP(8, 16, 8, activation=nn.SiLU(), p=0.5)
+    return [output, block(input), gated(input), tail_dropout(input, 0.5), keep_first(input, 3), law.mean * scale]
 
 
 def others() -> list[Tensor]:

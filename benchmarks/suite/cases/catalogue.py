@@ -58,6 +58,9 @@ def _models() -> list[Case]:
         Case("feedforward-4096x1024-f32-train", (4096, 1024), **feedforward, goal=(None, 0.58)),
         Case("feedforward-512x1024-f32-train", (512, 1024), **feedforward, quick=True, goal=(None, 0.70)),
         Case("feedforward-512x1024-f32-train-p.001", (512, 1024), p=0.001, **feedforward),
+        Case("feedforward-4096x1024-f32-train-compiled", (4096, 1024), mode="default", **feedforward, goal=(None, 0.62)),
+        Case("feedforward-512x1024-f32-train-compiled", (512, 1024), mode="default", **feedforward, goal=(None, 0.72)),
+        Case("gated-512x1024-f32-train", (512, 1024), **{**feedforward, "model": "gated"}),
     ]
 
 

@@ -37,7 +37,7 @@ def prepare(case: Case, package: ModuleType | None) -> tuple[Step, nn.Module, Ca
     model = build(case, package).to(case.device, DTYPES[case.dtype])
     x = torch.randn(case.shape, device=case.device, dtype=DTYPES[case.dtype])
     call = compiled(case, model)
-    run = (block_step if case.model in ("block", "feedforward") else training_step)(model, call, x)
+    run = (block_step if case.model in ("block", "feedforward", "gated") else training_step)(model, call, x)
     return run, model, call, x
 
 
@@ -51,6 +51,11 @@ def build(case: Case, package: ModuleType | None) -> nn.Module:
             tail_mlp: type[nn.Module] = feature(package, "TailMLP")
             return tail_mlp(width, 4 * width, width, activation=nn.GELU(), p=case.p)
         return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), dropout, nn.Linear(4 * width, width))
+    if case.model == "gated":
+        gated: nn.Module = feature(package, "GatedTailMLP")(width, 4 * width, width, activation=nn.SiLU(), p=case.p)
+        if case.layer != "TailDropout":
+            gated.dropout = dropout  # computes everything
+        return gated
     if case.model in ("mlp", "data_parallel"):
         return nn.Sequential(nn.Linear(width, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), dropout, nn.Linear(512, 10))
     if case.model == "conv":

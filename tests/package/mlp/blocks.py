@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from taildropout import TailMLP
-from taildropout.mlp import block as mlp
 from taildropout.mlp import cost
-from taildropout.mlp.ragged import Ragged, ragged_product
+from taildropout.mlp import skipping as mlp
+from taildropout.mlp.autograd import ragged_product
+from taildropout.mlp.ragged import Ragged
 
 N = 17
 
@@ -24,7 +25,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[Ragged]:
         return ragged_product(*arguments)
 
     monkeypatch.setattr(cost, "_SMALL", 0)
-    monkeypatch.setattr(cost, "blocks_that_pay", lambda n, rows, ends, share, whole, costs: 1 if whole == 1 else min(n, 3))
+    monkeypatch.setattr(cost, "blocks_that_pay", lambda n, rows, ends, share, whole, *_: 1 if whole == 1 else min(n, 3))
     monkeypatch.setattr(mlp, "ragged_product", recorded)
     return seen
 

@@ -10,8 +10,8 @@ from blocks import N, assert_same, block, computed
 from torch import Tensor, nn
 
 from taildropout import TailDropout, TailMLP, at_k, rate
-from taildropout.mlp import block as mlp
 from taildropout.mlp import cost
+from taildropout.mlp import skipping as mlp
 from taildropout.mlp.elementwise import is_elementwise
 from taildropout.mlp.ragged import Ragged, k_per_row, same_k
 
@@ -238,15 +238,18 @@ def test_blocks_are_taken_where_they_pay() -> None:
     """Flagship sizes, and what is too small, or drops too little, to save anything."""
 
     def blocks(rows: int, features: int, n: int, p: float, kind: str = "cpu") -> int:
-        return cost.blocks_that_pay(n, rows, 2 * features, 1 - p, math.exp(-rate(p, n) * n), cost._COSTS[kind])
+        whole, training = math.exp(-rate(p, n) * n), torch.is_grad_enabled()
+        return cost.blocks_that_pay(
+            n, rows, 2 * features, 1 - p, whole, cost._CPU if kind == "cpu" else cost._COSTS[kind], training
+        )
 
     assert blocks(4096, 1024, 4096, 0.5) >= 8
     assert blocks(512, 1024, 4096, 0.5) >= 4
     for p in (0.001, 0.01):
         assert blocks(4096, 1024, 4096, p) == 0
-        assert cost.blocks_that_pay(4096, 4096, 2048, 1 - p, 1.0, cost._COSTS["cpu"]) == 0
+        assert cost.blocks_that_pay(4096, 4096, 2048, 1 - p, 1.0, cost._CPU, True) == 0
     assert blocks(8, 16, 64, 0.5) == 0
-    assert cost.blocks_that_pay(4096, 4096, 2048, 0.25, 1.0, cost._COSTS["cpu"]) == 1
+    assert cost.blocks_that_pay(4096, 4096, 2048, 0.25, 1.0, cost._CPU, True) == 1
     with torch.no_grad():
         assert blocks(4096, 1024, 4096, 0.5) >= 4
     # On an H100 these pay or not, as measured.
@@ -261,7 +264,6 @@ def test_blocks_are_taken_where_they_pay() -> None:
 
 def test_costs_are_those_of_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
     costs = cost._COSTS
-    assert cost.costs_of("cpu", torch.bfloat16) == costs["cpu"]
     assert cost.costs_of("cuda", torch.float32) == cost.costs_of("cuda", torch.float64) == costs["float32"]
     assert cost.costs_of("cuda", torch.bfloat16) == cost.costs_of("mps", torch.float32) == costs["half"]
     before = torch.backends.cuda.matmul.allow_tf32
@@ -277,11 +279,12 @@ def test_costs_are_those_of_the_products(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_what_is_small_or_drops_little_is_hardly_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """A look takes longer than 3 % of a small block."""
-    for module, name in ((TailMLP, "_as_constructed"), (mlp, "is_elementwise")):
-        net = TailMLP(256, 1024, 256, activation=nn.GELU(), p=0.001) if module is mlp else block()
-        input = torch.randn(1024, 256) if module is mlp else torch.randn(8, 5, dtype=torch.float64)
+    for name in ("_as_constructed", "is_elementwise"):
+        large = name == "is_elementwise"
+        net = TailMLP(256, 1024, 256, activation=nn.GELU(), p=0.001) if large else block()
+        input = torch.randn(1024, 256) if large else torch.randn(8, 5, dtype=torch.float64)
         with monkeypatch.context() as patch:
-            patch.setattr(module, name, lambda *_: pytest.fail("looked at"))
+            patch.setattr(mlp, name, lambda *_: pytest.fail("looked at"))
             assert_same(net, input)
             assert_same(net.eval(), input)
 

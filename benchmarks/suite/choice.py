@@ -1,0 +1,83 @@
+"""Does TailMLP choose the better of its two ways, to compute everything and to skip what is dropped?
+
+Some 50 blocks for each number of threads and dtype. Small and slow ones are left out: below 2 million multiplications in its
+first Linear a block has one way only.
+"""
+
+import os
+import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from .cases import DTYPES, feature
+from .feedforward import step
+from .measure import interleave
+from .subject import package
+
+PIN = "TAILDROPOUT_MLP_COSTS"
+SKIP = "0,4e7,50,120,380,2,-inf"  # everything pays
+# Rows, features and p; with four times as many hidden features, or as many where there are 2048 features or more.
+BLOCKS = (
+    *((rows, 64, p) for rows in (512, 4096, 16384) for p in (0.1, 0.5, 0.9)),
+    *((rows, 256, p) for rows in (32, 256, 1024) for p in (0.01, 0.3, 0.5, 0.7)),
+    *((rows, 1024, p) for rows in (32, 128) for p in (0.1, 0.5, 0.9)),
+    *((32, features, p) for features in (2048, 4096) for p in (0.3, 0.6)),
+)
+
+
+class Choice:
+    """How long does TailMLP take over the better of both ways? 1 where each choice is right."""
+
+    params = ((1, 2), ("f32", "bf16"))
+    param_names = ("threads", "dtype")
+    version = "1"
+    unit = "ratio"
+    timeout = 600
+
+    def setup_cache(self) -> dict[tuple[int, str], list[float]]:
+        return {(threads, dtype): ratios(threads, dtype) for threads in self.params[0] for dtype in self.params[1]}
+
+    def track_mean_over_the_better(self, found: dict[tuple[int, str], list[float]], threads: int, dtype: str) -> float:
+        return statistics.fmean(found[threads, dtype])
+
+    def track_worst_over_the_better(self, found: dict[tuple[int, str], list[float]], threads: int, dtype: str) -> float:
+        return max(found[threads, dtype])
+
+
+def ratios(threads: int, dtype: str, seconds: float = 0.3) -> list[float]:
+    """For each of `BLOCKS` the median of the time of TailMLP over that of the better way, which is the faster in the median."""
+    torch.set_num_threads(threads)
+    tail_mlp = feature(package(), "TailMLP")
+    found = []
+    for rows, width, p in BLOCKS:
+        torch.manual_seed(0)
+        model = tail_mlp(width, 4 * width if width < 2048 else width, width, activation=nn.GELU(), p=p).to(DTYPES[dtype])
+        x = torch.randn(rows, width, dtype=DTYPES[dtype])
+        own, everything = step(model, x), step(nn.Sequential(*model), x)
+
+        def skip() -> None:
+            with pinned(SKIP):
+                own()  # noqa: B023
+
+        own()  # measures the machine
+        figures = interleave({"own": own, "everything": everything, "skip": skip}, seconds)
+        better = min(("everything", "skip"), key=lambda name: statistics.median(figures[name]))
+        found.append(statistics.median(a / b for a, b in zip(figures["own"], figures[better], strict=True)))
+    return found
+
+
+@contextmanager
+def pinned(costs: str) -> Iterator[None]:
+    """Pin the costs for as long as the context lasts."""
+    before = os.environ.get(PIN)
+    os.environ[PIN] = costs
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[PIN]
+        else:
+            os.environ[PIN] = before

@@ -1,0 +1,72 @@
+"""The ragged product as a function of autograd, for eager mode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..selection import select
+from .activation import Activation
+from .operands import Operands
+from .ragged import Ragged, backward, forward
+
+
+def full_product(operands: Operands, ragged: Ragged, activation: Activation) -> Tensor:
+    """Compute the same from differentiable operations of torch, including the features that k drops."""
+    x, w1, b1, w2, b2, up, up_bias = operands
+    if isinstance(ragged.k, int) or ragged.order is None:
+        k = torch.as_tensor(ragged.k, device=x.device)
+    else:
+        k = torch.empty_like(ragged.k).index_copy_(0, ragged.order, ragged.k).unsqueeze(1)
+    active = activation(functional.linear(x, w1, b1))
+    if up is not None:
+        active = active * functional.linear(x, up, up_bias)
+    return functional.linear(select(active, k, 1), w2, b2)
+
+
+class _RaggedProduct(torch.autograd.Function):
+    """The product of the blocks, with a backward that also computes the blocks only."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        w1: Tensor,
+        b1: Tensor | None,
+        w2: Tensor,
+        b2: Tensor | None,
+        up: Tensor | None,
+        up_bias: Tensor | None,
+        ragged: Ragged,
+        activation: Activation,
+        training: bool,
+    ) -> Tensor:
+        operands = Operands(x, w1, b1, w2, b2, up, up_bias)
+        saved = x.new_empty(ragged.elements() * (1 if up is None else 2)) if training else None
+        ctx.ragged, ctx.activation = ragged, activation
+        ctx.save_for_backward(*operands, saved)
+        return forward(operands, ragged, activation, saved)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        *tensors, saved = ctx.saved_tensors
+        operands, wanted = Operands(*tensors), ctx.needs_input_grad[:7]
+        if torch.is_grad_enabled():  # a graph of the backward is wanted
+            output = full_product(operands, ctx.ragged, ctx.activation)
+            chosen: Any = [each for each, need in zip(operands, wanted, strict=True) if need]
+            grads = iter(torch.autograd.grad(output, chosen, grad, create_graph=True))
+            return *(next(grads) if need else None for need in wanted), None, None, None
+        return *backward(grad, operands, ctx.ragged, ctx.activation, saved, wanted), None, None, None
+
+
+def ragged_product(operands: Operands, ragged: Ragged, activation: Activation) -> Tensor:
+    """Compute `full_product` without the features that k drops.
+
+    `operands.x` has shape (rows, in); the result has shape (rows, out).
+    """
+    training = torch.is_grad_enabled() and any(each.requires_grad for each in operands.tensors())
+    result: Tensor = _RaggedProduct.apply(*operands, ragged, activation, training)  # type: ignore[no-untyped-call]
+    return result

@@ -1,0 +1,145 @@
+"""Decide for a call of a feed-forward block whether a ragged product computes it, or its modules one after the other."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .._torch import forward_mode_active, has_global_hooks, has_hooks
+from ..distribution import exponential, rate
+from ..layer import TailDropout
+from ..selection import transformed
+from . import cost
+from .activation import OfModule
+from .autograd import ragged_product
+from .compiled import output_in_graph
+from .elementwise import is_elementwise
+from .operands import Operands
+from .ragged import Ragged, k_per_row, same_k
+
+
+class Parts(NamedTuple):
+    """The modules of a block; `up` is the second inner Linear of a gated block. A user may have replaced any of them."""
+
+    first: nn.Module | None
+    activation: nn.Module | None
+    dropout: nn.Module | None
+    last: nn.Module | None
+    up: nn.Module | None = None
+
+
+def skipping_output(parts: Parts, input: Tensor) -> Tensor | None:
+    """Return the output without computing what k drops; None where the modules must compute it or raise the error."""
+    if not (_worth_deciding(parts.first, input) and _as_constructed(parts)):
+        return None
+    first, activation, dropout, last, up = parts
+    assert isinstance(first, nn.Linear)
+    assert isinstance(activation, nn.Module)
+    assert isinstance(dropout, TailDropout)
+    assert isinstance(last, nn.Linear)
+    second = (up.weight, up.bias) if isinstance(up, nn.Linear) else (None, None)
+    operands = Operands(input, first.weight, first.bias, last.weight, last.bias, *second)
+    if torch.compiler.is_compiling():
+        return output_in_graph(operands, activation, dropout)
+    return _ragged_output(operands, activation, dropout)
+
+
+def _worth_deciding(first: nn.Module | None, input: Tensor) -> bool:
+    """Return True if the block is so large that the time of a decision is negligible, and no trace is recorded."""
+    if not (isinstance(first, nn.Linear) and isinstance(input, Tensor)):
+        return False
+    count = input.numel()
+    return type(count) is int and cost.worth_deciding(count, first.out_features)
+
+
+def _as_constructed(parts: Parts) -> bool:
+    """Return True if the modules are of the constructor's types, and no hook sees their inputs or outputs."""
+    return (
+        (type(parts.first), type(parts.dropout), type(parts.last)) == (nn.Linear, TailDropout, nn.Linear)
+        and type(parts.up) in (type(None), nn.Linear)
+        and not has_global_hooks()
+        and not any(_observed(module) for module in parts if module is not None)
+    )
+
+
+def _observed(module: nn.Module) -> bool:
+    """Return True if a hook sees the inputs or outputs of `module`, or another function stands in place of its `forward`."""
+    return has_hooks(module) or "forward" in module.__dict__
+
+
+def _ragged_output(operands: Operands, activation: nn.Module, dropout: TailDropout) -> Tensor | None:
+    """Return the output in eager mode, or None."""
+    input = operands.x
+    if input.is_meta:  # autocast is unknown there
+        return None
+    device = input.device.type
+    autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    if not (operands.plain() and _ragged_is_safe(input)):
+        return None
+    costs = cost.costs_of(device, autocast or input.dtype)
+    if not (_may_pay(operands, dropout, costs) and operands.fit()):
+        return None
+    if not (dropout.dropout_dim in (-1, input.dim() - 1) and is_elementwise(activation)):
+        return None
+    cast = operands.in_one_dtype(autocast)
+    ragged = None if cast is None else _ragged(dropout, cast, costs)
+    if cast is None or ragged is None:
+        return None
+    output = ragged_product(cast.in_rows(), ragged, OfModule(activation, device, autocast))
+    return output.reshape(*input.shape[:-1], -1)
+
+
+def _ragged_is_safe(input: Tensor) -> bool:
+    """Return False if a transform, forward mode, a nested tensor or a CUDA graph needs the plain modules."""
+    return (
+        not (transformed() or input.is_nested)
+        and not (input.is_cuda and torch.cuda.is_current_stream_capturing())
+        and not forward_mode_active()
+    )
+
+
+def _may_pay(operands: Operands, dropout: TailDropout, costs: cost.Costs) -> bool:
+    """Return True if a ragged product could pay at the best k, which is decided faster than a small block is computed."""
+    n, features = operands.w1.shape
+    share = 0.0 if dropout.k is not None else 1 - dropout.p if dropout.training else 1.0
+    rows = operands.x.numel() // max(1, features)
+    return cost.blocks_that_pay(n, rows, operands.ends, share, 1.0, costs, torch.is_grad_enabled()) > 0
+
+
+def _ragged(dropout: TailDropout, operands: Operands, costs: cost.Costs) -> Ragged | None:
+    """Return the part of the hidden features that `dropout` keeps, in as many blocks as pay; None if no number pays.
+
+    Random numbers are drawn only if the result is not None, and then the same as `dropout` draws.
+    """
+    x, n = operands.x, operands.w1.shape[0]
+    shape = torch.Size((*x.shape[:-1], n))
+    rows = math.prod(shape[:-1])
+    if dropout.k is not None:
+        k, _ = dropout.k_for(shape, x.device)
+        share, whole = _shares(k, dropout.fixed_k.largest, n)
+    elif dropout.training and 0 < dropout.p < 1:
+        k = None
+        share, whole = 1 - dropout.p, 1.0
+        if math.prod(dropout.k_shape(shape)) > 1:
+            whole = math.exp(-rate(dropout.p, n) * n)  # P(K = n)
+    else:
+        return None
+    blocks = cost.blocks_that_pay(n, rows, operands.ends, share, whole, costs, torch.is_grad_enabled())
+    if blocks == 0:
+        return None
+    if k is None:
+        k = exponential(x, dropout.k_shape(shape), rate(dropout.p, n))
+    if k.numel() == 1:
+        return same_k(int(k), n, rows)
+    return k_per_row(k.expand(*shape[:-1], 1).reshape(-1), n, blocks)
+
+
+def _shares(k: Tensor, largest: int, n: int) -> tuple[float, float]:
+    """Return the mean share of the features kept, and the share of the samples that keep all; 1 if all have the same k."""
+    if k.numel() == 1:
+        return min(largest, n) / n, 1.0
+    share, whole = torch.stack([k.double().mean() / n, (k == n).double().mean()]).tolist()
+    return share, whole

@@ -1,0 +1,74 @@
+"""The cost model: measured when first needed, kept, pinned by an environment variable."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from taildropout import TailMLP
+from taildropout.mlp import cost, timing
+
+
+@pytest.fixture(autouse=True)
+def nothing_measured_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(cost.PIN, raising=False)
+    cost._of_cpu.cache_clear()
+
+
+def test_a_cpu_is_measured_once_for_each_dtype_and_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[tuple[torch.dtype, int]] = []
+
+    def measure(dtype: torch.dtype) -> tuple[float, float, float, float]:
+        measured.append((dtype, torch.get_num_threads()))
+        return 1.5e8, 40.0, 100.0, 200.0
+
+    monkeypatch.setattr(cost, "measure", measure)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 1):
+            torch.set_num_threads(threads)
+            for dtype in (torch.float32, torch.bfloat16, torch.float32):
+                assert cost.costs_of("cpu", dtype)[:5] == (0, 1.5e8, 40, 100, 200)
+    finally:
+        torch.set_num_threads(before)
+    assert measured == [(torch.float32, 1), (torch.bfloat16, 1), (torch.float32, 2), (torch.bfloat16, 2)]
+
+
+def test_a_wild_measurement_counts_up_to_a_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "measure", lambda _: (0.0, 1e9, 100.0, math.inf))
+    usual = cost._CPU
+    assert cost.costs_of("cpu", torch.float32) == (0, usual.block / 4, usual.moved * 4, 100, usual.slope * 4, 2, usual.gain)
+
+
+def test_a_measurement_is_positive_and_draws_nothing() -> None:
+    torch.manual_seed(0)
+    wanted = torch.rand(3)
+    torch.manual_seed(0)
+    costs = timing.measure(torch.float32)
+    assert torch.equal(torch.rand(3), wanted)
+    assert all(math.isfinite(each) and each >= 0 for each in costs)
+    assert min(costs[1:]) > 0
+
+
+def test_a_variable_pins_the_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "measure", lambda _: pytest.fail("measured"))
+    monkeypatch.setenv(cost.PIN, "0,4e7,50,120,380,2,.08")
+    assert cost.costs_of("cpu", torch.bfloat16) == cost.costs_of("cuda", torch.float32) == (0, 4e7, 50, 120, 380, 2, 0.08)
+    for wrong in ("fast", "1,2", "1,2,3,4,5,6,7,8"):
+        monkeypatch.setenv(cost.PIN, wrong)
+        with pytest.raises(ValueError, match=f"{cost.PIN}='{wrong}' is not once, block, moved.*unset it"):
+            cost.costs_of("cpu", torch.float32)
+
+
+@pytest.mark.parametrize("gain", ["-inf", "1"])
+def test_whatever_is_decided_the_random_numbers_are_the_same(gain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cost.PIN, f"0,1e5,1,120,380,2,{gain}")
+    net, input = TailMLP(64, 512, 64, activation=nn.GELU(), p=0.3), torch.randn(512, 64)
+    found = []
+    for each in (net, net, nn.Sequential(*net)):
+        torch.manual_seed(0)
+        found.append((each(input), torch.rand(1)))
+    assert torch.equal(found[0][0], found[1][0])
+    torch.testing.assert_close(found[0], found[2])
+    assert torch.equal(found[0][0], found[2][0]) == (gain == "1")
