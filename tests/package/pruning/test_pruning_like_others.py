@@ -63,6 +63,32 @@ class Configured(nn.Module):
         return self.layers(input)
 
 
+class Saved(nn.Module):
+    """A network whose config has a ratio in place of the width, as DINOv2 of Hugging Face, and a part with a config too."""
+
+    def __init__(self, config: SimpleNamespace) -> None:
+        super().__init__()
+        self.config, self.part = config, gpt(2, n_inner=12)
+
+    def forward(self, input: torch.Tensor) -> object:
+        return self.part(input)
+
+    def save_pretrained(self) -> None:
+        """Stand for what stores weights and config."""
+
+
+def test_a_config_without_a_width_is_said_where_a_model_is_stored_by_it() -> None:
+    """Else from_pretrained fails much later, for reasons that it does not tell."""
+    model = Saved(SimpleNamespace(mlp_ratio=4)).double()
+    with pytest.warns(UserWarning, match=r"the config of 'Saved' holds no width .*load_pruned") as caught:
+        smaller = prune(model, {"part.h.*.drop": 5}, IDS)
+    assert len(caught) == 1
+    assert (smaller.config.mlp_ratio, smaller.part.config.n_inner) == (4, 5)
+    with pytest.warns(UserWarning, match="the config of 'Saved' holds no width") as caught:
+        prune(model, {"part.h.0.drop": 5, "part.h.1.drop": 4}, IDS)
+    assert len(caught) == 1  # it says what the config of the part would say again
+
+
 def test_a_config_without_a_constructor_goes_by_its_names() -> None:
     model = Configured(None, SimpleNamespace(ffn_dim=8, width=8, layers=2))
     assert vars(prune(model, {"*": 3}, x()).config) == {"ffn_dim": 3, "width": 8, "layers": 2}
