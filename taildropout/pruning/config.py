@@ -26,29 +26,35 @@ def adapt_config(model: nn.Module, widths: Mapping[str, int], sizes: Mapping[str
         widths: how many features of the layers that were cut stay, by name.
         sizes: how many features they had, likewise.
     """
-    messages: list[str] = []
+    said: dict[str, str] = {}  # by the name of the module that holds the config
     for name, module, config in _configs(model):
         inside = {layer: k for layer, k in widths.items() if layer.startswith(f"{name}." if name else "")}
         full = {sizes[layer] for layer in inside}
         keys = [key for key, value in _entries(config).items() if type(value) is int and value in full]
         keys += [key for key in _NAMES if key in _entries(config) and _entries(config)[key] is None]
-        if keys and _adapt(module, config, keys, sorted({*inside.values()})):
+        if not keys or _adapt(module, config, keys, sorted({*inside.values()})):
             continue
         named = [key for key in keys if key in _NAMES]
         named = [key for key in named if _entries(config)[key] is not None] or named
         if named:
             shown = ", ".join(f"{key} = {_entries(config)[key]}" for key in named)
-            why = f"keeps {shown}, since no one number fits all layers"
-        elif inside and name == "" and hasattr(model, "save_pretrained"):
-            why = "holds no width of the layers that were cut, so from_pretrained cannot build the pruned model"
-        else:
-            continue
-        if not messages or not messages[0].startswith(f"the config of {type(model).__name__!r}"):  # it covers its parts
-            messages.append(
-                f"the config of {name or type(model).__name__!r} {why}; "
-                "to load the pruned weights, build the model at full size and call load_pruned(model, state_dict)"
-            )
-    return messages
+            said[name] = f"keeps {shown}, since no one number fits all layers"
+    if widths and not said and _is_built_otherwise(model):
+        said[""] = "holds no width of the layers that were cut, so from_pretrained cannot build the pruned model"
+    return [
+        f"the config of {name or type(model).__name__!r} {why}; "
+        "to load the pruned weights, build the model at full size and call load_pruned(model, state_dict)"
+        for name, why in said.items()
+        if name == "" or "" not in said  # the outermost config stands for those of its parts
+    ]
+
+
+def _is_built_otherwise(model: Any) -> bool:
+    """Return True if a model is built again from its config by `from_pretrained`, and its config gives other shapes."""
+    if not hasattr(model, "save_pretrained") or not hasattr(model, "config"):
+        return False
+    fresh = _built(model, model.config, {})
+    return fresh is not None and not _shapes(model).items() <= fresh.items()
 
 
 def _configs(model: nn.Module) -> Iterator[tuple[str, nn.Module, Any]]:

@@ -64,11 +64,12 @@ class Configured(nn.Module):
 
 
 class Saved(nn.Module):
-    """A network whose config has a ratio in place of the width, as DINOv2 of Hugging Face, and a part with a config too."""
+    """A network that is stored by its config, and a part with a config too."""
 
     def __init__(self, config: SimpleNamespace) -> None:
         super().__init__()
-        self.config, self.part = config, gpt(2, n_inner=12)
+        self.config = config
+        self.part = Gpt(config.part) if hasattr(config, "part") else gpt(2, n_inner=12)
 
     def forward(self, input: torch.Tensor) -> object:
         return self.part(input)
@@ -78,15 +79,29 @@ class Saved(nn.Module):
 
 
 def test_a_config_without_a_width_is_said_where_a_model_is_stored_by_it() -> None:
-    """Else from_pretrained fails much later, for reasons that it does not tell."""
+    """As in DINOv2 of Hugging Face, with its mlp_ratio. Else from_pretrained fails much later."""
     model = Saved(SimpleNamespace(mlp_ratio=4)).double()
     with pytest.warns(UserWarning, match=r"the config of 'Saved' holds no width .*load_pruned") as caught:
         smaller = prune(model, {"part.h.*.drop": 5}, IDS)
     assert len(caught) == 1
     assert (smaller.config.mlp_ratio, smaller.part.config.n_inner) == (4, 5)
-    with pytest.warns(UserWarning, match="the config of 'Saved' holds no width") as caught:
+
+
+def test_a_config_inside_another_is_enough() -> None:
+    """As in CLIP of Hugging Face, whose parts are built from configs inside the model's own."""
+    model = Saved(SimpleNamespace(part=gpt(2, n_inner=12).config)).double()
+    assert prune(model, {"part.h.*.drop": 5}, IDS).config.part.n_inner == 5
+    with pytest.warns(UserWarning, match="the config of 'part' keeps n_inner = 12") as caught:
         prune(model, {"part.h.0.drop": 5, "part.h.1.drop": 4}, IDS)
-    assert len(caught) == 1  # it says what the config of the part would say again
+    assert len(caught) == 1
+
+
+def test_the_outermost_config_stands_for_those_of_its_parts() -> None:
+    """As in T5 of Hugging Face, whose encoder and decoder have configs of their own with the same number."""
+    model = Saved(SimpleNamespace(part=gpt(2, n_inner=12).config, d_ff=12)).double()
+    with pytest.warns(UserWarning, match="the config of 'Saved' keeps d_ff = 12") as caught:
+        prune(model, {"part.h.0.drop": 5, "part.h.1.drop": 4}, IDS)
+    assert len(caught) == 1
 
 
 def test_a_config_without_a_constructor_goes_by_its_names() -> None:
