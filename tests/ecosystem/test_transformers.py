@@ -27,11 +27,22 @@ WHISPER = {
     },
     **{"d_model": 32, "num_mel_bins": 8, "max_source_positions": 10, "max_target_positions": 16},
 }
+GEMMA_3N = {
+    **GATED,
+    "intermediate_size": [48, 48],  # a width for each layer
+    "activation_sparsity_pattern": [0.0, 0.0],
+    "layer_types": ["full_attention", "full_attention"],
+    "num_kv_shared_layers": 0,
+    "vocab_size_per_layer_input": VOCABULARY,
+    "hidden_size_per_layer_input": 8,
+    "laurel_rank": 4,
+}
 # The config of each model, and its arguments.
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "LlamaForCausalLM": ("LlamaConfig", GATED),
     "GemmaForCausalLM": ("GemmaConfig", GATED),
     "Gemma3ForCausalLM": ("Gemma3TextConfig", GATED),
+    "Gemma3nForCausalLM": ("Gemma3nTextConfig", GEMMA_3N),
     "Qwen3ForCausalLM": ("Qwen3Config", GATED),
     "GPT2LMHeadModel": ("GPT2Config", {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": VOCABULARY, **TOKENS}),
     "BertForMaskedLM": ("BertConfig", {**FEED_FORWARD, "vocab_size": VOCABULARY}),
