@@ -6,6 +6,7 @@
 #   make docs                      build the site into docs/_build/html, run its examples, check its links
 #   make site                      make docs, with the dashboard beside the site
 #   make lint                      check format, style and types; make format corrects format and style
+#   make ecosystem                 run models and trainers of other libraries, in .venv-ecosystem: about 6 GB
 #   make matrix                    run the tests on every supported torch and Python: about 20 GB, an hour
 #   make examples                  run all examples (half an hour), then all experiments (about three hours)
 #   make bench PYTHON=python3      use an environment that has torch, asv and pytest already
@@ -14,7 +15,7 @@ PYTHON ?= $(VENV)/bin/python
 BASE ?= python3
 PIP := "$(VENV)/bin/python" -m pip --disable-pip-version-check
 
-.PHONY: help setup environment bench test slow docs site browser matrix lint format examples clean
+.PHONY: help setup environment bench test slow docs site browser ecosystem matrix lint format examples clean
 .DEFAULT_GOAL := help
 
 help:
@@ -41,10 +42,11 @@ $(VENV)/ready: constraints.txt pyproject.toml $(wildcard taildropout/selection/_
 # Make an environment with TORCH=2.8.0, pinned, newest or nightly. TORCH_INDEX names an additional index, such as that of the
 # smaller CPU builds. Packages that torch does not require have the pinned versions.
 TORCH ?= newest
+OF_TORCH := ^(torch|triton|sympy|networkx|fsspec|filelock|setuptools)\b
 INDEX := $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)")
 environment:
 	@"$(BASE)" -m venv "$(VENV)"
-	@grep -vE '^(torch|triton|sympy|networkx|fsspec|filelock|setuptools)\b' constraints.txt > "$(VENV)/constraints.txt"
+	@grep -vE '$(OF_TORCH)' constraints.txt > "$(VENV)/constraints.txt"
 	@$(PIP) install -q --upgrade $(INDEX) $(if $(filter nightly,$(TORCH)),--pre torch,$(if $(filter newest,$(TORCH)),torch,\
 	  $(if $(filter pinned,$(TORCH)),-c constraints.txt torch,torch==$(TORCH)))) "setuptools>=77" wheel
 	@$(PIP) install -q --no-build-isolation -c "$(VENV)/constraints.txt" -e ".[bench,browser,docs,examples,lint,plot,prune,test]"
@@ -56,7 +58,7 @@ bench: setup
 # One process per core, each with one thread.
 WORKERS ?= auto
 test: setup
-	@"$(PYTHON)" -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not browser and not night" \
+	@"$(PYTHON)" -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not browser and not night and not ecosystem" \
 	  $(if $(REPORT),--junitxml="$(REPORT)") $(ARGS)
 	@echo "All tests passed. Next: 'make bench' for the speed, 'make slow' for the statistical tests at full size."
 
@@ -87,6 +89,20 @@ site: setup
 browser: setup
 	@"$(PYTHON)" -m pytest -m browser $(ARGS)
 
+# An environment of its own: torchvision, which timm needs, asks for one release of torch. Nothing is downloaded but packages.
+ECOSYSTEM := .venv-ecosystem
+ecosystem: $(ECOSYSTEM)/ready
+	@HF_HUB_OFFLINE=1 "$(ECOSYSTEM)/bin/python" -m pytest -n $(WORKERS) --dist worksteal $(or $(ARGS),tests/ecosystem)
+
+# From constraints.txt comes all but what torch asks for.
+$(ECOSYSTEM)/ready: constraints.txt tests/ecosystem/constraints.txt pyproject.toml $(wildcard taildropout/selection/_rows.c)
+	@test -x "$(ECOSYSTEM)/bin/python" || "$(BASE)" -m venv "$(ECOSYSTEM)"
+	@grep -vE '$(OF_TORCH)' constraints.txt | cat - tests/ecosystem/constraints.txt > "$(ECOSYSTEM)/constraints.txt"
+	@"$(ECOSYSTEM)/bin/python" -m pip install --progress-bar on $(INDEX) -c "$(ECOSYSTEM)/constraints.txt" torch torchvision setuptools wheel
+	@"$(ECOSYSTEM)/bin/python" -m pip install --progress-bar on --no-build-isolation -c "$(ECOSYSTEM)/constraints.txt" \
+	  -e ".[ecosystem,prune,test]"
+	@touch "$@"
+
 matrix:
 	@"$(BASE)" .ci/matrix.py --write docs/compatibility.md
 
@@ -108,4 +124,4 @@ examples: setup
 	@"$(PYTHON)" -m nbconvert --to notebook --execute --inplace examples/tour.ipynb
 
 clean:
-	rm -rf "$(VENV)" .asv build docs/_build dist *.egg-info
+	rm -rf "$(VENV)" "$(ECOSYSTEM)" .asv build docs/_build dist *.egg-info

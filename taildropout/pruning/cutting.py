@@ -126,12 +126,13 @@ class Constants:
             if not is_product(module):
                 continue
             which = _described(self.network, name)
+            if isinstance(module, CONVOLUTIONS) and module.groups > 1:
+                _check_convolution(module, which, constant)
+                continue  # channel by channel: before the layer anything goes, after it the next module reads the constant
             if name in self.varying:
                 raise PruningError(f"at the places of the dropped features, {which} reads what did not pass the layer")
             if isinstance(module, CONVOLUTIONS):
                 _check_convolution(module, which, constant)
-                if module.groups > 1:
-                    continue  # channel by channel: the module after it reads the constant
             if constant.any():
                 weight = module.weight.t() if is_conv1d(module) else module.weight
                 weight = weight[:, self.features[name]]

@@ -11,7 +11,7 @@ from package.pruning.like_others import Conv1D, Experts, Gpt, OwnLinear, gpt
 from package.pruning.pruned import Wired, checked, count, evaluated, followed, mlp, x
 from torch import nn
 
-from taildropout import PruningError, TailDropout, at_k, prune
+from taildropout import PruningError, TailDropout, at_k, load_pruned, prune
 
 IDS = torch.randint(30, (2, 5), generator=torch.Generator().manual_seed(0))
 
@@ -62,6 +62,75 @@ class Configured(nn.Module):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return self.layers(input)
+
+
+class Saved(nn.Module):
+    """A network that is stored by its config, and a part with a config too."""
+
+    def __init__(self, config: SimpleNamespace) -> None:
+        super().__init__()
+        self.config = config
+        self.part = Gpt(config.part) if hasattr(config, "part") else gpt(2, n_inner=12)
+
+    def forward(self, input: torch.Tensor) -> object:
+        return self.part(input)
+
+    def save_pretrained(self) -> None:
+        """Stand for what stores weights and config."""
+
+
+def test_a_config_without_a_width_is_said_where_a_model_is_stored_by_it() -> None:
+    """As in DINOv2 of Hugging Face, with its mlp_ratio. Else from_pretrained fails much later."""
+    model = Saved(SimpleNamespace(mlp_ratio=4)).double()
+    with pytest.warns(UserWarning, match=r"the config of 'Saved' holds no width .*load_pruned") as caught:
+        smaller = prune(model, {"part.h.*.drop": 5}, IDS)
+    assert len(caught) == 1
+    assert (smaller.config.mlp_ratio, smaller.part.config.n_inner) == (4, 5)
+
+
+class ByLayer(nn.Module):
+    """A network whose config has a width for each layer, as Gemma 3n of Hugging Face."""
+
+    def __init__(self, config: SimpleNamespace) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.Sequential(
+            *(nn.Sequential(nn.Linear(5, n), nn.ReLU(), TailDropout(), nn.Linear(n, 5)) for n in config.intermediate_size)
+        )
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self.layers(input)
+
+    def save_pretrained(self) -> None:
+        """Stand for what stores weights and config."""
+
+
+def test_a_config_that_holds_a_width_for_each_layer() -> None:
+    model = ByLayer(SimpleNamespace(intermediate_size=[8, 8, 9])).double()
+    smaller = prune(model, {"layers.0.2": 3, "layers.2.2": 4}, x())
+    assert (smaller.config.intermediate_size, model.config.intermediate_size) == ([3, 8, 4], [8, 8, 9])
+    ByLayer(smaller.config).double().load_state_dict(smaller.state_dict())
+    assert load_pruned(model, smaller.state_dict()).config.intermediate_size == [3, 8, 4]
+    model.config.intermediate_size = [3, 8]  # which is not what the model was built from
+    with pytest.warns(UserWarning, match="the config of 'ByLayer' holds no width"):
+        prune(model, {"layers.2.2": 2}, x())
+
+
+def test_a_config_inside_another_is_enough() -> None:
+    """As in CLIP of Hugging Face, whose parts are built from configs inside the model's own."""
+    model = Saved(SimpleNamespace(part=gpt(2, n_inner=12).config)).double()
+    assert prune(model, {"part.h.*.drop": 5}, IDS).config.part.n_inner == 5
+    with pytest.warns(UserWarning, match="the config of 'part' keeps n_inner = 12") as caught:
+        prune(model, {"part.h.0.drop": 5, "part.h.1.drop": 4}, IDS)
+    assert len(caught) == 1
+
+
+def test_the_outermost_config_stands_for_those_of_its_parts() -> None:
+    """As in T5 of Hugging Face, whose encoder and decoder have configs of their own with the same number."""
+    model = Saved(SimpleNamespace(part=gpt(2, n_inner=12).config, d_ff=12)).double()
+    with pytest.warns(UserWarning, match="the config of 'Saved' keeps d_ff = 12") as caught:
+        prune(model, {"part.h.0.drop": 5, "part.h.1.drop": 4}, IDS)
+    assert len(caught) == 1
 
 
 def test_a_config_without_a_constructor_goes_by_its_names() -> None:

@@ -65,6 +65,13 @@ CASES = {
         lambda n: Chain(nn.Sequential(nn.Conv2d(3, n, 3), nn.BatchNorm2d(n), nn.ReLU()), nn.Conv2d(n, 2, 3), **CHANNELS),
         "drop", 8, 5, images, (3 * 5 * 9 + 5) + 10 + (5 * 2 * 9 + 2), 2 * 2 * (16 * 3 * 5 * 9 + 4 * 5 * 2 * 9),
     ),
+    # as in MobileNet and SegFormer: channel by channel between the convolution that makes the features and the layer
+    "depthwise convolution before": Case(
+        lambda n: Chain(
+            nn.Sequential(nn.Conv2d(3, n, 1), nn.Conv2d(n, n, 3, groups=n), nn.ReLU6()), nn.Conv2d(n, 2, 1), **CHANNELS
+        ),
+        "drop", 8, 5, images, (3 * 5 + 5) + (5 * 9 + 5) + (5 * 2 + 2), 2 * 2 * (36 * 3 * 5 + 16 * 5 * 9 + 16 * 5 * 2),
+    ),
     "flatten": Case(
         lambda n: Chain(
             nn.Sequential(nn.Conv2d(3, n, 3), nn.BatchNorm2d(n)), nn.Sequential(nn.Flatten(), nn.Linear(16 * n, 2)), **CHANNELS
