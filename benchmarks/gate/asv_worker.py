@@ -1,8 +1,7 @@
 """One process of a pair: it runs benchmarks of an asv suite, a round at a time, when the gate says so.
 
-`asv_worker.py COMMANDS RUNNER SUITE` runs in the environment of one version and under any Python from 3.8. So it is started as a
-file and imports the standard library and asv_runner alone, the latter from the folder RUNNER: the same copy on both sides.
-COMMANDS is a named pipe from which it reads a line of JSON per command. The answers go to what was standard output when it
+`asv_worker.py COMMANDS SUITE` runs in the environment of one version and under any Python from 3.8. So it is started as a file and
+imports the standard library and asv_runner alone, the latter from the folder of this file: the same copy on both sides. COMMANDS is a named pipe from which it reads a line of JSON per command. The answers go to what was standard output when it
 started; what benchmarks print goes to a file, so that it cannot be taken for an answer.
 """
 
@@ -23,13 +22,11 @@ CALIBRATION = 1.0  # seconds after which the number of calls is settled with wha
 NOT_AVAILABLE = "not available"
 
 
-def main(commands, runner, suite):
+def main(commands, suite):
     """Answer commands until there are none."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     with tempfile.TemporaryFile() as printed:
         os.dup2(printed.fileno(), 1)
-    here = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:] = [runner] + [path for path in sys.path if os.path.abspath(path or ".") != here]
     process = Process(suite, answers)
     with open(commands) as lines:
         for line in lines:
@@ -104,6 +101,11 @@ class Process:
         os.chdir(folder)
         with open("cache.pickle", "wb") as file:
             pickle.dump(self.load(case).do_setup_cache(), file)
+        return {}
+
+    def importing(self, case):
+        """Import the module of a benchmark, so that its timeout does not count this."""
+        self.load(case)
         return {}
 
     def load(self, case):

@@ -175,11 +175,14 @@ def check_out(revision: str | None, target: Path, repository: Path) -> str:
 
     Returns the full name of the commit.
     """
+    history = target.with_name("history") if revision is None else target
+    commit = export(None, target, [], repository) if revision is None else resolve(revision, repository)
+    git("clone", "--quiet", "--shared", "--no-checkout", str(repository), str(history), folder=repository)
     if revision is None:
-        return export(None, target, [], repository)
-    commit = resolve(revision, repository)
-    git("clone", "--quiet", "--shared", "--no-checkout", str(repository), str(target), folder=repository)
-    git("checkout", "--quiet", "--detach", commit, folder=target)
+        shutil.move(history / ".git", target / ".git")
+        git("reset", "--quiet", commit, folder=target)
+    else:
+        git("checkout", "--quiet", "--detach", commit, folder=target)
     if (target / ".gitmodules").exists():
         git("submodule", "update", "--quiet", "--init", "--recursive", folder=target)
     return commit

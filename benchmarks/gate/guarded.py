@@ -11,6 +11,8 @@ from typing import IO
 
 from ..system import process_group
 
+RUNNING: "set[subprocess.Popen[bytes]]" = set()  # so that all of them can be ended at once, from the main thread
+
 
 @contextlib.contextmanager
 def guarded(
@@ -25,9 +27,11 @@ def guarded(
     with subprocess.Popen(
         wrapped, cwd=cwd, env=dict(env), stdin=subprocess.PIPE, stdout=stdout, stderr=stderr, start_new_session=True
     ) as process:
+        RUNNING.add(process)
         try:
             yield process
         finally:
+            RUNNING.discard(process)
             kill_group(process)
 
 
@@ -35,6 +39,12 @@ def kill_group(process: "subprocess.Popen[bytes]") -> None:
     """Kill a guarded process and all that it has started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+
+
+def kill_all() -> None:
+    """Kill every guarded process; those who wait for one see it end."""
+    for process in list(RUNNING):
+        kill_group(process)
 
 
 def run_logged(command: Sequence[str], seconds: float, cwd: Path, env: Mapping[str, str], log: Path) -> int:
