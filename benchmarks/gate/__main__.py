@@ -4,8 +4,8 @@
     python -m benchmarks.gate compare v1.0 --project .                         a revision and the working tree
     python -m benchmarks.gate compare "packaging==24.0" "packaging==25.0" --suite DIR
 
-Each version is built in a virtual environment of its own, by the commands of asv.conf.json. The benchmarks are those of HEAD. They
-run in pairs of processes in lock step, one per version, until the change is known well enough (rule.py says how).
+Each version is built in a virtual environment of its own, by the commands of asv.conf.json. The benchmarks are HEAD's. They run
+in pairs of processes in lock step, one per version, until the change is known well enough (rule.py says how).
 
 Exit code: 0 pass, 1 regressed, 2 could not measure, 3 unstable, which is not a pass.
 """

@@ -1,7 +1,7 @@
 """Is the machine good for a verdict? Base against base, in the same run, must not look like a change.
 
-The pairs of base and base are judged by the rule's own measure: a mean beyond the threshold at the level that all looks have
-together, Holm over the benchmarks and over their mean, in which a shift that is common to all of them shows soonest. So a machine
+The pairs of base and base are judged by the rule's own measure: a mean beyond the threshold, significant at the level that all
+looks have together (Holm over the benchmarks and their mean, in which a shift common to all of them shows soonest). So a machine
 on which equal versions are equal is blamed with probability 1 % at most.
 """
 

@@ -111,5 +111,7 @@ def find_python(version: str) -> str:
         return sys.executable
     found = shutil.which(version if "/" in version or version.startswith("python") else f"python{version}")
     if found is None:
-        raise CannotMeasure(f"there is no Python {version} here, which asv.conf.json asks for; install it, or pick --set python={own}")
+        raise CannotMeasure(
+            f"there is no Python {version} here, which asv.conf.json asks for; install it, or pick --set python={own}"
+        )
     return found

@@ -1,8 +1,9 @@
 """One process of a pair: it runs benchmarks of an asv suite, a round at a time, when the gate says so.
 
-`asv_worker.py COMMANDS SUITE` runs in the environment of one version and under any Python from 3.8. So it is started as a file and
-imports the standard library and asv_runner alone, the latter from the folder of this file: the same copy on both sides. COMMANDS is a named pipe from which it reads a line of JSON per command. The answers go to what was standard output when it
-started; what benchmarks print goes to a file, so that it cannot be taken for an answer.
+`asv_worker.py COMMANDS SUITE` runs in the environment of one version and under any Python from 3.8. So it is started as a file,
+and imports the standard library and asv_runner alone, the latter from the folder of this file: the same on both sides. COMMANDS
+is a named pipe from which it reads a line of JSON per command. The answers go to what was standard output when it started; what
+benchmarks print goes to a file, so that it cannot be taken for an answer.
 """
 
 import gc
@@ -46,7 +47,7 @@ class Process:
         try:
             answer = getattr(self, what)(**command)
         except NotImplementedError as error:  # asv's word for "skip"
-            answer = {"lacking": brief(error)}
+            answer = {"skipped": brief(error)}
         except BaseException as error:  # sys.exit() of a benchmark must not end the others
             answer = {"error": brief(error)}
         if os.getpid() != self.pid:  # the benchmark forked, and this is the child that came back
@@ -84,7 +85,7 @@ class Process:
             try:
                 return find(name, module, owner, function)
             except Exception as error:
-                failed[place] = "it cannot be made: %s" % brief(error)
+                failed[place] = f"it cannot be made: {brief(error)}"
                 return None
 
         discovery._get_benchmark = noting
@@ -114,7 +115,7 @@ class Process:
 
         self.name = case["name"]
         index = case["index"]
-        name = case["benchmark"] if index is None else "%s-%d" % (case["benchmark"], index)
+        name = case["benchmark"] if index is None else f"{case['benchmark']}-{index}"
         return get_benchmark_from_name(self.suite, name)
 
     def prepare(self, case, cache, folder, trial):
@@ -190,7 +191,7 @@ class Process:
         """Run a round; return the seconds per call."""
         counted, _ = self.timed(self.timer()[0], number, repeats)
         if not counted > 0 or not math.isfinite(counted):
-            raise ValueError("its timer counted %r s for %d call(s)" % (counted, number * repeats))
+            raise ValueError(f"its timer counted {counted!r} s for {number * repeats} call(s)")
         return {"seconds": counted / (number * repeats)}
 
     def figure(self):
@@ -200,9 +201,9 @@ class Process:
             try:
                 value = float(value)
             except (TypeError, ValueError):
-                raise NotImplementedError("it gives %s and no number" % type(value).__name__) from None
+                raise NotImplementedError(f"it gives {type(value).__name__} and no number") from None
         if not math.isfinite(value):
-            raise NotImplementedError("it gives %r" % value)
+            raise NotImplementedError(f"it gives {value!r}")
         return {"figure": value}
 
     def release(self):
@@ -226,7 +227,7 @@ def combinations(benchmark):
     if not benchmark.params:
         return [dict(known, name=benchmark.name, index=None)]
     products = enumerate(itertools.product(*benchmark.params))
-    return [dict(known, name="%s(%s)" % (benchmark.name, ", ".join(values)), index=index) for index, values in products]
+    return [dict(known, name=f"{benchmark.name}({', '.join(values)})", index=index) for index, values in products]
 
 
 def unique(benchmarks):
@@ -247,7 +248,7 @@ def broken_modules(suite):
                 try:
                     importlib.import_module(dotted)
                 except BaseException as error:
-                    broken[dotted.split(".", 1)[-1]] = "it cannot be imported: %s" % brief(error)
+                    broken[dotted.split(".", 1)[-1]] = f"it cannot be imported: {brief(error)}"
     return broken
 
 
@@ -276,7 +277,7 @@ def printed_bytes():
 
 def brief(error):
     """Return the type and the first line of an error."""
-    return ("%s: %s" % (type(error).__name__, error)).splitlines()[0]
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 if __name__ == "__main__":

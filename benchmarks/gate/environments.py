@@ -143,7 +143,9 @@ class Builder:
         if len(wheels) == 1:
             variables["wheel_file"] = str(wheels[0])
         elif "{wheel_file}" in command:
-            raise BuildFailed(f"{commit[:8]} {trouble}: build_command left {len(wheels)} wheels in {{build_cache_dir}}, not one")
+            raise BuildFailed(
+                f"{commit[:8]} {trouble}: build_command left {len(wheels)} wheels in {{build_cache_dir}}, not one"
+            )
         try:
             words, env, codes, cwd = interpolate_command(command, variables)
         except UserError as error:

@@ -1,4 +1,4 @@
-"""Judge the figures of track_, mem_ and peakmem_ benchmarks: less is better, and what base differs from itself is the margin."""
+"""Judge the figures of track_, mem_ and peakmem_ benchmarks: less is better, and base against itself gives the margin."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ PEAK_MARGIN = 0.02  # of a whole process's memory, which moves by pages and by t
 
 
 def figure_rows(figures: Mapping[str, Sequence[Mapping[str, float]]], kinds: Mapping[str, str], wanted: int) -> list[Row]:
-    """Return a row per benchmark; `figures` holds the two figures of each pair, and `wanted` is how many compare base with head."""
+    """Return a row per benchmark; `figures` holds the two figures of each pair; `wanted` pairs compare base with head."""
     return [figure_row(name, pairs, kinds[name], wanted) for name, pairs in figures.items()]
 
 

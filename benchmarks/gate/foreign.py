@@ -71,7 +71,9 @@ def project_of(arguments: argparse.Namespace) -> Project:
     return read_project(folder, dict(arguments.set))
 
 
-def build_both(project: Project, arguments: argparse.Namespace, folder: Path, deadline: float) -> tuple[Environment, Environment]:
+def build_both(
+    project: Project, arguments: argparse.Namespace, folder: Path, deadline: float
+) -> tuple[Environment, Environment]:
     """Build both versions, at the same time."""
     labels = arguments.base, arguments.head
     top = git("rev-parse", "--show-toplevel", folder=project.folder, otherwise="")
@@ -88,7 +90,7 @@ def build_both(project: Project, arguments: argparse.Namespace, folder: Path, de
 
 
 def suite_of(project: Project, arguments: argparse.Namespace, head: Environment) -> Path:
-    """Return the folder of benchmarks: the one that is asked for, else that of HEAD, else that of the project as it lies there."""
+    """Return the folder of benchmarks: the one asked for, else that of HEAD, else that of the project as it lies there."""
     if arguments.suite:
         return Path(arguments.suite).resolve()
     here = (project.folder / project.suite).resolve()
@@ -152,7 +154,10 @@ def measure(comparison: PairComparison, arguments: argparse.Namespace, console: 
     others = [name for name in ready if name not in timed]
     left = comparison.deadline - time.monotonic()
     duration = comparison.duration(timed, others).sentence(max(0.0, left))
-    say(console, f"{len(timed)} benchmark(s) of time and {len(others)} figure(s), {len(comparison.cores)} pair(s) at a time. {duration}")
+    say(
+        console,
+        f"{len(timed)} benchmark(s) of time and {len(others)} figure(s), {len(comparison.cores)} pair(s) at a time. {duration}",
+    )
     comparison.take_figures(others)
     kinds = {name: str(case["type"]) for name, case in comparison.cases.items()}
     rows = figure_rows(comparison.figures, kinds, FIGURE_PAIRS)

@@ -85,7 +85,7 @@ class Worker:
         self.commands = os.open(commands, os.O_RDWR)
         stack.callback(os.close, self.commands)
         self.stderr = self.folder / "stderr"
-        errors = stack.enter_context(open(self.stderr, "wb"))
+        errors = stack.enter_context(self.stderr.open("wb"))
         pin = [] if core is None else ["taskset", "--cpu-list", str(core)]
         words = [*pin, str(environment.python), str(shared.runner / WORKER.name), str(commands), str(shared.suite)]
         self.process = stack.enter_context(guarded(words, self.folder, environment.env, subprocess.PIPE, errors))
@@ -93,7 +93,7 @@ class Worker:
         self.answers: Queue[bytes] = Queue()
         threading.Thread(target=pump, args=(self.process.stdout, self.answers), daemon=True).start()
 
-    def ask(self, seconds: float, what: str, **more: Any) -> dict[str, Any]:
+    def ask(self, seconds: float, what: str, /, **more: Any) -> dict[str, Any]:
         """Send a command and return its answer.
 
         CaseFailed says why there is none: an error, no answer after `seconds`, or a process that died.
@@ -102,9 +102,9 @@ class Worker:
         answer: dict[str, Any] = json.loads(self.line(seconds))
         if "forked" in answer:
             raise CaseFailed(self.side, "it forks, and the child process comes back from the call", fatal=True)
-        if "error" in answer or "lacking" in answer:
-            lacking = "lacking" in answer
-            raise CaseFailed(self.side, answer["lacking" if lacking else "error"], lacking=lacking)
+        if "error" in answer or "skipped" in answer:
+            lacking = "skipped" in answer
+            raise CaseFailed(self.side, answer["skipped" if lacking else "error"], lacking=lacking)
         return answer
 
     def line(self, seconds: float) -> bytes:
@@ -178,7 +178,7 @@ class Pair:
         for side in self.sides:
             self.prepare(case, side)
 
-    def ask(self, side: str, case: Case, what: str, extra: float = 0.0, **more: Any) -> dict[str, Any]:
+    def ask(self, side: str, case: Case, what: str, extra: float = 0.0, /, **more: Any) -> dict[str, Any]:
         """Send a command about a case to one side; after a fatal error, the pair has no processes.
 
         The case has the seconds of its timeout, and `extra` ones.
@@ -212,7 +212,9 @@ class Pair:
             return Plan(1, 1, 0.0, 0.0, time.monotonic() - started)
         number, repeats = (max(one[key] for one in found) for key in ("number", "repeats"))
         scales = [number * repeats / (one["number"] * one["repeats"]) for one in found]
-        seconds, timed = (max(one[key] * scale for one, scale in zip(found, scales, strict=True)) for key in ("seconds", "timed"))
+        seconds, timed = (
+            max(one[key] * scale for one, scale in zip(found, scales, strict=True)) for key in ("seconds", "timed")
+        )
         return Plan(number, repeats, seconds, timed, time.monotonic() - started)
 
     def times(self, case: Case, plan: Plan, number: int) -> dict[str, list[float]]:

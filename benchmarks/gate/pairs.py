@@ -1,6 +1,6 @@
 """Compare two versions of a foreign project: pairs of processes in lock step, side by side on several cores.
 
-For two pairs that compare base with head, one compares base with base. What it sees is noise, and tells what the machine is worth.
+For two pairs that compare base with head, one compares base with base: what it sees is noise.
 """
 
 import math
@@ -240,7 +240,13 @@ class PairComparison:
         conditions = {"machine": machine.describe(), "load": os.getloadavg(), "governor": machine.governor()}
         pairs = [asdict(pair) for pair in sorted(self.pairs, key=lambda pair: pair.number)]
         plans = {name: asdict(plan) for name, plan in self.plans.items()}
-        return {"environment": {**self.environment, **conditions}, "seed": self.seed, "plans": plans, "pairs": pairs, "figures": self.figures}
+        return {
+            "environment": {**self.environment, **conditions},
+            "seed": self.seed,
+            "plans": plans,
+            "pairs": pairs,
+            "figures": self.figures,
+        }
 
 
 def measuring(plan: Plan) -> float:
@@ -258,5 +264,3 @@ def megahertz(core: int | None) -> float | None:
         return int(file.read_text()) / 1000
     except (OSError, ValueError):
         return None
-
-
