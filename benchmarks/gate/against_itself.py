@@ -1,8 +1,8 @@
 """Is the machine good for a verdict? Base against base, in the same run, must not look like a change.
 
 The pairs of base and base are judged by the rule's own measure: a mean beyond the threshold, significant at the level that all
-looks have together (Holm over the benchmarks and their mean, in which a shift common to all of them shows soonest). So a machine
-on which equal versions are equal is blamed with probability 1 % at most.
+looks have together. Holm corrects over the benchmarks and their mean, in which a shift common to all of them shows soonest. So
+a machine on which equal versions are equal is blamed with probability 1 % at most.
 """
 
 import statistics

@@ -13,11 +13,13 @@ import math
 import os
 import pickle
 import shutil
+import statistics
 import sys
 import tempfile
 import time
 
-ROUND = 0.005  # seconds of a round, at least: shorter ones show the timer and the interrupts
+ROUND = 0.005  # seconds of a round, at least
+SAMPLE = 0.0005  # seconds of a sample, of which a round has several: shorter than what the scheduler gives a process at a time
 LONGEST_ROUND = 0.3  # seconds of a round with everything around it, where set-up takes longer than the call
 CALIBRATION = 1.0  # seconds after which the number of calls is settled with what is known
 NOT_AVAILABLE = "not available"
@@ -152,22 +154,21 @@ class Process:
         self.benchmark._redo_setup_next = False  # the setup that asv_runner's timer asks for first has just been run
 
     def calibrate(self):
-        """Return the calls of a round: `number` in one go, `repeats` times; and the seconds that a round takes.
+        """Return the calls of a round: `repeats` samples of `number` calls; and the seconds that a round takes.
 
         A `number` of the suite's own is kept.
         """
         timer, fixed = self.timer()
-        number, repeats, started = fixed or 1, 1, time.perf_counter()
+        number, started = fixed or 1, time.perf_counter()
         while True:
-            timed, took = self.timed(timer, number, repeats)
-            spent = time.perf_counter() - started
-            if timed >= ROUND or took >= LONGEST_ROUND or spent > CALIBRATION:
-                return {"number": number, "repeats": repeats, "timed": timed, "seconds": took}
-            factor = min(10.0, max(1.3, 1.2 * ROUND / max(timed, 1e-9)), max(1.0, LONGEST_ROUND / max(took, 1e-9)))
-            if fixed:
-                repeats = max(repeats + 1, int(repeats * factor))
-            else:
-                number = max(number + 1, int(number * factor))
+            samples, took = self.samples(timer, number, 1)
+            late = took >= LONGEST_ROUND or time.perf_counter() - started > CALIBRATION
+            if fixed or samples[0] >= SAMPLE or late:
+                break
+            number = max(number + 1, int(number * min(10.0, 1.2 * SAMPLE / max(samples[0], 1e-9), LONGEST_ROUND / took)))
+        wanted = math.ceil(ROUND / max(samples[0], 1e-9))
+        repeats = max(1, min(wanted, int(LONGEST_ROUND / max(took, 1e-9))))
+        return {"number": number, "repeats": repeats, "timed": samples[0] * repeats, "seconds": took * repeats}
 
     def timer(self):
         """Return asv_runner's own timer of the prepared benchmark, and the `number` that the suite sets, or 0."""
@@ -178,21 +179,21 @@ class Process:
             return benchmark._get_interleaved_timer(*params), benchmark.number
         return benchmark._get_timer(*params), benchmark.number
 
-    def timed(self, timer, number, repeats):
-        """Return the seconds that the timer counted in a round, and those that the round took."""
-        started, counted = time.perf_counter(), 0.0
+    def samples(self, timer, number, repeats):
+        """Return the seconds that the timer counted for each of `repeats` samples, and those that all of it took."""
+        started, counted = time.perf_counter(), []
         for _ in range(repeats):
-            counted += timer.timeit(number)
+            counted.append(timer.timeit(number))
             if os.getpid() != self.pid:
-                return 0.0, LONGEST_ROUND
+                break
         return counted, time.perf_counter() - started
 
     def round(self, number, repeats):
-        """Run a round; return the seconds per call."""
-        counted, _ = self.timed(self.timer()[0], number, repeats)
+        """Run a round; return the seconds per call: the median of its samples, of which an interrupt hits few."""
+        counted = statistics.median(self.samples(self.timer()[0], number, repeats)[0])
         if not counted > 0 or not math.isfinite(counted):
-            raise ValueError(f"its timer counted {counted!r} s for {number * repeats} call(s)")
-        return {"seconds": counted / (number * repeats)}
+            raise ValueError(f"its timer counted {counted!r} s for {number} call(s)")
+        return {"seconds": counted / number}
 
     def figure(self):
         """Return the figure of a track_, mem_ or peakmem_ benchmark."""

@@ -30,7 +30,7 @@ from .processes import Broken
 
 WORKER = Path(__file__).with_name("asv_worker.py")
 STARTING = 120.0  # seconds to start Python and to import the suite
-ROUNDS, LEAST_ROUNDS = 21, 3  # of a benchmark in a pair
+ROUNDS, LEAST_ROUNDS = 41, 3  # of a benchmark in a pair
 SECONDS = 1.0  # of rounds, after which there are no more than LEAST_ROUNDS
 CALIBRATING = 5.0  # seconds that settling the rounds may take beside a benchmark's own timeout
 PATIENCE = 0.2  # seconds between two looks whether a silent process still lives
