@@ -62,9 +62,10 @@ def suite_alone(suite: Path) -> Project:
 def from_config(config: Any, folder: Path, chosen: Mapping[str, str]) -> Project:
     """Return the project of asv's configuration."""
     combination = first_combination(config, chosen)
-    env = {key: str(value) for (kind, key), value in combination.items() if kind in ("env", "env_nobuild")}
-    build_env = {key: str(value) for (kind, key), value in combination.items() if kind == "env"}
-    requirements = {key: str(value) for (kind, key), value in combination.items() if kind == "req"}
+    env, build_env, requirements = (
+        {str(key): str(value) for (kind, key), value in combination.items() if kind in kinds}
+        for kinds in (("env", "env_nobuild"), ("env",), ("req",))
+    )
     kind = config.environment_type
     return Project(
         folder=folder,

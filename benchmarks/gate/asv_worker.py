@@ -6,6 +6,8 @@ is a named pipe from which it reads a line of JSON per command. The answers go t
 benchmarks print goes to a file, so that it cannot be taken for an answer.
 """
 
+from __future__ import annotations
+
 import gc
 import itertools
 import json
@@ -17,6 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
+from typing import Any
 
 ROUND = 0.005  # seconds of a round, at least
 SAMPLE = 0.0005  # seconds of a sample, of which a round has several: shorter than what the scheduler gives a process at a time
@@ -25,8 +28,8 @@ CALIBRATION = 1.0  # seconds after which the number of calls is settled with wha
 NOT_AVAILABLE = "not available"
 
 
-def main(commands, suite):
-    """Answer commands until there are none."""
+def main(commands: str, suite: str) -> None:
+    """dict[str, Any] commands until there are none."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     with tempfile.TemporaryFile() as printed:
         os.dup2(printed.fileno(), 1)
@@ -39,11 +42,12 @@ def main(commands, suite):
 class Process:
     """The suite in this process, and the benchmark that is prepared in it."""
 
-    def __init__(self, suite, answers):
+    def __init__(self, suite: str, answers: Any) -> None:
         self.suite, self.answers, self.pid = suite, answers, os.getpid()
-        self.benchmark, self.name = None, ""
+        self.benchmark: Any = None
+        self.name = ""
 
-    def answer(self, command):
+    def answer(self, command: dict[str, Any]) -> None:
         """Carry out one command and answer it; an error is an answer too."""
         what = command.pop("do")
         try:
@@ -57,18 +61,18 @@ class Process:
             os._exit(0)
         self.reply(answer)
 
-    def reply(self, answer):
+    def reply(self, answer: dict[str, Any]) -> None:
         """Write one answer in one step, so that those of two processes do not mix."""
         os.write(self.answers.fileno(), (json.dumps(answer) + "\n").encode())
 
-    def hello(self):
+    def hello(self) -> dict[str, Any]:
         """Return what can explain a difference between two environments."""
         from importlib.metadata import distributions
 
         installed = {str(one.metadata["Name"]): one.version for one in distributions() if one.metadata["Name"]}
         return {"python": sys.version.split()[0], "installed": installed}
 
-    def discover(self):
+    def discover(self) -> dict[str, Any]:
         """Return the benchmarks of the suite, a dictionary for each combination of parameters, and what cannot be run."""
         from asv_runner import _aux, discovery
 
@@ -78,7 +82,7 @@ class Process:
             discovery.benchmark_types.append(memory_without_pympler())
         find = discovery._get_benchmark
 
-        def noting(name, module, owner, function):
+        def noting(name: str, module: Any, owner: Any, function: Any) -> Any:
             place = ".".join(filter(None, [*module.__name__.split(".")[1:], owner and owner.__name__, name]))
             if getattr(function, "skip_benchmark", False):
                 if any(kind.name_regex.match(name) for kind in discovery.benchmark_types):
@@ -99,19 +103,19 @@ class Process:
         cases = [case for benchmark in unique(found) for case in combinations(benchmark)]
         return {"cases": cases, "lacking": lacking, "failed": failed}
 
-    def cache(self, case, folder):
+    def cache(self, case: dict[str, Any], folder: str) -> dict[str, Any]:
         """Run the setup_cache of a benchmark in `folder`, and keep there what it returns, as asv does."""
         os.chdir(folder)
         with open("cache.pickle", "wb") as file:
             pickle.dump(self.load(case).do_setup_cache(), file)
         return {}
 
-    def importing(self, case):
+    def importing(self, case: dict[str, Any]) -> dict[str, Any]:
         """Import the module of a benchmark, so that its timeout does not count this."""
         self.load(case)
         return {}
 
-    def load(self, case):
+    def load(self, case: dict[str, Any]) -> Any:
         """Return the benchmark of a case, with its parameters set."""
         from asv_runner.discovery import get_benchmark_from_name
 
@@ -120,7 +124,7 @@ class Process:
         name = case["benchmark"] if index is None else f"{case['benchmark']}-{index}"
         return get_benchmark_from_name(self.suite, name)
 
-    def prepare(self, case, cache, folder, trial):
+    def prepare(self, case: dict[str, Any], cache: str | None, folder: str, trial: bool) -> dict[str, Any]:
         """Set a benchmark up in a folder of its own; `cache` is where its setup_cache ran.
 
         The first time, as a trial, call it once: what a call prints is part of its time, and so is an error.
@@ -146,14 +150,14 @@ class Process:
         gc.collect()
         return {}
 
-    def set_up(self):
+    def set_up(self) -> None:
         """Run the setup; NotImplementedError if it says that the benchmark is to be skipped."""
         if self.benchmark.do_setup():
             self.benchmark = None
             raise NotImplementedError("setup or skip_params skips it")
         self.benchmark._redo_setup_next = False  # the setup that asv_runner's timer asks for first has just been run
 
-    def calibrate(self):
+    def calibrate(self) -> dict[str, Any]:
         """Return the calls of a round: `repeats` samples of `number` calls; and the seconds that a round takes.
 
         A `number` of the suite's own is kept.
@@ -170,7 +174,7 @@ class Process:
         repeats = max(1, min(wanted, int(LONGEST_ROUND / max(took, 1e-9))))
         return {"number": number, "repeats": repeats, "timed": samples[0] * repeats, "seconds": took * repeats}
 
-    def timer(self):
+    def timer(self) -> tuple[Any, int]:
         """Return asv_runner's own timer of the prepared benchmark, and the `number` that the suite sets, or 0."""
         benchmark = self.benchmark
         params = benchmark._build_params()
@@ -179,7 +183,7 @@ class Process:
             return benchmark._get_interleaved_timer(*params), benchmark.number
         return benchmark._get_timer(*params), benchmark.number
 
-    def samples(self, timer, number, repeats):
+    def samples(self, timer: Any, number: int, repeats: int) -> tuple[list[float], float]:
         """Return the seconds that the timer counted for each of `repeats` samples, and those that all of it took."""
         started, counted = time.perf_counter(), []
         for _ in range(repeats):
@@ -188,14 +192,14 @@ class Process:
                 break
         return counted, time.perf_counter() - started
 
-    def round(self, number, repeats):
+    def round(self, number: int, repeats: int) -> dict[str, Any]:
         """Run a round; return the seconds per call: the median of its samples, of which an interrupt hits few."""
         counted = statistics.median(self.samples(self.timer()[0], number, repeats)[0])
         if not counted > 0 or not math.isfinite(counted):
             raise ValueError(f"its timer counted {counted!r} s for {number} call(s)")
         return {"seconds": counted / number}
 
-    def figure(self):
+    def figure(self) -> dict[str, Any]:
         """Return the figure of a track_, mem_ or peakmem_ benchmark."""
         value = self.benchmark.do_run()
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -207,7 +211,7 @@ class Process:
             raise NotImplementedError(f"it gives {value!r}")
         return {"figure": value}
 
-    def release(self):
+    def release(self) -> dict[str, Any]:
         """Tear down the benchmark that is prepared, if any."""
         benchmark, self.benchmark = self.benchmark, None
         if benchmark is not None:
@@ -215,7 +219,7 @@ class Process:
         return {}
 
 
-def combinations(benchmark):
+def combinations(benchmark: Any) -> list[dict[str, Any]]:
     """Return a case per combination of parameters: as asv names it, with what the gate must know of it."""
     known = {
         "benchmark": benchmark.name,
@@ -231,12 +235,12 @@ def combinations(benchmark):
     return [dict(known, name=f"{benchmark.name}({', '.join(values)})", index=index) for index, values in products]
 
 
-def unique(benchmarks):
+def unique(benchmarks: list[Any]) -> list[Any]:
     """Return one benchmark for each name: a class that one module imports from another is found in both."""
     return list({benchmark.name: benchmark for benchmark in reversed(benchmarks)}.values())[::-1]
 
 
-def broken_modules(suite):
+def broken_modules(suite: str) -> dict[str, str]:
     """Return the modules of the suite that cannot be imported, and why. All others have been imported before."""
     import importlib
 
@@ -253,16 +257,16 @@ def broken_modules(suite):
     return broken
 
 
-def memory_without_pympler():
+def memory_without_pympler() -> Any:
     """Return the type of a mem_ benchmark where pympler, which measures it, is not installed."""
     import re
 
     from asv_runner.benchmarks._base import Benchmark
 
-    class MemoryWithoutPympler(Benchmark):
+    class MemoryWithoutPympler(Benchmark):  # type: ignore[misc]
         name_regex = re.compile("^(Mem[A-Z_].+)|(mem_.+)$")
 
-        def __init__(self, name, func, sources):
+        def __init__(self, name: str, func: Any, sources: list[Any]) -> None:
             super().__init__(name, func, sources)
             self.type = NOT_AVAILABLE
             self.unit = "it needs pympler: install it beside the gate"
@@ -270,13 +274,13 @@ def memory_without_pympler():
     return MemoryWithoutPympler
 
 
-def printed_bytes():
+def printed_bytes() -> int:
     """Return how much was printed so far."""
     sys.stdout.flush()
     return os.fstat(1).st_size
 
 
-def brief(error):
+def brief(error: BaseException) -> str:
     """Return the type and the first line of an error."""
     return f"{type(error).__name__}: {error}".splitlines()[0]
 

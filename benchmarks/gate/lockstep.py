@@ -111,6 +111,7 @@ class Worker:
         """Return the next line of the process."""
         end = time.monotonic() + seconds
         while True:
+            line: bytes | None
             try:
                 line = self.answers.get(timeout=max(0.0, min(PATIENCE, end - time.monotonic())))
             except Empty:

@@ -2,17 +2,19 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..system.files import write_atomically
+from .measuring import Comparison
+from .pairs import PairComparison
 from .report import Row, junit, line, markdown, ordered, overall
 from .versions import Version
 
@@ -61,15 +63,8 @@ def write_files(files: Files, rows: Sequence[Row], title: str, stored: Mapping[s
             file.write(markdown(rows, title, stored["line"]))
 
 
-class Steps(Protocol):
-    """What tells when processes, or pairs of them, start and end."""
-
-    on_start: Callable[[str, int], None]
-    on_end: Callable[[], None]
-
-
 @contextmanager
-def progress(comparison: Steps, console: Console) -> Iterator[None]:
+def progress(comparison: Comparison | PairComparison, console: Console) -> Iterator[None]:
     """Show how many processes have ended; without a terminal, print a line when processes start."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bars:

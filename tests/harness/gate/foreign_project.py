@@ -183,7 +183,9 @@ def make_wheel(folder: Path, version: int) -> None:
     with zipfile.ZipFile(folder / f"{name}-py3-none-any.whl", "w") as wheel:
         wheel.writestr("ballast.py", f"VERSION = {version}\n")
         wheel.writestr(f"{name}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: ballast\nVersion: {version}\n")
-        wheel.writestr(f"{name}.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(
+            f"{name}.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         wheel.writestr(f"{name}.dist-info/RECORD", "")
 
 
