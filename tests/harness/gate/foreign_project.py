@@ -165,7 +165,7 @@ def make_project(folder: Path) -> Path:
     (project / "asv.conf.json").write_text(text)
     (folder / ".gitignore").write_text("wheels/\n")
     git(folder, "init", "--quiet", "--initial-branch=main")
-    for name, version, loop in (("base", 1, 100), ("head", 2, 100), ("slower", 2, 150)):
+    for name, version, loop in (("base", 1, 100), ("head", 2, 100), ("slower", 2, 300)):
         for file, source in SUITE.items():
             (project / "suite" / file).write_text(source if name != "base" else "")
         (folder / "rich.py").write_text(PACKAGE.format(version=version, loop=loop))
