@@ -30,6 +30,14 @@ class BuildFailed(CannotMeasure):
 
 
 @dataclass(frozen=True)
+class Release(Version):
+    """A version that comes from a package index; its `commit` is the number of the release."""
+
+    def __str__(self) -> str:
+        return self.label if self.commit in self.label else f"{self.label} ({self.commit})"
+
+
+@dataclass(frozen=True)
 class Environment:
     """A version of a project, installed in a virtual environment."""
 
@@ -101,7 +109,7 @@ class Builder:
         label = Path(requirement).name if requirement.endswith(".whl") else requirement
         number = label.split("-")[1] if requirement.endswith(".whl") else self.installed(name)
         digest = hashlib.sha256(f"{name} {number}".encode()).hexdigest()
-        return self.environment(Version(label, number, False, self.env_dir, digest), None)
+        return self.environment(Release(label, number, False, self.env_dir, digest), None)
 
     def from_sources(self, label: str | None, commit: str, repository: Path) -> Environment:
         """Build and install the checkout by the project's own commands."""

@@ -18,9 +18,8 @@ def calls(folder: Path, **inputs: str) -> list[list[str]]:
     """Run both shell steps; return the words of each command that they call."""
     for name in ("python", "asv-gate"):
         stub = folder / name
-        stub.write_text(
-            f'#!/bin/sh\nfor word in {name} "$@"; do printf "%s\\n" "$word"; done >> "{folder}/called"\necho >> "{folder}/called"\n'
-        )
+        script = f'for word in {name} "$@"; do printf "%s\\n" "$word"; done; echo'
+        stub.write_text(f'#!/bin/sh\n{{ {script}; }} >> "{folder}/called"\n')
         stub.chmod(0o755)
     variables = dict(re.findall(r"^        (\w+): \$\{\{ inputs\.(\w+) \}\}$", ACTION, re.M))
     values = DEFAULTS | inputs

@@ -196,6 +196,22 @@ def test_two_wheels_and_a_suite_need_no_project(tmp_path: Path) -> None:
     assert (row["base"], row["head"]) == (1, 2)
 
 
+def test_the_working_tree_is_head_where_none_is_given(project: Path, tmp_path: Path) -> None:
+    """With its changes, and the changed suite."""
+    package, suite = project.parent / "rich.py", project / "suite" / "others.py"
+    former = {file: file.read_text() for file in (package, suite)}
+    package.write_text(former[package].replace("VERSION = 2", "VERSION = 5", 1))
+    suite.write_text("import rich\n\ndef track_fresh():\n    return rich.VERSION\n")
+    try:
+        found = run(tmp_path, "base", f"--project={project}", "--bench=track_fresh")
+    finally:
+        for file, text in former.items():
+            file.write_text(text)
+    row = found.rows["others.track_fresh"]
+    assert (row["base"], row["head"]) == (1, 5)
+    assert re.search(r"head working tree \([0-9a-f]{8} with changes\)", found.output)
+
+
 def test_a_budget_ends_it_with_what_is_known(project: Path, tmp_path: Path) -> None:
     """The pairs that are needed take longer than what building and trying leave of the budget, whatever the machine."""
     found = run(tmp_path, "base", "head", f"--project={project}", "--bench=Work", "--bench=raw", "--cores=1", "--budget=30s")
