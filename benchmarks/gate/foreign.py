@@ -44,10 +44,12 @@ def compare_versions(arguments: argparse.Namespace) -> int:
         say(console, f"base {base.version}\nhead {head.version}{same(base, head)}")
         if project.note:
             say(console, project.note)
-        shared = Surroundings(folder, copy_runner(folder / "runner"), suite_of(project, arguments, head), project.timeout)
+        shared = Surroundings(
+            folder, copy_runner(folder / "runner"), suite_of(project, arguments, head), project.timeout, deadline
+        )
         found = discover(shared, head)
         cases, unfit = select(found, arguments.bench or [""])
-        comparison = PairComparison(shared, base, head, cases, cores(arguments.cores), int(time.time()), deadline)
+        comparison = PairComparison(shared, base, head, cases, cores(arguments.cores), int(time.time()))
         with progress(comparison, console):
             rows = unfit + measure(comparison, arguments, console)
         return report(comparison, rows, arguments, console)
@@ -152,7 +154,7 @@ def measure(comparison: PairComparison, arguments: argparse.Namespace, console: 
     ready = comparison.measurable(list(comparison.cases))
     timed = [name for name in ready if comparison.cases[name]["type"] == "time"]
     others = [name for name in ready if name not in timed]
-    left = comparison.deadline - time.monotonic()
+    left = comparison.shared.deadline - time.monotonic()
     duration = comparison.duration(timed, others).sentence(max(0.0, left))
     say(
         console,

@@ -46,6 +46,10 @@ class CaseFailed(Exception):
         self.side, self.error, self.fatal, self.lacking = side, error, fatal, lacking
 
 
+class BudgetSpent(Exception):
+    """The budget ended while a process was at work."""
+
+
 class Stopped(Exception):
     """The comparison is being stopped: its processes have been killed."""
 
@@ -69,6 +73,7 @@ class Surroundings:
     runner: Path  # holds copies of asv_worker.py and asv_runner, and nothing else that Python could import
     suite: Path
     timeout: float  # seconds of a benchmark that sets none
+    deadline: float  # on the clock of time.monotonic
     stopping: threading.Event = field(default_factory=threading.Event)
 
 
@@ -118,6 +123,8 @@ class Worker:
                 line = b"" if self.process.poll() is not None else None
             if self.shared.stopping.is_set():
                 raise Stopped
+            if line is None and time.monotonic() > self.shared.deadline:
+                raise BudgetSpent
             if line == b"":
                 raise CaseFailed(self.side, f"its process died ({self.death()})", fatal=True)
             if line is not None:
@@ -290,6 +297,8 @@ def discover(shared: Surroundings, head: Environment) -> dict[str, Any]:
         worker = Worker(stack, shared, HEAD, head, None)
         try:
             return worker.ask(STARTING, "discover")
+        except BudgetSpent:
+            raise CannotMeasure("the budget was spent before the benchmarks were found; give more --budget") from None
         except CaseFailed as failed:
             raise CannotMeasure(f"the benchmarks of {shared.suite.name} cannot be found, {failed}") from None
 

@@ -20,7 +20,7 @@ from ..system import machine
 from .environments import Environment
 from .estimate import Duration
 from .guarded import kill_all
-from .lockstep import LEAST_ROUNDS, ROUNDS, SECONDS, Caches, Case, CaseFailed, Pair, Plan, Surroundings
+from .lockstep import LEAST_ROUNDS, ROUNDS, SECONDS, BudgetSpent, Caches, Case, CaseFailed, Pair, Plan, Surroundings
 from .messages import BASE, BASE_COPY, BOTH, HEAD, Times
 from .rule import LOOKS, log_ratio
 
@@ -30,10 +30,6 @@ START = 1.0  # seconds to start the processes of a pair
 SPARE = 1.2  # how much longer measuring may take than planned before a draw is not begun
 
 T = TypeVar("T")
-
-
-class BudgetSpent(Exception):
-    """The budget ended while a pair was measuring."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class MeasuredPair:
 
 @dataclass
 class PairComparison:
-    """Two versions of a project, and everything that was measured of them; `deadline` is on the clock of time.monotonic."""
+    """Two versions of a project, and everything that was measured of them."""
 
     shared: Surroundings
     base: Environment
@@ -59,7 +55,6 @@ class PairComparison:
     cases: Mapping[str, Case]
     cores: Sequence[int | None]
     seed: int = 0
-    deadline: float = float("inf")
     on_start: Callable[[str, int], None] = lambda what, processes: None  # called before so many pairs start
     on_end: Callable[[], None] = lambda: None  # called when each of them ends
     failures: dict[str, str] = field(default_factory=dict)  # case -> why it could not be measured
@@ -86,7 +81,10 @@ class PairComparison:
             for name in names:
                 if self.out_of_time():
                     return
-                outcome = pair.trial(self.cases[name])
+                try:
+                    outcome = pair.trial(self.cases[name])
+                except BudgetSpent:
+                    return
                 if isinstance(outcome, Plan):
                     self.plans[name] = outcome
                 else:
@@ -113,7 +111,7 @@ class PairComparison:
         random.Random(self.seed + len(self.pairs)).shuffle(kinds)
         planned = self.seconds(names, len(kinds))
         started = time.monotonic()
-        if started + SPARE * self.slowness * planned > self.deadline:
+        if started + SPARE * self.slowness * planned > self.shared.deadline:
             return None
         first = len(self.pairs)
         self.on_start(f"time of {len(self.measurable(names))} benchmark(s)", len(kinds))
@@ -163,6 +161,8 @@ class PairComparison:
                     return
                 try:
                     found = pair.figures(self.cases[name])
+                except BudgetSpent:
+                    return
                 except CaseFailed as failed:
                     if failed.lacking:
                         self.lacking.setdefault(name, {})[failed.side.replace(BASE_COPY, BASE)] = failed.error
@@ -222,7 +222,7 @@ class PairComparison:
 
     def out_of_time(self) -> bool:
         """Return True if the budget is spent."""
-        return time.monotonic() > self.deadline
+        return time.monotonic() > self.shared.deadline
 
     def times_of(self, name: str) -> list[Times]:
         """Return the rounds of a benchmark, a message per pair of base and head."""

@@ -181,19 +181,35 @@ def test_a_revision_that_does_not_build_is_named(project: Path, tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
-def test_two_wheels_and_a_suite_need_no_project(tmp_path: Path) -> None:
-    wheels, suite, folder = tmp_path / "wheels", tmp_path / "suite", tmp_path / "out"
-    for path in (wheels, suite, folder):
+def wheels_and_suite(folder: Path, source: str) -> tuple[list[str], Path]:
+    """Make two wheels, and a suite of one module; return the words of a comparison and where it may write."""
+    wheels, suite, out = folder / "wheels", folder / "suite", folder / "out"
+    for path in (wheels, suite, out):
         path.mkdir()
     for version in (1, 2):
         make_wheel(wheels, version)
-    (suite / "bench.py").write_text("import ballast\n\ndef track_version():\n    return ballast.VERSION\n")
+    (suite / "bench.py").write_text(source)
     (suite / "__init__.py").write_text("")
-    versions = [str(wheels / f"ballast-{version}-py3-none-any.whl") for version in (1, 2)]
-    found = run(folder, *versions, f"--suite={suite}")
+    return [*(str(wheels / f"ballast-{version}-py3-none-any.whl") for version in (1, 2)), f"--suite={suite}"], out
+
+
+def test_two_wheels_and_a_suite_need_no_project(tmp_path: Path) -> None:
+    words, folder = wheels_and_suite(tmp_path, "import ballast\n\ndef track_version():\n    return ballast.VERSION\n")
+    found = run(folder, *words)
     assert found.code == 1, found.error
     row = found.rows["bench.track_version"]
     assert (row["base"], row["head"]) == (1, 2)
+
+
+def test_a_budget_ends_a_call_that_would_go_on(tmp_path: Path) -> None:
+    """The call, and its timeout, are longer than this test may take."""
+    words, folder = wheels_and_suite(
+        tmp_path, "import time\n\ndef time_long():\n    time.sleep(900)\ntime_long.timeout = 900\n"
+    )
+    found = run(folder, *words, "--budget=30s")
+    assert found.code == 3, found.error
+    assert found.rows["bench.time_long"]["verdict"] == "UNSTABLE"
+    assert "budget" in found.rows["bench.time_long"]["note"]
 
 
 def test_the_working_tree_is_head_where_none_is_given(project: Path, tmp_path: Path) -> None:
