@@ -17,12 +17,12 @@ from ..system import machine
 from ..system.errors import CannotMeasure
 from ..system.git import git
 from .against_itself import sentence, with_machine
+from .asv_process import Case, Surroundings, copy_runner, discover
 from .asv_project import Project, read_project, suite_alone
 from .asv_worker import NOT_AVAILABLE
 from .environments import Environment, build, is_requirement
 from .figures import figure_rows
 from .guarded import kill_all
-from .lockstep import Case, Surroundings, copy_runner, discover
 from .output import Files, progress, summary, verdict_json, version_json, write_files
 from .pairs import FIGURE_PAIRS, PairComparison
 from .report import Row, exit_code, overall, render

@@ -17,10 +17,11 @@ from queue import Queue
 from typing import Any, TypeVar
 
 from ..system import machine
+from .asv_process import BudgetSpent, Case, CaseFailed, Surroundings
 from .environments import Environment
 from .estimate import Duration
 from .guarded import kill_all
-from .lockstep import LEAST_ROUNDS, ROUNDS, SECONDS, BudgetSpent, Caches, Case, CaseFailed, Pair, Plan, Surroundings
+from .lockstep import LEAST_ROUNDS, ROUNDS, SECONDS, Caches, Pair, Plan
 from .messages import BASE, BASE_COPY, BOTH, HEAD, Times
 from .rule import LOOKS, log_ratio
 
