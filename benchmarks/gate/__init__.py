@@ -1,12 +1,16 @@
 """The regression gate: is one version of a package slower than another?
 
-The gate measures a `Workload` (workload.py) and knows nothing else of the project. It imports the standard library, scipy,
-rich and `benchmarks.system`; torch serves as a counter of instructions where it is installed.
+The gate measures a `Workload` (workload.py), or the asv suite of any project, and knows nothing else of the project. It imports
+the standard library, scipy, rich and `benchmarks.system`; asv for other projects; torch, if installed, to count instructions.
 
     rule        from the changes that processes saw to a verdict
     versions    take a version out of git and build it
     processes, worker, messages, counters    the measuring processes
     measuring   a comparison: both versions and everything that was measured of them
+    asv_project, environments    read asv.conf.json and build two versions of any project
+    asv_worker, asv_process, lockstep, pairs, guarded    measure them in pairs of processes in lock step
+    figures, against_itself    judge figures, and the machine by base against base
+    foreign, __main__    the command for any project
     signals, instructions    exact counts, time, instructions: each with its own rule
     estimate    how long a comparison takes
     report, output    tables, files and exit codes

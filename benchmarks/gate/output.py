@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..system.files import write_atomically
 from .measuring import Comparison
+from .pairs import PairComparison
 from .report import Row, junit, line, markdown, ordered, overall
 from .versions import Version
 
@@ -63,7 +64,7 @@ def write_files(files: Files, rows: Sequence[Row], title: str, stored: Mapping[s
 
 
 @contextmanager
-def progress(comparison: Comparison, console: Console) -> Iterator[None]:
+def progress(comparison: Comparison | PairComparison, console: Console) -> Iterator[None]:
     """Show how many processes have ended; without a terminal, print a line when processes start."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bars:

@@ -54,12 +54,17 @@ class Row:
 
     def cells(self) -> tuple[str, ...]:
         """Return the text under each of `HEADINGS`."""
-        written = format_seconds if self.signal == "time" else "{:,.0f}".format
+        written = format_seconds if self.signal == "time" else format_figure
         sides = ["" if value is None else written(value) for value in (self.base, self.head)]
         shown = self.low is None or self.high is None or not self.low <= 0 <= self.high
         change = "" if self.change is None else f"{self.change:+.2%}{'' if shown else ' ~'}"
         interval = "" if self.low is None or self.high is None else f"{self.low:+.2%} … {self.high:+.2%}"
         return (self.case, self.signal, *sides, change, interval, self.verdict, self.note)
+
+
+def format_figure(value: float) -> str:
+    """Return a count, or a figure of a suite's own, which may be a fraction."""
+    return f"{value:,.0f}" if value == round(value) or abs(value) >= 1000 else f"{value:.4g}"
 
 
 def ordered(rows: Iterable[Row]) -> list[Row]:

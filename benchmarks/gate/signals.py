@@ -5,11 +5,25 @@ Instructions have a file of their own.
 
 import statistics
 from collections.abc import Sequence
+from typing import Protocol
 
 from .measuring import Comparison
-from .messages import BASE, HEAD
+from .messages import BASE, HEAD, Times
 from .report import Row
 from .rule import FAILED, IMPROVED, INCOMPARABLE, PASS, REGRESSED, decide
+
+
+class Measurements(Protocol):
+    """What the rows of time are made from: both versions in one process, or pairs of processes."""
+
+    failures: dict[str, str]
+    lacking: dict[str, dict[str, str]]
+
+    def draw(self, names: Sequence[str], count: int) -> dict[str, list[float]] | None:
+        """Measure as rule.Draw says."""
+
+    def times_of(self, name: str) -> Sequence[Times]:
+        """Return the rounds of a case, a message per process or pair."""
 
 
 def count_rows(comparison: Comparison, names: Sequence[str]) -> list[Row]:
@@ -25,7 +39,7 @@ def count_rows(comparison: Comparison, names: Sequence[str]) -> list[Row]:
     return rows
 
 
-def time_rows(comparison: Comparison, names: Sequence[str], threshold: float) -> list[Row]:
+def time_rows(comparison: Measurements, names: Sequence[str], threshold: float) -> list[Row]:
     """Compare times, as rule.py says. Cases that failed are left to `lack_rows`."""
     rows = []
     for name, decision in (decide(names, comparison.draw, threshold) if names else {}).items():
@@ -39,13 +53,13 @@ def time_rows(comparison: Comparison, names: Sequence[str], threshold: float) ->
     return rows
 
 
-def median_seconds(comparison: Comparison, name: str, side: str) -> float | None:
+def median_seconds(comparison: Measurements, name: str, side: str) -> float | None:
     """Return the seconds of a call: the median over processes of the median over rounds; None if nothing was measured."""
     medians = [statistics.median(times.seconds[side]) for times in comparison.times_of(name)]
     return statistics.median(medians) if medians else None
 
 
-def lack_rows(comparison: Comparison, names: Sequence[str]) -> list[Row]:
+def lack_rows(comparison: Measurements, names: Sequence[str]) -> list[Row]:
     """Report what could not be measured: a failure, unless base or the machine has nothing to compare with."""
     rows = [Row(name, "all", FAILED, note=note) for name, note in comparison.failures.items()]
     for name in names:

@@ -1,0 +1,90 @@
+"""Compare two versions of any project that has an asv suite: is HEAD slower than BASE?
+
+    python -m benchmarks.gate compare main feature --project ../numpy          two revisions
+    python -m benchmarks.gate compare v1.0 --project .                         a revision and the working tree
+    python -m benchmarks.gate compare "packaging==24.0" "packaging==25.0" --suite DIR
+
+Each version is built in a virtual environment of its own, by the commands of asv.conf.json. The benchmarks are HEAD's. They run
+in pairs of processes in lock step, one per version, until the change is known well enough (rule.py says how).
+
+Exit code: 0 pass, 1 regressed, 2 could not measure, 3 unstable, which is not a pass.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+
+from ..system.durations import parse_duration
+from ..system.errors import CommandError
+from .guarded import kill_all
+from .rule import THRESHOLD
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code; the handler of expected errors."""
+    from .foreign import compare_versions
+
+    arguments = parser().parse_args(args)
+    former = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        return compare_versions(arguments)
+    except KeyboardInterrupt:
+        kill_all()
+        print("\nInterrupted; nothing was written.", file=sys.stderr)
+        return 130
+    except CommandError as error:
+        print(f"{error.summary}: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"{CommandError.summary}: {error}", file=sys.stderr)
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    return 2
+
+
+def interrupt(number: int, frame: object) -> None:
+    """Take SIGTERM as Ctrl-C, so that what was started ends, and temporary files go."""
+    raise KeyboardInterrupt
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    top = argparse.ArgumentParser(prog="gate", description=(__doc__ or "").split("\n\n")[0])
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    compare = commands.add_parser(
+        "compare", help="is HEAD slower than BASE?", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = compare.add_argument
+    add("base", metavar="BASE", help="a branch, tag or commit; or a requirement, such as packaging==24.0")
+    add("head", metavar="HEAD", nargs="?", help="default: the working tree, with its changes")
+    add("--project", metavar="DIR", help="folder of asv.conf.json (default: this one)")
+    add("--suite", metavar="DIR", help="the folder of benchmarks, where it is not the project's own")
+    add("--bench", metavar="REGEX", action="append", help="only benchmarks whose name matches; may be given again")
+    add("--set", metavar="KEY=VALUE", action="append", default=[], type=assignment, help="pick a combination of the matrix")
+    add("--budget", type=parse_duration, default=float("inf"), metavar="TIME", help="of everything, such as 10m or 90s")
+    add("--threshold", type=fraction, default=THRESHOLD, help="of time, as a fraction (default %(default)s)")
+    add("--cores", type=int, metavar="N", help="pairs side by side (default: half of the cores, but 2 where there are 2)")
+    add("--markdown", metavar="FILE", help="write the table there; default $GITHUB_STEP_SUMMARY where set")
+    add("--junit", metavar="FILE")
+    add("--json", metavar="FILE", help="every round of every pair, and both environments")
+    return top
+
+
+def assignment(text: str) -> tuple[str, str]:
+    """Return key and value of KEY=VALUE."""
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE, such as numpy=1.26")
+    return key, value
+
+
+def fraction(text: str) -> float:
+    """Return a number above 0 and below 1."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no fraction of a time; give one above 0 and below 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

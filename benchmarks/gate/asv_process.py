@@ -1,0 +1,156 @@
+"""The gate's end of a measuring process in lock step: start it, command it, learn how it ended. asv_worker.py is the other end."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, Queue
+from typing import IO, Any
+
+from ..system.errors import CannotMeasure
+from .environments import Environment
+from .guarded import guarded
+from .messages import HEAD
+
+WORKER = Path(__file__).with_name("asv_worker.py")
+STARTING = 120.0  # seconds to start Python and to import the suite
+PATIENCE = 0.2  # seconds between two looks whether a silent process still lives
+
+Case = Mapping[str, Any]  # as asv_worker.combinations describes it
+
+
+class CaseFailed(Exception):
+    """A benchmark raised, or did what none must; the process can go on unless `fatal`."""
+
+    def __init__(self, side: str, error: str, fatal: bool = False, lacking: bool = False) -> None:
+        super().__init__(f"{side}: {error}")
+        self.side, self.error, self.fatal, self.lacking = side, error, fatal, lacking
+
+
+class BudgetSpent(Exception):
+    """The budget ended while a process was at work."""
+
+
+class Stopped(Exception):
+    """The comparison is being stopped: its processes have been killed."""
+
+
+@dataclass
+class Surroundings:
+    """What all processes of a comparison share."""
+
+    folder: Path
+    runner: Path  # holds copies of asv_worker.py and asv_runner, and nothing else that Python could import
+    suite: Path
+    timeout: float  # seconds of a benchmark that sets none
+    deadline: float  # on the clock of time.monotonic
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+
+class Worker:
+    """One measuring process of one version."""
+
+    def __init__(self, stack: ExitStack, shared: Surroundings, side: str, environment: Environment, core: int | None) -> None:
+        self.side, self.shared = side, shared
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{side}-", dir=shared.folder))
+        stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        commands = self.folder / "commands"
+        os.mkfifo(commands)
+        # Opened for reading too, so that opening does not wait for the process and writing never meets a closed pipe.
+        self.commands = os.open(commands, os.O_RDWR)
+        stack.callback(os.close, self.commands)
+        self.stderr = self.folder / "stderr"
+        errors = stack.enter_context(self.stderr.open("wb"))
+        pin = [] if core is None else ["taskset", "--cpu-list", str(core)]
+        words = [*pin, str(environment.python), str(shared.runner / WORKER.name), str(commands), str(shared.suite)]
+        self.process = stack.enter_context(guarded(words, self.folder, environment.env, subprocess.PIPE, errors))
+        assert self.process.stdout is not None
+        self.answers: Queue[bytes] = Queue()
+        threading.Thread(target=pump, args=(self.process.stdout, self.answers), daemon=True).start()
+
+    def ask(self, seconds: float, what: str, /, **more: Any) -> dict[str, Any]:
+        """Send a command and return its answer.
+
+        CaseFailed says why there is none: an error, no answer after `seconds`, or a process that died.
+        """
+        os.write(self.commands, (json.dumps({"do": what, **more}) + "\n").encode())
+        answer: dict[str, Any] = json.loads(self.line(seconds))
+        if "forked" in answer:
+            raise CaseFailed(self.side, "it forks, and the child process comes back from the call", fatal=True)
+        if "error" in answer or "skipped" in answer:
+            lacking = "skipped" in answer
+            raise CaseFailed(self.side, answer["skipped" if lacking else "error"], lacking=lacking)
+        return answer
+
+    def line(self, seconds: float) -> bytes:
+        """Return the next line of the process."""
+        end = time.monotonic() + seconds
+        while True:
+            line: bytes | None
+            try:
+                line = self.answers.get(timeout=max(0.0, min(PATIENCE, end - time.monotonic())))
+            except Empty:
+                line = b"" if self.process.poll() is not None else None
+            if self.shared.stopping.is_set():
+                raise Stopped
+            if line is None and time.monotonic() > self.shared.deadline:
+                raise BudgetSpent
+            if line == b"":
+                raise CaseFailed(self.side, f"its process died ({self.death()})", fatal=True)
+            if line is not None:
+                return line
+            if time.monotonic() > end:
+                raise CaseFailed(self.side, f"it hangs: no result after {seconds:g} s, its timeout", fatal=True)
+
+    def death(self) -> str:
+        """Return how the process ended, and its last line on standard error."""
+        try:
+            code = self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            code = 0
+        how = f"signal {code - 128}" if code > 128 else f"exit code {code}"
+        last = self.stderr.read_text(errors="replace").strip().splitlines()[-1:]
+        return ": ".join([how, *last])
+
+
+def discover(shared: Surroundings, head: Environment) -> dict[str, Any]:
+    """Return the benchmarks of the suite in head's environment; CannotMeasure if there is no telling."""
+    with ExitStack() as stack:
+        worker = Worker(stack, shared, HEAD, head, None)
+        try:
+            return worker.ask(STARTING, "discover")
+        except BudgetSpent:
+            raise CannotMeasure("the budget was spent before the benchmarks were found; give more --budget") from None
+        except CaseFailed as failed:
+            raise CannotMeasure(f"the benchmarks of {shared.suite.name} cannot be found, {failed}") from None
+
+
+def copy_runner(folder: Path) -> Path:
+    """Copy the worker and asv_runner, and pympler where it is installed, to a folder from which both versions import them."""
+    folder.mkdir()
+    shutil.copy(WORKER, folder)
+    for name in ("asv_runner", "pympler"):
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin:
+            shutil.copytree(Path(spec.origin).parent, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif name == "asv_runner":
+            raise CannotMeasure(f"asv_runner runs the benchmarks, but {sys.executable} has none; pip install asv_runner")
+    return folder
+
+
+def pump(stream: IO[bytes], lines: "Queue[bytes]") -> None:
+    """Put each line of a stream into a queue, and an empty one at the end."""
+    with contextlib.suppress(ValueError):  # closed, since the process was ended
+        for line in stream:
+            lines.put(line)
+    lines.put(b"")

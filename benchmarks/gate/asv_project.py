@@ -1,0 +1,118 @@
+"""What an asv project says of itself: asv.conf.json, read by asv's own code."""
+
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..system.errors import CannotMeasure
+
+VIRTUAL = (None, "", "virtualenv", "venv", "uv")  # types of environment for which a virtual environment is the same thing
+BUILD = ["python -m pip wheel --no-deps -w {build_cache_dir} {build_dir}"]  # where the project has no build_command
+INSTALL = ["in-dir={env_dir} python -m pip install --force-reinstall {wheel_file}"]  # asv's own
+
+
+@dataclass(frozen=True)
+class Project:
+    """How the versions of a project are built and measured, with one combination of its matrix."""
+
+    folder: Path  # holds asv.conf.json, or is the suite's own where there is no such file
+    name: str
+    suite: str  # relative to the folder, or absolute
+    repo_subdir: str
+    build: Sequence[str]
+    install: Sequence[str]
+    requirements: Mapping[str, str]  # of the matrix: name -> version, or an empty text
+    build_env: Mapping[str, str]
+    env: Mapping[str, str]  # of building and measuring
+    python: str
+    timeout: float  # seconds of a benchmark that sets none
+    install_timeout: float
+    note: str = ""
+
+
+def read_project(folder: Path, chosen: Mapping[str, str]) -> Project:
+    """Read a project's asv.conf.json, or asv.conf.jsonc; `chosen` picks combinations of its matrix, key -> value.
+
+    Raises CannotMeasure.
+    """
+    files = [folder / f"asv.conf.{suffix}" for suffix in ("json", "jsonc") if (folder / f"asv.conf.{suffix}").exists()]
+    if len(files) != 1:
+        found = "holds no" if not files else "holds more than one"
+        raise CannotMeasure(f"{folder} {found} asv.conf.json; give the folder that holds one with --project, or use --suite")
+    try:
+        from asv.config import Config
+        from asv.util import UserError
+    except ImportError as error:
+        raise CannotMeasure(f"asv reads {files[0].name}, but cannot be imported ({error}); pip install asv") from None
+    try:
+        config = Config.load(str(files[0]))
+        return from_config(config, folder, chosen)
+    except (UserError, ValueError, AttributeError, TypeError) as error:  # json5 raises ValueError
+        raise CannotMeasure(f"{files[0]} is no configuration of asv: {error}") from None
+
+
+def suite_alone(suite: Path) -> Project:
+    """Return the project of a suite that has no asv.conf.json: for versions that come from a package index."""
+    return Project(suite.parent, suite.name, str(suite), "", BUILD, INSTALL, {}, {}, {}, sys.executable, 60.0, 600.0)
+
+
+def from_config(config: Any, folder: Path, chosen: Mapping[str, str]) -> Project:
+    """Return the project of asv's configuration."""
+    combination = first_combination(config, chosen)
+    env, build_env, requirements = (
+        {str(key): str(value) for (kind, key), value in combination.items() if kind in kinds}
+        for kinds in (("env", "env_nobuild"), ("env",), ("req",))
+    )
+    kind = config.environment_type
+    return Project(
+        folder=folder,
+        name=config.project,
+        suite=config.benchmark_dir,
+        repo_subdir=config.repo_subdir,
+        build=as_list(config.build_command, BUILD),
+        install=as_list(config.install_command, INSTALL),
+        requirements=requirements,
+        build_env=build_env,
+        env=env,
+        python=find_python(str(combination["python", None])),
+        timeout=float(config.default_benchmark_timeout),
+        install_timeout=float(config.install_timeout),
+        note="" if kind in VIRTUAL else f"The project asks for environments of {kind}; these are virtual environments.",
+    )
+
+
+def as_list(commands: Any, default: Sequence[str]) -> list[str]:
+    """Return commands as a list; asv accepts a single one as well."""
+    if commands is None:
+        return list(default)
+    return [commands] if isinstance(commands, str) else list(commands)
+
+
+def first_combination(config: Any, chosen: Mapping[str, str]) -> dict[tuple[str, str | None], Any]:
+    """Return the first combination of the matrix that has the chosen values."""
+    from asv.environment import iter_matrix
+
+    combinations: list[dict[tuple[str, str | None], Any]] = list(iter_matrix("virtualenv", config.pythons, config))
+    for combination in combinations:
+        values = {key or kind: str(value) for (kind, key), value in combination.items()}
+        if all(values.get(key) == value for key, value in chosen.items()):
+            return combination
+    asked = ", ".join(f"{key}={value}" for key, value in chosen.items())
+    wanted = f"none of the {len(combinations)} combinations of the matrix has {asked}" if asked else "the matrix is empty"
+    raise CannotMeasure(f"{wanted}; see matrix, include and exclude in asv.conf.json")
+
+
+def find_python(version: str) -> str:
+    """Return the interpreter of a version such as 3.11, or that of a path."""
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if version in ("same", own, str(sys.version_info.major)):
+        return sys.executable
+    found = shutil.which(version if "/" in version or version.startswith("python") else f"python{version}")
+    if found is None:
+        raise CannotMeasure(
+            f"there is no Python {version} here, which asv.conf.json asks for; install it, or pick --set python={own}"
+        )
+    return found

@@ -1,0 +1,289 @@
+"""One process of a pair: it runs benchmarks of an asv suite, a round at a time, when the gate says so.
+
+`asv_worker.py COMMANDS SUITE` runs in the environment of one version and under any Python from 3.8. So it is started as a file,
+and imports the standard library and asv_runner alone, the latter from the folder of this file: the same on both sides. COMMANDS
+is a named pipe from which it reads a line of JSON per command. The answers go to what was standard output when it started; what
+benchmarks print goes to a file, so that it cannot be taken for an answer.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import math
+import os
+import pickle
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from typing import Any
+
+ROUND = 0.005  # seconds of a round, at least
+SAMPLE = 0.0005  # seconds of a sample, of which a round has several: shorter than what the scheduler gives a process at a time
+LONGEST_ROUND = 0.3  # seconds of a round with everything around it, where set-up takes longer than the call
+CALIBRATION = 1.0  # seconds after which the number of calls is settled with what is known
+NOT_AVAILABLE = "not available"
+
+
+def main(commands: str, suite: str) -> None:
+    """dict[str, Any] commands until there are none."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    with tempfile.TemporaryFile() as printed:
+        os.dup2(printed.fileno(), 1)
+    process = Process(suite, answers)
+    with open(commands) as lines:
+        for line in lines:
+            process.answer(json.loads(line))
+
+
+class Process:
+    """The suite in this process, and the benchmark that is prepared in it."""
+
+    def __init__(self, suite: str, answers: Any) -> None:
+        self.suite, self.answers, self.pid = suite, answers, os.getpid()
+        self.benchmark: Any = None
+        self.name = ""
+
+    def answer(self, command: dict[str, Any]) -> None:
+        """Carry out one command and answer it; an error is an answer too."""
+        what = command.pop("do")
+        try:
+            answer = getattr(self, what)(**command)
+        except NotImplementedError as error:  # asv's word for "skip"
+            answer = {"skipped": brief(error)}
+        except BaseException as error:  # sys.exit() of a benchmark must not end the others
+            answer = {"error": brief(error)}
+        if os.getpid() != self.pid:  # the benchmark forked, and this is the child that came back
+            self.reply({"forked": self.name})
+            os._exit(0)
+        self.reply(answer)
+
+    def reply(self, answer: dict[str, Any]) -> None:
+        """Write one answer in one step, so that those of two processes do not mix."""
+        os.write(self.answers.fileno(), (json.dumps(answer) + "\n").encode())
+
+    def hello(self) -> dict[str, Any]:
+        """Return what can explain a difference between two environments."""
+        from importlib.metadata import distributions
+
+        installed = {str(one.metadata["Name"]): one.version for one in distributions() if one.metadata["Name"]}
+        return {"python": sys.version.split()[0], "installed": installed}
+
+    def discover(self) -> dict[str, Any]:
+        """Return the benchmarks of the suite, a dictionary for each combination of parameters, and what cannot be run."""
+        from asv_runner import _aux, discovery
+
+        _aux.update_sys_path(self.suite)
+        lacking, failed = {}, {}
+        if not any(kind.__name__ == "MemBenchmark" for kind in discovery.benchmark_types):
+            discovery.benchmark_types.append(memory_without_pympler())
+        find = discovery._get_benchmark
+
+        def noting(name: str, module: Any, owner: Any, function: Any) -> Any:
+            place = ".".join(filter(None, [*module.__name__.split(".")[1:], owner and owner.__name__, name]))
+            if getattr(function, "skip_benchmark", False):
+                if any(kind.name_regex.match(name) for kind in discovery.benchmark_types):
+                    lacking[place] = "the suite skips it (skip_benchmark)"
+                return None
+            try:
+                return find(name, module, owner, function)
+            except Exception as error:
+                failed[place] = f"it cannot be made: {brief(error)}"
+                return None
+
+        discovery._get_benchmark = noting
+        try:
+            found = list(discovery.disc_benchmarks(self.suite, ignore_import_errors=True))
+        finally:
+            discovery._get_benchmark = find
+        failed.update(broken_modules(self.suite))
+        cases = [case for benchmark in unique(found) for case in combinations(benchmark)]
+        return {"cases": cases, "lacking": lacking, "failed": failed}
+
+    def cache(self, case: dict[str, Any], folder: str) -> dict[str, Any]:
+        """Run the setup_cache of a benchmark in `folder`, and keep there what it returns, as asv does."""
+        os.chdir(folder)
+        with open("cache.pickle", "wb") as file:
+            pickle.dump(self.load(case).do_setup_cache(), file)
+        return {}
+
+    def importing(self, case: dict[str, Any]) -> dict[str, Any]:
+        """Import the module of a benchmark, so that its timeout does not count this."""
+        self.load(case)
+        return {}
+
+    def load(self, case: dict[str, Any]) -> Any:
+        """Return the benchmark of a case, with its parameters set."""
+        from asv_runner.discovery import get_benchmark_from_name
+
+        self.name = case["name"]
+        index = case["index"]
+        name = case["benchmark"] if index is None else f"{case['benchmark']}-{index}"
+        return get_benchmark_from_name(self.suite, name)
+
+    def prepare(self, case: dict[str, Any], cache: str | None, folder: str, trial: bool) -> dict[str, Any]:
+        """Set a benchmark up in a folder of its own; `cache` is where its setup_cache ran.
+
+        The first time, as a trial, call it once: what a call prints is part of its time, and so is an error.
+        """
+        self.release()
+        work = os.path.join(folder, "work")
+        shutil.rmtree(work, ignore_errors=True)
+        shutil.copytree(cache, work) if cache else os.mkdir(work)
+        os.chdir(work)
+        benchmark = self.load(case)
+        if cache:
+            with open("cache.pickle", "rb") as file:
+                benchmark.set_cache(pickle.load(file))
+        self.benchmark = benchmark
+        self.set_up()
+        if trial and benchmark.type == "time":
+            before = printed_bytes()
+            benchmark.func(*benchmark._build_params())
+            if printed_bytes() > before and os.getpid() == self.pid:
+                raise ValueError("it prints to standard output, so that its time is that of printing; print in setup, or not")
+            benchmark.do_teardown()
+            self.set_up()
+        gc.collect()
+        return {}
+
+    def set_up(self) -> None:
+        """Run the setup; NotImplementedError if it says that the benchmark is to be skipped."""
+        if self.benchmark.do_setup():
+            self.benchmark = None
+            raise NotImplementedError("setup or skip_params skips it")
+        self.benchmark._redo_setup_next = False  # the setup that asv_runner's timer asks for first has just been run
+
+    def calibrate(self) -> dict[str, Any]:
+        """Return the calls of a round: `repeats` samples of `number` calls; and the seconds that a round takes.
+
+        A `number` of the suite's own is kept.
+        """
+        timer, fixed = self.timer()
+        number, started = fixed or 1, time.perf_counter()
+        while True:
+            samples, took = self.samples(timer, number, 1)
+            late = took >= LONGEST_ROUND or time.perf_counter() - started > CALIBRATION
+            if fixed or samples[0] >= SAMPLE or late:
+                break
+            number = max(number + 1, int(number * min(10.0, 1.2 * SAMPLE / max(samples[0], 1e-9), LONGEST_ROUND / took)))
+        wanted = math.ceil(ROUND / max(samples[0], 1e-9))
+        repeats = max(1, min(wanted, int(LONGEST_ROUND / max(took, 1e-9))))
+        return {"number": number, "repeats": repeats, "timed": samples[0] * repeats, "seconds": took * repeats}
+
+    def timer(self) -> tuple[Any, int]:
+        """Return asv_runner's own timer of the prepared benchmark, and the `number` that the suite sets, or 0."""
+        benchmark = self.benchmark
+        params = benchmark._build_params()
+        each = benchmark._setups and getattr(benchmark, "_setup_isolates_timed_calls", False)
+        if each:  # set up before every call, of which calls alone count
+            return benchmark._get_interleaved_timer(*params), benchmark.number
+        return benchmark._get_timer(*params), benchmark.number
+
+    def samples(self, timer: Any, number: int, repeats: int) -> tuple[list[float], float]:
+        """Return the seconds that the timer counted for each of `repeats` samples, and those that all of it took."""
+        started, counted = time.perf_counter(), []
+        for _ in range(repeats):
+            counted.append(timer.timeit(number))
+            if os.getpid() != self.pid:
+                break
+        return counted, time.perf_counter() - started
+
+    def round(self, number: int, repeats: int) -> dict[str, Any]:
+        """Run a round; return the seconds per call: the median of its samples, of which an interrupt hits few."""
+        counted = statistics.median(self.samples(self.timer()[0], number, repeats)[0])
+        if not counted > 0 or not math.isfinite(counted):
+            raise ValueError(f"its timer counted {counted!r} s for {number} call(s)")
+        return {"seconds": counted / number}
+
+    def figure(self) -> dict[str, Any]:
+        """Return the figure of a track_, mem_ or peakmem_ benchmark."""
+        value = self.benchmark.do_run()
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            try:
+                value = float(value)
+            except (TypeError, ValueError):
+                raise NotImplementedError(f"it gives {type(value).__name__} and no number") from None
+        if not math.isfinite(value):
+            raise NotImplementedError(f"it gives {value!r}")
+        return {"figure": value}
+
+    def release(self) -> dict[str, Any]:
+        """Tear down the benchmark that is prepared, if any."""
+        benchmark, self.benchmark = self.benchmark, None
+        if benchmark is not None:
+            benchmark.do_teardown()
+        return {}
+
+
+def combinations(benchmark: Any) -> list[dict[str, Any]]:
+    """Return a case per combination of parameters: as asv names it, with what the gate must know of it."""
+    known = {
+        "benchmark": benchmark.name,
+        "type": benchmark.type,
+        "unit": str(benchmark.unit),
+        "timeout": benchmark.timeout,
+        "cache": benchmark.setup_cache_key,
+        "cache_timeout": benchmark.setup_cache_timeout,
+    }
+    if not benchmark.params:
+        return [dict(known, name=benchmark.name, index=None)]
+    products = enumerate(itertools.product(*benchmark.params))
+    return [dict(known, name=f"{benchmark.name}({', '.join(values)})", index=index) for index, values in products]
+
+
+def unique(benchmarks: list[Any]) -> list[Any]:
+    """Return one benchmark for each name: a class that one module imports from another is found in both."""
+    return list({benchmark.name: benchmark for benchmark in reversed(benchmarks)}.values())[::-1]
+
+
+def broken_modules(suite: str) -> dict[str, str]:
+    """Return the modules of the suite that cannot be imported, and why. All others have been imported before."""
+    import importlib
+
+    parent, broken = os.path.dirname(suite), {}
+    for folder, folders, files in os.walk(suite):
+        folders[:] = sorted(name for name in folders if os.path.exists(os.path.join(folder, name, "__init__.py")))
+        for file in sorted(files):
+            dotted = os.path.relpath(os.path.join(folder, file), parent)[:-3].replace(os.sep, ".").replace(".__init__", "")
+            if file.endswith(".py") and dotted not in sys.modules and ".".join(dotted.split(".")[:-1]) in ["", *sys.modules]:
+                try:
+                    importlib.import_module(dotted)
+                except BaseException as error:
+                    broken[dotted.split(".", 1)[-1]] = f"it cannot be imported: {brief(error)}"
+    return broken
+
+
+def memory_without_pympler() -> Any:
+    """Return the type of a mem_ benchmark where pympler, which measures it, is not installed."""
+    import re
+
+    from asv_runner.benchmarks._base import Benchmark
+
+    class MemoryWithoutPympler(Benchmark):  # type: ignore[misc]
+        name_regex = re.compile("^(Mem[A-Z_].+)|(mem_.+)$")
+
+        def __init__(self, name: str, func: Any, sources: list[Any]) -> None:
+            super().__init__(name, func, sources)
+            self.type = NOT_AVAILABLE
+            self.unit = "it needs pympler: install it beside the gate"
+
+    return MemoryWithoutPympler
+
+
+def printed_bytes() -> int:
+    """Return how much was printed so far."""
+    sys.stdout.flush()
+    return os.fstat(1).st_size
+
+
+def brief(error: BaseException) -> str:
+    """Return the type and the first line of an error."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

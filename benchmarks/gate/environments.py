@@ -1,0 +1,206 @@
+"""Build the two versions of a foreign project, each in a virtual environment of its own."""
+
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..system import machine
+from ..system.errors import CannotMeasure
+from ..system.git import changed, export, git, resolve
+from ..system.process_group import OutOfTime
+from .asv_project import Project
+from .guarded import run_logged
+from .versions import Version
+
+REQUIREMENT = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*(\[[^\]]*\])?\s*(===|==|~=|!=|<=|>=|<|>|@\s*\w+:)")
+# Names that would make one environment see another, or the gate's own.
+FOREIGN = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "PYTHONUSERBASE", "COVERAGE_PROCESS_START")
+LOG_LINES = 3  # of a build that failed, in the message
+
+
+class BuildFailed(CannotMeasure):
+    """A version that cannot be built or installed."""
+
+
+@dataclass(frozen=True)
+class Release(Version):
+    """A version that comes from a package index; its `commit` is the number of the release."""
+
+    def __str__(self) -> str:
+        return self.label if self.commit in self.label else f"{self.label} ({self.commit})"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A version of a project, installed in a virtual environment."""
+
+    version: Version  # its folder is that of the sources, or that of the environment where there are none
+    python: Path
+    env: Mapping[str, str]  # in which its processes run
+    sources: Path | None  # the checkout, for a revision
+
+
+def is_requirement(text: str) -> bool:
+    """Return True for `name==1.0` and the like, and for the path of a wheel; False for a revision."""
+    return bool(REQUIREMENT.match(text)) or (text.endswith(".whl") and Path(text).exists())
+
+
+def environment_of(project: Project) -> dict[str, str]:
+    """Return the variables that are the same for both versions, in building and in measuring."""
+    kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+    fixed = {"LC_ALL": "C.UTF-8", "PYTHONNOUSERSITE": "1", "ASV": "true", "ASV_PROJECT": project.name}
+    return {**kept, **machine.ENVIRONMENT, **fixed}
+
+
+def build(project: Project, label: str | None, folder: Path, repository: Path, deadline: float) -> Environment:
+    """Build a version in `folder`: a revision of the repository, its working tree (None), or a requirement.
+
+    Raises CannotMeasure, UnknownRevision, GitError or OSError.
+    """
+    folder.mkdir(parents=True)
+    builder = Builder(project, folder, deadline)
+    if label is not None and is_requirement(label):
+        builder.create()
+        return builder.from_index(label)
+    commit = check_out(label, folder / "src", repository)
+    builder.create()
+    return builder.from_sources(label, commit, repository)
+
+
+class Builder:
+    """Makes the environment of one version and installs the version into it."""
+
+    def __init__(self, project: Project, folder: Path, deadline: float) -> None:
+        self.project, self.folder, self.deadline = project, folder, deadline
+        self.env_dir, self.log, self.cache = folder / "env", folder / "build.log", folder / "wheels"
+        self.python = self.env_dir / "bin" / "python"
+        path = f"{self.env_dir / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
+        self.shared = environment_of(project)
+        self.env = {**self.shared, "PATH": path, "VIRTUAL_ENV": str(self.env_dir)}
+
+    def create(self) -> None:
+        """Make the virtual environment, and install what the matrix requires."""
+        tool = ["virtualenv", "--setuptools=bundle", "-p", self.project.python]
+        if importlib.util.find_spec("virtualenv") is None:
+            self.call([self.project.python, "-m", "venv", str(self.env_dir)], "cannot make a virtual environment")
+        else:
+            self.call([sys.executable, "-m", *tool, str(self.env_dir)], "cannot make a virtual environment")
+        for name, version in self.project.requirements.items():
+            from asv.util import ParsedPipDeclaration, construct_pip_call
+
+            declaration = ParsedPipDeclaration(f"{name.removeprefix('pip+')} {version}")
+            construct_pip_call(self.pip, declaration)()
+
+    def pip(self, words: Sequence[str]) -> None:
+        """Run pip in the environment."""
+        self.call([str(self.python), "-m", "pip", *words], f"cannot install {words[-1]}")
+
+    def from_index(self, requirement: str) -> Environment:
+        """Install a requirement."""
+        self.call([str(self.python), "-m", "pip", "install", requirement], f"cannot install {requirement}")
+        name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
+        label = Path(requirement).name if requirement.endswith(".whl") else requirement
+        number = label.split("-")[1] if requirement.endswith(".whl") else self.installed(name)
+        digest = hashlib.sha256(f"{name} {number}".encode()).hexdigest()
+        return self.environment(Release(label, number, False, self.env_dir, digest), None)
+
+    def from_sources(self, label: str | None, commit: str, repository: Path) -> Environment:
+        """Build and install the checkout by the project's own commands."""
+        sources = self.folder / "src"
+        self.cache.mkdir()
+        for command in self.project.build:
+            self.run(command, "cannot be built", commit)
+        for command in self.project.install:
+            self.run(command, "cannot be installed", commit)
+        if label is None and changed(["."], repository):
+            named, dirty, digest = "working tree", True, digest_of(sources)
+        else:
+            named, dirty = label or "working tree", False
+            digest = git("rev-parse", f"{commit}^{{tree}}", folder=repository)
+        return self.environment(Version(named, commit, dirty, sources, digest), sources)
+
+    def environment(self, version: Version, sources: Path | None) -> Environment:
+        """Return the environment, with the variables in which it is measured: they are the same for every version."""
+        return Environment(version, self.python, {**self.shared, **self.project.env}, sources)
+
+    def installed(self, name: str) -> str:
+        """Return the version of a package in the environment."""
+        code = "import sys, importlib.metadata as m; print(m.version(sys.argv[1]))"
+        output = self.folder / "version"
+        run_logged([str(self.python), "-c", code, name], 60, self.folder, self.env, output)
+        return output.read_text().split()[-1]
+
+    def run(self, command: str, trouble: str, commit: str) -> None:
+        """Run a command of asv.conf.json, whose placeholders and prefixes asv's own code resolves."""
+        from asv.util import UserError, interpolate_command
+
+        sources = self.folder / "src"
+        variables = {
+            "project": self.project.name, "conf_dir": str(self.project.folder), "env_name": "gate", "env_type": "virtualenv",
+            "env_dir": str(self.env_dir), "commit": commit, "build_dir": str(sources / self.project.repo_subdir),
+            "build_cache_dir": str(self.cache),
+        }  # fmt: skip
+        wheels = sorted(self.cache.glob("*.whl"))
+        if len(wheels) == 1:
+            variables["wheel_file"] = str(wheels[0])
+        elif "{wheel_file}" in command:
+            raise BuildFailed(
+                f"{commit[:8]} {trouble}: build_command left {len(wheels)} wheels in {{build_cache_dir}}, not one"
+            )
+        try:
+            words, env, codes, cwd = interpolate_command(command, variables)
+        except UserError as error:
+            raise BuildFailed(f"{commit[:8]} {trouble}: {error}") from None
+        asv = {f"ASV_{key.upper()}": value for key, value in variables.items()}
+        where = Path(cwd or variables["build_dir"])
+        self.call(words, f"{commit[:8]} {trouble}", where, {**asv, **self.project.build_env, **env}, codes)
+
+    def call(
+        self, words: Sequence[str], trouble: str, cwd: Path | None = None,
+        env: Mapping[str, str] | None = None, codes: set[int] | None = frozenset({0}),  # type: ignore[assignment]
+    ) -> None:  # fmt: skip
+        """Run a command, in the time that is left; BuildFailed with its last lines if it fails. `codes` None: any will do."""
+        program = shutil.which(words[0], path=self.env["PATH"]) or words[0]
+        seconds = min(self.project.install_timeout, self.deadline - time.monotonic())
+        if seconds <= 0:
+            raise BuildFailed("the budget was spent before both versions were built; give more --budget")
+        try:
+            code = run_logged([program, *words[1:]], seconds, cwd or self.folder, {**self.env, **(env or {})}, self.log)
+        except OutOfTime as error:
+            raise BuildFailed(f"{trouble}: {error}") from None
+        if codes is not None and code not in codes:
+            last = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()][-LOG_LINES:]
+            raise BuildFailed(f"{trouble}: {words[0]} gave exit code {code}: {' | '.join(last)}")
+
+
+def check_out(revision: str | None, target: Path, repository: Path) -> str:
+    """Put a revision, or the working tree (None), into `target` as a clone with its history, for tools that ask git.
+
+    Returns the full name of the commit.
+    """
+    history = target.with_name("history") if revision is None else target
+    commit = export(None, target, [], repository) if revision is None else resolve(revision, repository)
+    git("clone", "--quiet", "--shared", "--no-checkout", str(repository), str(history), folder=repository)
+    if revision is None:
+        shutil.move(history / ".git", target / ".git")
+        git("reset", "--quiet", commit, folder=target)
+    else:
+        git("checkout", "--quiet", "--detach", commit, folder=target)
+    if (target / ".gitmodules").exists():
+        git("submodule", "update", "--quiet", "--init", "--recursive", folder=target)
+    return commit
+
+
+def digest_of(folder: Path) -> str:
+    """Return a hash over names and contents of all files."""
+    sources = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and ".git" not in path.parts):
+        sources.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes() + b"\0")
+    return sources.hexdigest()

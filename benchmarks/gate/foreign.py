@@ -1,0 +1,198 @@
+"""The command `compare` for any asv project: build, discover, measure, judge, show."""
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ..system import machine
+from ..system.errors import CannotMeasure
+from ..system.git import git
+from .against_itself import sentence, with_machine
+from .asv_process import Case, Surroundings, copy_runner, discover
+from .asv_project import Project, read_project, suite_alone
+from .asv_worker import NOT_AVAILABLE
+from .environments import Environment, build, is_requirement
+from .figures import figure_rows
+from .guarded import kill_all
+from .output import Files, progress, summary, verdict_json, version_json, write_files
+from .pairs import FIGURE_PAIRS, PairComparison
+from .report import Row, exit_code, overall, render
+from .rule import FAILED, INCOMPARABLE, UNSTABLE
+from .signals import lack_rows, time_rows
+
+SHOWN_DIFFERENCES = 8  # of installed packages
+
+
+def compare_versions(arguments: argparse.Namespace) -> int:
+    """Carry out the command; return the exit code."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    deadline = time.monotonic() + arguments.budget
+    project = project_of(arguments)
+    with tempfile.TemporaryDirectory(prefix="gate-", ignore_cleanup_errors=True) as name:
+        folder = Path(name).resolve()
+        say(console, f"Building {arguments.base} and {arguments.head or 'the working tree'} …")
+        base, head = build_both(project, arguments, folder, deadline)
+        say(console, f"base {base.version}\nhead {head.version}{same(base, head)}")
+        if project.note:
+            say(console, project.note)
+        shared = Surroundings(
+            folder, copy_runner(folder / "runner"), suite_of(project, arguments, head), project.timeout, deadline
+        )
+        found = discover(shared, head)
+        cases, unfit = select(found, arguments.bench or [""])
+        comparison = PairComparison(shared, base, head, cases, cores(arguments.cores), int(time.time()))
+        with progress(comparison, console):
+            rows = unfit + measure(comparison, arguments, console)
+        return report(comparison, rows, arguments, console)
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line, as it is."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def project_of(arguments: argparse.Namespace) -> Project:
+    """Return the project that the arguments name."""
+    folder = Path(arguments.project or ".").resolve()
+    requirements = [is_requirement(text) for text in (arguments.base, arguments.head) if text is not None]
+    if arguments.suite and not Path(arguments.suite).is_dir():
+        raise CannotMeasure(f"--suite={arguments.suite} is no folder; give the one that holds the benchmarks")
+    if arguments.suite and not arguments.project and all(requirements) and len(requirements) == 2:
+        return suite_alone(Path(arguments.suite).resolve())
+    if not folder.is_dir():
+        raise CannotMeasure(f"--project={arguments.project} is no folder; give the one that holds asv.conf.json")
+    return read_project(folder, dict(arguments.set))
+
+
+def build_both(
+    project: Project, arguments: argparse.Namespace, folder: Path, deadline: float
+) -> tuple[Environment, Environment]:
+    """Build both versions, at the same time."""
+    labels = arguments.base, arguments.head
+    top = git("rev-parse", "--show-toplevel", folder=project.folder, otherwise="")
+    repository = Path(top) if top else project.folder
+    with ThreadPoolExecutor(2) as pool:
+        sides = zip(labels, ("base", "head"), strict=True)
+        futures = [pool.submit(build, project, label, folder / side, repository, deadline) for label, side in sides]
+        try:
+            base, head = (future.result() for future in futures)
+        except BaseException:
+            kill_all()
+            raise
+    return base, head
+
+
+def suite_of(project: Project, arguments: argparse.Namespace, head: Environment) -> Path:
+    """Return the folder of benchmarks: the one asked for, else that of HEAD, else that of the project as it lies there."""
+    if arguments.suite:
+        return Path(arguments.suite).resolve()
+    here = (project.folder / project.suite).resolve()
+    top = git("rev-parse", "--show-toplevel", folder=project.folder, otherwise="")
+    if head.sources and top and here.is_relative_to(top):
+        there = head.sources / here.relative_to(Path(top).resolve())
+        if there.is_dir():
+            return there
+    if not here.is_dir():
+        raise CannotMeasure(f"benchmark_dir {project.suite!r} is not in head nor in {project.folder}; see asv.conf.json")
+    return here
+
+
+def same(base: Environment, head: Environment) -> str:
+    """Say so where both versions are the same."""
+    return " They are the same source: any difference is noise." if base.version.digest == head.version.digest else ""
+
+
+def select(found: Mapping[str, Any], patterns: Sequence[str]) -> tuple[dict[str, Case], list[Row]]:
+    """Return the benchmarks that match a pattern, and rows for those that cannot be run at all."""
+
+    def wanted(name: str) -> bool:
+        return any(re.search(pattern, name) for pattern in patterns)
+
+    try:
+        rows = [Row(name, "all", INCOMPARABLE, note=why) for name, why in found["lacking"].items() if wanted(name)]
+    except re.error as error:
+        raise CannotMeasure(f"--bench={patterns} is no regular expression ({error})") from None
+    # A module that cannot be imported is reported whatever the pattern: nobody knows what it holds.
+    rows += [Row(name, "all", FAILED, note=why) for name, why in found["failed"].items() if wanted(name) or "import" in why]
+    cases = {}
+    for case in found["cases"]:
+        if not wanted(case["name"]):
+            continue
+        if case["type"] == NOT_AVAILABLE:
+            rows.append(Row(case["name"], "all", INCOMPARABLE, note=case["unit"]))
+        else:
+            cases[case["name"]] = case
+    if not cases and not rows:
+        raise CannotMeasure(f"no benchmark of the suite matches {' or '.join(patterns)}; leave --bench out to have all")
+    return cases, rows
+
+
+def cores(asked: int | None) -> list[int | None]:
+    """Return the cores on which pairs run side by side; [None] is one pair on any core."""
+    there = os.cpu_count() or 1
+    if asked is not None and asked < 1:
+        raise CannotMeasure(f"--cores={asked} is no number of cores; give 1 or more")
+    usable = machine.cores(asked or max(2, there // 2))
+    return list(usable) or [None]
+
+
+def measure(comparison: PairComparison, arguments: argparse.Namespace, console: Console) -> list[Row]:
+    """Try, announce, measure and judge."""
+    comparison.try_all()
+    differences = installed_differences(comparison.environment)
+    if differences:
+        say(console, f"Installed beside that, base → head: {differences}")
+    ready = comparison.measurable(list(comparison.cases))
+    timed = [name for name in ready if comparison.cases[name]["type"] == "time"]
+    others = [name for name in ready if name not in timed]
+    left = comparison.shared.deadline - time.monotonic()
+    duration = comparison.duration(timed, others).sentence(max(0.0, left))
+    say(
+        console,
+        f"{len(timed)} benchmark(s) of time and {len(others)} figure(s), {len(comparison.cores)} pair(s) at a time. {duration}",
+    )
+    comparison.take_figures(others)
+    kinds = {name: str(case["type"]) for name, case in comparison.cases.items()}
+    rows = figure_rows(comparison.figures, kinds, FIGURE_PAIRS)
+    missing = [name for name in comparison.measurable(others) if name not in comparison.figures]
+    rows += time_rows(comparison, comparison.measurable(timed), arguments.threshold)
+    rows += lack_rows(comparison, list(comparison.cases))
+    known = {row.case for row in rows}
+    untried = [name for name in comparison.cases if name not in known]
+    rows += [Row(name, "all", UNSTABLE, note="the budget left no time for it") for name in dict.fromkeys(missing + untried)]
+    return with_machine(rows, comparison.against_itself(), arguments.threshold)
+
+
+def installed_differences(environment: Mapping[str, Any]) -> str:
+    """Return what is installed in one environment and not, or in another version, in the other."""
+    base, head = (environment.get(side, {}).get("installed", {}) for side in ("base", "head"))
+    names = [name for name in sorted({*base, *head}, key=str.lower) if base.get(name) != head.get(name)]
+    shown = [f"{name} {base.get(name, 'none')} → {head.get(name, 'none')}" for name in names]
+    more = [f"and {len(shown) - SHOWN_DIFFERENCES} more"] if len(shown) > SHOWN_DIFFERENCES else []
+    return ", ".join(shown[:SHOWN_DIFFERENCES] + more)
+
+
+def report(comparison: PairComparison, rows: Sequence[Row], arguments: argparse.Namespace, console: Console) -> int:
+    """Show the rows and write the files that were asked for; return the exit code."""
+    base, head = comparison.base.version, comparison.head.version
+    title, verdict = summary(rows, str(base), str(head))
+    console.print(render(rows, title))
+    said = sentence(comparison.against_itself())
+    if said:
+        say(console, said)
+    console.print(verdict, style="bold", highlight=False, markup=False, soft_wrap=True)
+    if overall(rows) == UNSTABLE:
+        say(console, "Run it again with more --budget, with fewer benchmarks (--bench), or on a quieter machine.")
+    json, junit, markdown = (Path(name) if name else None for name in (arguments.json, arguments.junit, arguments.markdown))
+    stored = verdict_json(rows, version_json(base), version_json(head), arguments.threshold, verdict)
+    write_files(Files(None, json, junit, markdown), rows, title, stored, comparison.details())
+    return exit_code(rows)

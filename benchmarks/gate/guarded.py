@@ -1,0 +1,62 @@
+"""Start a process that dies with this one, and with all that it has started."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from ..system import process_group
+
+RUNNING: "set[subprocess.Popen[bytes]]" = set()  # so that all of them can be ended at once, from the main thread
+
+
+@contextlib.contextmanager
+def guarded(
+    command: Sequence[str], cwd: Path, env: Mapping[str, str], stdout: int | IO[bytes], stderr: int | IO[bytes]
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start a command in a process group of its own, which is killed in the end, or when this process dies.
+
+    The command reads nothing from standard input: it is by that pipe that process_group.py sees this process die.
+    """
+    # -P: the modules beside that file must not hide those of the standard library.
+    wrapped = [sys.executable, "-P", str(Path(process_group.__file__)), *command]
+    with subprocess.Popen(
+        wrapped, cwd=cwd, env=dict(env), stdin=subprocess.PIPE, stdout=stdout, stderr=stderr, start_new_session=True
+    ) as process:
+        RUNNING.add(process)
+        try:
+            yield process
+        finally:
+            RUNNING.discard(process)
+            kill_group(process)
+
+
+def kill_group(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a guarded process and all that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def kill_all() -> None:
+    """Kill every guarded process; those who wait for one see it end."""
+    for process in list(RUNNING):
+        kill_group(process)
+
+
+def run_logged(command: Sequence[str], seconds: float, cwd: Path, env: Mapping[str, str], log: Path) -> int:
+    """Run a command for at most `seconds`, with its output in `log`; return its exit code.
+
+    Raises process_group.OutOfTime.
+    """
+    with open(log, "ab") as file:
+        file.write(f"$ {' '.join(command)}\n".encode())
+        file.flush()
+        with guarded(command, cwd, env, file, file) as process:
+            try:
+                return process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                raise process_group.OutOfTime(f"it was not done after {seconds:.0f} s: {' '.join(command)}") from None

@@ -1,0 +1,183 @@
+"""Two processes in lock step, one per version: each is told through a pipe when to run a round, and waits otherwise.
+
+Both are pinned to the same core, so that they see the same neighbours, the same clock and the same caches. They take turns, the
+order alternates from round to round, and only one of them runs at a time. The pair is the independent unit of rule.py: what
+stays the same for all rounds of a pair, such as the placement of its memory, differs from pair to pair.
+"""
+
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .asv_process import STARTING, Case, CaseFailed, Surroundings, Worker
+from .environments import Environment
+from .messages import BASE, BASE_COPY
+from .processes import Broken
+
+ROUNDS, LEAST_ROUNDS = 41, 3  # of a benchmark in a pair
+SECONDS = 1.0  # of rounds, after which there are no more than LEAST_ROUNDS
+CALIBRATING = 5.0  # seconds that settling the rounds may take beside a benchmark's own timeout
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The calls of a round, the same on both sides and in every pair, and the seconds that a round takes."""
+
+    number: int
+    repeats: int
+    seconds: float
+    timed: float  # seconds of them that count
+    preparing: float  # seconds, for both sides
+
+
+class Pair:
+    """Two processes on one core; `sides` maps the name of each to its version, the first being base."""
+
+    def __init__(self, shared: Surroundings, sides: Mapping[str, Environment], core: int | None, caches: "Caches") -> None:
+        self.shared, self.sides, self.core, self.caches = shared, sides, core, caches
+        self.stack = ExitStack()
+        self.workers: dict[str, Worker] = {}
+        self.environment: dict[str, Any] = {}  # side -> what asv_worker.Process.hello tells
+
+    def __enter__(self) -> "Pair":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start both processes, unless they run."""
+        for name, environment in self.sides.items():
+            if name not in self.workers:
+                worker = self.workers[name] = Worker(self.stack, self.shared, name, environment, self.core)
+                try:
+                    self.environment[name] = worker.ask(STARTING, "hello")
+                except CaseFailed as failed:
+                    raise Broken(f"a measuring process does not start, {failed}") from None
+
+    def stop(self) -> None:
+        """Kill both processes and what they have started."""
+        self.workers.clear()
+        self.stack.close()
+
+    def prepare(self, case: Case, side: str, trial: bool = False) -> None:
+        """Set a benchmark up on one side."""
+        self.start()
+        cache = self.caches.folder(case, side, self)
+        self.ask(side, case, "importing", STARTING, case=dict(case))
+        folder = str(self.workers[side].folder)
+        self.ask(side, case, "prepare", case=dict(case), cache=cache, folder=folder, trial=trial)
+
+    def prepare_all(self, case: Case) -> None:
+        """Set a benchmark up on both sides."""
+        for side in self.sides:
+            self.prepare(case, side)
+
+    def ask(self, side: str, case: Case, what: str, extra: float = 0.0, /, **more: Any) -> dict[str, Any]:
+        """Send a command about a case to one side; after a fatal error, the pair has no processes.
+
+        The case has the seconds of its timeout, and `extra` ones.
+        """
+        try:
+            return self.workers[side].ask(extra + float(case["timeout"] or self.shared.timeout), what, **more)
+        except CaseFailed as failed:
+            if failed.fatal:
+                self.stop()
+            raise
+
+    def trial(self, case: Case) -> "Plan | dict[str, CaseFailed]":
+        """Prepare a benchmark for the first time, and settle its rounds; or return what failed on which side.
+
+        The faster side needs more calls to fill a round, and both sides then make as many.
+        """
+        failed: dict[str, CaseFailed] = {}
+        found = []
+        started = time.monotonic()
+        for side in self.sides:
+            try:
+                self.prepare(case, side, trial=True)
+                if case["type"] == "time":
+                    found.append(self.ask(side, case, "calibrate", CALIBRATING))
+                self.ask(side, case, "release")
+            except CaseFailed as error:
+                failed[side] = error
+        if failed:
+            return failed
+        if not found:
+            return Plan(1, 1, 0.0, 0.0, time.monotonic() - started)
+        number, repeats = (max(one[key] for one in found) for key in ("number", "repeats"))
+        scales = [number * repeats / (one["number"] * one["repeats"]) for one in found]
+        seconds, timed = (
+            max(one[key] * scale for one, scale in zip(found, scales, strict=True)) for key in ("seconds", "timed")
+        )
+        return Plan(number, repeats, seconds, timed, time.monotonic() - started)
+
+    def times(self, case: Case, plan: Plan, number: int) -> dict[str, list[float]]:
+        """Return seconds per call and side, a figure per round; pair and round decide which side is first."""
+        self.prepare_all(case)
+        seconds: dict[str, list[float]] = {side: [] for side in self.sides}
+        end = None
+        for turn in range(ROUNDS + 1):
+            for side in list(self.sides)[:: 1 if (turn + number) % 2 else -1]:
+                took = self.ask(side, case, "round", number=plan.number, repeats=plan.repeats)["seconds"]
+                if turn:  # the first round warms up
+                    seconds[side].append(float(f"{took:.5g}"))
+            end = end or time.monotonic() + SECONDS
+            if turn >= LEAST_ROUNDS and time.monotonic() > end:
+                break
+        self.release(case)
+        return seconds
+
+    def figures(self, case: Case) -> dict[str, float]:
+        """Return the figure of each side, in fresh processes where it is the memory of the whole process."""
+        if case["type"] == "peakmemory":
+            self.stop()
+        self.prepare_all(case)
+        found = {side: float(self.ask(side, case, "figure")["figure"]) for side in self.sides}
+        self.release(case)
+        return found
+
+    def release(self, case: Case) -> None:
+        """Tear the benchmark down on both sides."""
+        for side in self.sides:
+            self.ask(side, case, "release")
+
+
+class Caches:
+    """Where the setup_cache of a benchmark ran, once for each version, as asv does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.parent = folder
+        self.done: dict[tuple[str, str], str | CaseFailed] = {}
+        self.lock = threading.Lock()
+
+    def folder(self, case: Case, side: str, pair: Pair) -> str | None:
+        """Return the folder of a case's cache on a side, None where the case has none; CaseFailed if making it failed."""
+        if case["cache"] is None:
+            return None
+        version = BASE if side == BASE_COPY else side
+        with self.lock:
+            key = str(case["cache"]), version
+            if key not in self.done:
+                self.done[key] = self.make(case, side, pair)
+            made = self.done[key]
+        if isinstance(made, CaseFailed):
+            raise CaseFailed(side, made.error, lacking=made.lacking)
+        return made
+
+    def make(self, case: Case, side: str, pair: Pair) -> str | CaseFailed:
+        """Run the setup_cache in a process of its own."""
+        folder = tempfile.mkdtemp(prefix="cache-", dir=self.parent)
+        with ExitStack() as stack:
+            worker = Worker(stack, pair.shared, side, pair.sides[side], pair.core)
+            seconds = STARTING + float(case["cache_timeout"] or case["timeout"] or pair.shared.timeout)
+            try:
+                worker.ask(seconds, "cache", case=dict(case), folder=folder)
+            except CaseFailed as failed:
+                return CaseFailed(side, f"setup_cache: {failed.error}", lacking=failed.lacking)
+        return folder

@@ -1,0 +1,267 @@
+"""Compare two versions of a foreign project: pairs of processes in lock step, side by side on several cores.
+
+For two pairs that compare base with head, one compares base with base: what it sees is noise.
+"""
+
+import math
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from queue import Queue
+from typing import Any, TypeVar
+
+from ..system import machine
+from .asv_process import BudgetSpent, Case, CaseFailed, Surroundings
+from .environments import Environment
+from .estimate import Duration
+from .guarded import kill_all
+from .lockstep import LEAST_ROUNDS, ROUNDS, SECONDS, Caches, Pair, Plan
+from .messages import BASE, BASE_COPY, BOTH, HEAD, Times
+from .rule import LOOKS, log_ratio
+
+PER_AGAINST_ITSELF = 2  # pairs of base and head for each pair of base and base
+FIGURE_PAIRS = 3  # of a track_, mem_ or peakmem_ benchmark
+START = 1.0  # seconds to start the processes of a pair
+SPARE = 1.2  # how much longer measuring may take than planned before a draw is not begun
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class MeasuredPair:
+    """What one pair found, and the conditions under which it ran."""
+
+    number: int
+    against_itself: bool
+    core: int | None
+    load: float
+    stolen_ticks: int
+    megahertz: float | None
+    times: list[Times] = field(default_factory=list)
+
+
+@dataclass
+class PairComparison:
+    """Two versions of a project, and everything that was measured of them."""
+
+    shared: Surroundings
+    base: Environment
+    head: Environment
+    cases: Mapping[str, Case]
+    cores: Sequence[int | None]
+    seed: int = 0
+    on_start: Callable[[str, int], None] = lambda what, processes: None  # called before so many pairs start
+    on_end: Callable[[], None] = lambda: None  # called when each of them ends
+    failures: dict[str, str] = field(default_factory=dict)  # case -> why it could not be measured
+    lacking: dict[str, dict[str, str]] = field(default_factory=dict)  # case -> side that lacks it -> why
+    plans: dict[str, Plan] = field(default_factory=dict)
+    pairs: list[MeasuredPair] = field(default_factory=list)
+    figures: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # case -> figures of both sides, one per pair
+    environment: dict[str, Any] = field(default_factory=dict)
+    slowness: float = 1.0  # of the last draw, against its plan
+
+    def __post_init__(self) -> None:
+        self.caches = Caches(self.shared.folder)
+        self.lock = threading.Lock()
+
+    def try_all(self) -> None:
+        """Run each benchmark once on each side: note what cannot be measured, and plan the rounds of what can."""
+        groups = [list(self.cases)[start :: len(self.cores)] for start in range(len(self.cores))]
+        self.on_start(f"{len(self.cases)} benchmark(s), a first time", sum(map(bool, groups)))
+        self.side_by_side([partial(self.try_group, group) for group in groups if group])
+
+    def try_group(self, names: Sequence[str], core: int | None) -> None:
+        """Try some benchmarks in one pair."""
+        with self.pair(False, core) as pair:
+            for name in names:
+                if self.out_of_time():
+                    return
+                try:
+                    outcome = pair.trial(self.cases[name])
+                except BudgetSpent:
+                    return
+                if isinstance(outcome, Plan):
+                    self.plans[name] = outcome
+                else:
+                    self.note_trial(name, outcome)
+                self.environment.update(pair.environment)
+
+    def note_trial(self, name: str, failed: Mapping[str, CaseFailed]) -> None:
+        """Note why a benchmark cannot be measured: what only base cannot do is new in head, and no failure."""
+        errors = {side: error.error for side, error in failed.items()}
+        if all(error.lacking for error in failed.values()) or set(failed) == {BASE}:
+            self.lacking[name] = errors
+        else:
+            side = BOTH if set(failed) == {BASE, HEAD} else HEAD
+            self.failures[name] = f"{side}: {errors[HEAD]}"
+
+    def draw(self, names: Sequence[str], count: int) -> dict[str, list[float]] | None:
+        """Measure the time in `count` fresh pairs, and base against base in half as many: a log-ratio per case and pair.
+
+        Return None if the pairs would end, or did end, after the deadline.
+        """
+        names = [name for name in names if name in self.plans]
+        extra = math.ceil(count / PER_AGAINST_ITSELF) if names else 0
+        kinds = [False] * count + [True] * extra
+        random.Random(self.seed + len(self.pairs)).shuffle(kinds)
+        planned = self.seconds(names, len(kinds))
+        started = time.monotonic()
+        if started + SPARE * self.slowness * planned > self.shared.deadline:
+            return None
+        first = len(self.pairs)
+        self.on_start(f"time of {len(self.measurable(names))} benchmark(s)", len(kinds))
+        jobs = [partial(self.time_pair, names, first + index, kind) for index, kind in enumerate(kinds)]
+        try:
+            drawn = self.side_by_side(jobs)
+        except BudgetSpent:
+            return None
+        self.slowness = (time.monotonic() - started) / planned
+        ratios: dict[str, list[float]] = {name: [] for name in names}
+        for times in (times for pair in drawn if not pair.against_itself for times in pair.times):
+            ratios[times.case].append(log_ratio(times.seconds[BASE], times.seconds[HEAD]))
+        return ratios
+
+    def time_pair(self, names: Sequence[str], number: int, against_itself: bool, core: int | None) -> MeasuredPair:
+        """Measure the time of benchmarks in one pair, in an order of its own."""
+        order = random.Random(self.seed + number).sample(list(names), len(names))
+        ticks, found = machine.stolen_ticks(), list[Times]()
+        with self.pair(against_itself, core) as pair:
+            for name in order:
+                if self.out_of_time():
+                    raise BudgetSpent
+                if name in self.failures or name in self.lacking:  # found out by a pair beside this one
+                    continue
+                try:
+                    found.append(Times(name, pair.times(self.cases[name], self.plans[name], number)))
+                except CaseFailed as failed:
+                    self.failures[name] = str(failed)
+        stolen = machine.stolen_ticks() - ticks
+        measured = MeasuredPair(number, against_itself, core, machine.load_average(), stolen, megahertz(core), found)
+        with self.lock:
+            self.pairs.append(measured)
+        return measured
+
+    def take_figures(self, names: Sequence[str]) -> None:
+        """Take the figures of track_, mem_ and peakmem_ benchmarks, in a few pairs, and in one of base and base less."""
+        kinds = [False] * FIGURE_PAIRS + [True] * (FIGURE_PAIRS - 1) if names else []
+        if names:
+            self.on_start(f"figures of {len(names)} benchmark(s)", len(kinds))
+        self.side_by_side([partial(self.figure_pair, names, kind) for kind in kinds])
+
+    def figure_pair(self, names: Sequence[str], against_itself: bool, core: int | None) -> None:
+        """Take the figures of benchmarks in one pair."""
+        with self.pair(against_itself, core) as pair:
+            for name in names:
+                if self.out_of_time():
+                    return
+                try:
+                    found = pair.figures(self.cases[name])
+                except BudgetSpent:
+                    return
+                except CaseFailed as failed:
+                    if failed.lacking:
+                        self.lacking.setdefault(name, {})[failed.side.replace(BASE_COPY, BASE)] = failed.error
+                    else:
+                        self.failures[name] = str(failed)
+                else:
+                    with self.lock:
+                        self.figures.setdefault(name, []).append(found)
+
+    def pair(self, against_itself: bool, core: int | None) -> Pair:
+        """Return a pair of base with head, or with itself."""
+        sides = {BASE: self.base, BASE_COPY: self.base} if against_itself else {BASE: self.base, HEAD: self.head}
+        return Pair(self.shared, sides, core, self.caches)
+
+    def side_by_side(self, jobs: Sequence[Callable[[int | None], T]]) -> list[T]:
+        """Run jobs, each on a core of its own; if one raises, kill the processes of all."""
+        cores: Queue[int | None] = Queue()
+        for core in self.cores:
+            cores.put(core)
+
+        def one(job: Callable[[int | None], T]) -> T:
+            core = cores.get()
+            try:
+                return job(core)
+            finally:
+                cores.put(core)
+                self.on_end()
+
+        with ThreadPoolExecutor(len(self.cores)) as pool:
+            futures = [pool.submit(one, job) for job in jobs]
+            try:
+                return [future.result() for future in futures]
+            except BudgetSpent:
+                pool.shutdown(cancel_futures=True)
+                raise
+            except BaseException:
+                self.shared.stopping.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                kill_all()
+                raise
+
+    def seconds(self, names: Sequence[str], pairs: int) -> float:
+        """Return the seconds that so many pairs take, by the plans."""
+        per_pair = START + sum(measuring(self.plans[name]) for name in self.measurable(names))
+        return math.ceil(pairs / len(self.cores)) * per_pair
+
+    def duration(self, names: Sequence[str], figures: Sequence[str]) -> Duration:
+        """Return how long comparing takes: if the first look decides everything, and if all looks are needed twice."""
+        share = 1 + 1 / PER_AGAINST_ITSELF
+        others = self.seconds(figures, 2 * FIGURE_PAIRS - 1) if figures else 0.0
+        times = [self.seconds(names, math.ceil(share * count)) if names else 0.0 for count in (LOOKS[0], 2 * LOOKS[-1])]
+        return Duration(times[0] + others, times[1] + others)
+
+    def measurable(self, names: Sequence[str]) -> list[str]:
+        """Return the benchmarks that both sides can run, as far as is known."""
+        return [name for name in names if name in self.plans and name not in self.failures and name not in self.lacking]
+
+    def out_of_time(self) -> bool:
+        """Return True if the budget is spent."""
+        return time.monotonic() > self.shared.deadline
+
+    def times_of(self, name: str) -> list[Times]:
+        """Return the rounds of a benchmark, a message per pair of base and head."""
+        return [times for pair in self.pairs if not pair.against_itself for times in pair.times if times.case == name]
+
+    def against_itself(self) -> dict[str, list[float]]:
+        """Return the log-ratios of base to base, per benchmark and pair."""
+        logs: dict[str, list[float]] = {}
+        for times in (times for pair in self.pairs if pair.against_itself for times in pair.times):
+            logs.setdefault(times.case, []).append(log_ratio(times.seconds[BASE], times.seconds[BASE_COPY]))
+        return logs
+
+    def details(self) -> dict[str, Any]:
+        """Return everything that was measured, and what can explain it, as `--json` writes it."""
+        conditions = {"machine": machine.describe(), "load": os.getloadavg(), "governor": machine.governor()}
+        pairs = [asdict(pair) for pair in sorted(self.pairs, key=lambda pair: pair.number)]
+        plans = {name: asdict(plan) for name, plan in self.plans.items()}
+        return {
+            "environment": {**self.environment, **conditions},
+            "seed": self.seed,
+            "plans": plans,
+            "pairs": pairs,
+            "figures": self.figures,
+        }
+
+
+def measuring(plan: Plan) -> float:
+    """Return the seconds of a benchmark in a pair: setting up, and its rounds."""
+    if plan.seconds == 0.0:
+        return plan.preparing
+    turn = 2 * plan.seconds
+    return plan.preparing / 2 + turn + min(ROUNDS * turn, max(LEAST_ROUNDS * turn, SECONDS))
+
+
+def megahertz(core: int | None) -> float | None:
+    """Return the clock of a core now, where the system tells."""
+    file = Path(f"/sys/devices/system/cpu/cpu{core or 0}/cpufreq/scaling_cur_freq")
+    try:
+        return int(file.read_text()) / 1000
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,141 @@
+"""What is read of asv.conf.json, and which words name a requirement."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.gate.asv_project import INSTALL, Project, read_project
+from benchmarks.gate.environments import Builder, environment_of, is_requirement
+from benchmarks.gate.foreign import cores, installed_differences, select
+from benchmarks.system.errors import CannotMeasure
+
+
+def written(folder: Path, **more: Any) -> Path:
+    """Write an asv.conf.json with a comment."""
+    (folder / "asv.conf.json").write_text("// a comment\n" + json.dumps({"version": 1, "repo": ".", "project": "small"} | more))
+    return folder
+
+
+def test_asv_defaults_hold_where_nothing_is_set(tmp_path: Path) -> None:
+    project = read_project(written(tmp_path), {})
+    assert (project.name, project.suite, project.timeout, project.install_timeout) == ("small", "benchmarks", 60.0, 600.0)
+    assert project.install == INSTALL
+    assert project.python == sys.executable
+    assert not project.requirements
+
+
+MATRIX = {"req": {"numpy": ["1.26", "2.0"], "pip+six": []}, "env": {"FLAGS": ["a"]}, "env_nobuild": {"THREADS": ["1", "4"]}}
+
+
+def test_the_first_combination_of_the_matrix_is_taken(tmp_path: Path) -> None:
+    project = read_project(written(tmp_path, matrix=MATRIX, build_command="make"), {})
+    assert project.requirements == {"numpy": "1.26", "pip+six": ""}
+    assert (project.build_env, project.env) == ({"FLAGS": "a"}, {"FLAGS": "a", "THREADS": "1"})
+    assert project.build == ["make"]
+
+
+def test_another_combination_can_be_chosen(tmp_path: Path) -> None:
+    project = read_project(written(tmp_path, matrix=MATRIX), {"numpy": "2.0", "THREADS": "4"})
+    assert (project.requirements["numpy"], project.env["THREADS"]) == ("2.0", "4")
+
+
+def test_an_excluded_combination_is_none(tmp_path: Path) -> None:
+    exclude = [{"req": {"numpy": "1.26"}}]
+    assert read_project(written(tmp_path, matrix=MATRIX, exclude=exclude), {}).requirements["numpy"] == "2.0"
+
+
+@pytest.mark.parametrize(
+    ("more", "chosen", "message"),
+    [
+        ({"matrix": MATRIX}, {"numpy": "9"}, "none of the 4 combinations of the matrix has numpy=9"),
+        ({"pythons": ["2.5"]}, {}, "there is no Python 2.5 here"),
+        ({"matrix": {"req": {}, "typo": {}}}, {}, "Unknown keys"),
+        ({"repo": ""}, {}, "No repo specified"),
+    ],
+)
+def test_what_cannot_be_read_is_said(tmp_path: Path, more: dict[str, Any], chosen: dict[str, str], message: str) -> None:
+    with pytest.raises(CannotMeasure, match=message):
+        read_project(written(tmp_path, **more), chosen)
+
+
+def test_a_folder_without_configuration_is_said(tmp_path: Path) -> None:
+    with pytest.raises(CannotMeasure, match="holds no asv"):
+        read_project(tmp_path, {})
+    (tmp_path / "asv.conf.json").write_text("{not json")
+    with pytest.raises(CannotMeasure, match="is no configuration of asv"):
+        read_project(tmp_path, {})
+
+
+@pytest.mark.parametrize("text", ["packaging==24.0", "torch>=2", "a[b]~=1.0", "name @ file:///x.whl", "x!=3"])
+def test_requirements(text: str) -> None:
+    assert is_requirement(text)
+
+
+@pytest.mark.parametrize("text", ["main", "v1.0", "HEAD~3", "main@{1}", "feature/x", "abc1234^", "missing.whl"])
+def test_revisions(text: str) -> None:
+    assert not is_requirement(text)
+
+
+def test_both_sides_have_the_same_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And none that would make one environment see another."""
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    project = read_project(written(tmp_path, matrix=MATRIX), {})
+    base, head = (Builder(project, tmp_path / side, float("inf")) for side in ("base", "head"))
+    assert base.shared == head.shared == environment_of(project)
+    assert "PYTHONPATH" not in base.shared
+    assert {base.shared[name] for name in ("PYTHONHASHSEED", "OMP_NUM_THREADS", "LC_ALL")} == {"0", "1", "C.UTF-8"}
+
+
+def case(name: str, **more: Any) -> dict[str, Any]:
+    """Return a benchmark as the worker describes it."""
+    return {"name": name, "type": "time", "unit": "seconds"} | more
+
+
+def test_benchmarks_are_chosen_by_any_pattern() -> None:
+    found = {"cases": [case("a.time_x(1)"), case("a.time_y"), case("b.time_z")], "lacking": {"b.time_no": "why"}, "failed": {}}
+    cases, rows = select(found, ["time_x", "^b"])
+    assert list(cases) == ["a.time_x(1)", "b.time_z"]
+    assert [(row.case, row.verdict, row.note) for row in rows] == [("b.time_no", "INCOMPARABLE", "why")]
+
+
+def test_memory_without_pympler_is_not_comparable_and_says_why() -> None:
+    found = {"cases": [case("mem_x", type="not available", unit="it needs pympler")], "lacking": {}, "failed": {}}
+    cases, (row,) = select(found, [""])
+    assert not cases
+    assert (row.verdict, row.note) == ("INCOMPARABLE", "it needs pympler")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"), [("(", "no regular expression"), ("nothing", "no benchmark of the suite matches")]
+)
+def test_a_pattern_that_gives_nothing_is_said(pattern: str, message: str) -> None:
+    with pytest.raises(CannotMeasure, match=message):
+        select({"cases": [case("a")], "lacking": {"b": ""}, "failed": {}}, [pattern])
+
+
+def test_never_more_cores_than_there_are() -> None:
+    there = os.sched_getaffinity(0)
+    assert len(cores(10_000)) <= len(there)
+    assert set(cores(None)) <= {*there, None}
+    assert len(cores(1)) == 1
+    with pytest.raises(CannotMeasure, match="no number of cores"):
+        cores(0)
+
+
+def test_differences_between_environments_are_named() -> None:
+    def side(**installed: str) -> dict[str, Any]:
+        return {"installed": installed}
+
+    environment = {"base": side(numpy="1", same="1"), "head": side(numpy="2", same="1", new="3")}
+    assert installed_differences(environment) == "new none → 3, numpy 1 → 2"
+
+
+def test_the_suite_alone_is_a_project(tmp_path: Path) -> None:
+    from benchmarks.gate.asv_project import suite_alone
+
+    project: Project = suite_alone(tmp_path / "suite")
+    assert (project.suite, dict(project.requirements)) == (str(tmp_path / "suite"), {})
