@@ -1,4 +1,4 @@
-"""The gate's end of a measuring process in lock step: start it, command it, learn how it ended. asv_worker.py is the other end."""
+"""The gate's end of a measuring process in lock step: start, command, end it. asv_worker.py is the other end."""
 
 import contextlib
 import importlib.util

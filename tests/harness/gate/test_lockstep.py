@@ -17,7 +17,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from foreign_project import make_project, make_wheel
+from gate.foreign_project import make_project, make_wheel
 
 ROOT = Path(__file__).parents[3]
 MOST = 280  # seconds; each run takes a fraction of it
