@@ -1,4 +1,4 @@
-"""What imports what: each rule of CONTRIBUTING's "Where things live"."""
+"""What imports what: the rule of CONTRIBUTING that imports point one way."""
 
 import ast
 import importlib.util
@@ -18,7 +18,7 @@ PACKAGE = Path(taildropout.__file__).parent
 GROUPS = [
     ["_trees"],
     ["_torch"],
-    ["distribution", "dims", "names", "tracing"],
+    ["distribution", "dims", "names", "tracing", "trees"],
     ["selection"],
     ["functional"],
     ["compiled", "fixed_k"],
