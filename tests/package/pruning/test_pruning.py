@@ -301,17 +301,18 @@ def test_a_transformer_in_training_mode_and_its_fast_path() -> None:
         ({"k": 0}, ValueError, "k=0 leaves no feature"),
         ({"k": 9}, ValueError, "k=9 is greater than the 8 features of '2'; give 8 or less"),
         ({"k": -1}, ValueError, "negative"),
-        ({"k": 2.0}, TypeError, "k=2.0 is a float"),
+        ({"k": 2.0}, TypeError, "k=2.0 is a float; give an int$"),
         ({"k": True}, TypeError, "bool"),
         ({"k": torch.tensor(3)}, TypeError, "k is a tensor; .* give an int"),
-        ({"k": None}, TypeError, "NoneType"),
+        ({"k": None}, TypeError, "k=None is a NoneType; give an int$"),
         ({"layer": "0"}, KeyError, "no TailDropout is named '0'; those of Sequential are: '2'"),
         ({"layer": "none"}, KeyError, "no TailDropout is named"),
         ({"layer": TailDropout()}, ValueError, "layer is not in the model .*'2'"),
         ({"layer": nn.Linear(2, 2)}, TypeError, "layer is a Linear; give a TailDropout"),
         ({"layer": 2}, TypeError, "layer is a int; give"),
+        ({"layer": ["2"]}, TypeError, "layer is a list; .*for several layers give a dict of widths"),
         ({"model": nn.Linear(5, 2)}, ValueError, "Linear has no TailDropout"),
-        ({"model": "model"}, TypeError, "give an nn.Module"),
+        ({"model": "model"}, TypeError, "^model is a str; give an nn.Module$"),
         ({"example_inputs": None}, TypeError, "example_inputs is a NoneType; give a tensor"),
         ({"example_inputs": np.ones((3, 4))}, TypeError, r"NumPy array; give tensors: torch\.from_numpy"),
         ({"example_inputs": torch.ones(3, 4).double()}, RuntimeError, "shapes cannot be multiplied"),
@@ -321,6 +322,11 @@ def test_bad_arguments(change: dict[str, object], error: type[Exception], messag
     arguments = {"model": mlp(), "layer": "2", "k": 3, "example_inputs": x(), **change}
     with pytest.raises(error, match=message):
         prune(**arguments)
+
+
+def test_a_dict_of_widths_needs_example_inputs() -> None:
+    with pytest.raises(TypeError, match=r"example_inputs is missing; call prune\(model, widths, example_inputs\)"):
+        prune(mlp(), {"2": 3})
 
 
 def test_a_layer_that_is_the_model_or_is_not_called() -> None:
