@@ -85,8 +85,8 @@ def frontier(
     Raises:
         KeyError: if a name or pattern matches no TailDropout.
         TypeError: as `scree`; or if example inputs are missing, or `cost` returns no number.
-        ValueError: as `scree`; or if the model has no TailDropout, or a layer is never called, or `cost` returns no finite number;
-            or if the value is greater at full width than at the least, and `maximize` is needed to know which is better.
+        ValueError: as `scree`; or if the model has no TailDropout; if a layer is never called; if `cost` returns NaN or inf; or
+            if the value is greater at full width than at the least, and `maximize` is needed to know which is better.
         PruningError, ImportError: as `prune`, if `cost` is not callable.
 
     Example:
