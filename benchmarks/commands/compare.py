@@ -62,6 +62,8 @@ def main(arguments: argparse.Namespace) -> int:
         names = choice.select(arguments.case, arguments.profile, arguments.device)
         if not names:
             raise CannotMeasure(f"none of these cases runs on {arguments.device}; leave --device out")
+        if not choice.has_cuda() and not choice.select(names, arguments.profile, "cpu"):
+            raise CannotMeasure("all of these cases run on a GPU, and torch finds no CUDA device; leave --device cuda out")
         with tempfile.TemporaryDirectory(prefix="taildropout-gate-", ignore_cleanup_errors=True) as folder:
             comparison = prepare(arguments.base, arguments.head, Path(folder))
             comparison.deadline = time.monotonic() + arguments.budget
@@ -124,6 +126,6 @@ def next_steps(comparison: Comparison, rows: Sequence[Row], arguments: argparse.
         base, head = comparison.base.commit[:8], comparison.head.commit[:8]
         steps.append(
             f"Which commit did it (in a second worktree, from {base} to {head}): "
-            f"see 'Finding the commit' in CONTRIBUTING.md, with --case {case}"
+            f"see 'Find the commit' in CONTRIBUTING.md, with --case {case}"
         )
     return steps
