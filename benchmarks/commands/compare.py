@@ -44,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", choices=("quick", "full"), default="quick")
     parser.add_argument("--case", action="append", metavar="NAME", help="only this case; may be given again")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cpu, or that of each --case")
-    parser.add_argument("--budget", type=parse_duration, default=float("inf"), metavar="TIME", help="90s or 10m, say; exact counts come on top")
+    parser.add_argument(
+        "--budget", type=parse_duration, default=float("inf"), metavar="TIME", help="90s or 10m, say; exact counts come on top"
+    )
     parser.add_argument("--threshold", type=float, default=THRESHOLD, help="of time, as a fraction (default %(default)s)")
     parser.add_argument("--markdown", metavar="FILE", help="write the table there; default $GITHUB_STEP_SUMMARY where set")
     parser.add_argument("--junit", metavar="FILE")

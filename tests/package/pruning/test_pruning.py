@@ -324,11 +324,6 @@ def test_bad_arguments(change: dict[str, object], error: type[Exception], messag
         prune(**arguments)
 
 
-def test_a_dict_of_widths_needs_example_inputs() -> None:
-    with pytest.raises(TypeError, match=r"example_inputs is missing; call prune\(model, widths, example_inputs\)"):
-        prune(mlp(), {"2": 3})
-
-
 def test_a_layer_that_is_the_model_or_is_not_called() -> None:
     with pytest.raises(PruningError, match="output"):
         prune(TailDropout(), "", 3, x())
