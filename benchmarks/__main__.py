@@ -1,4 +1,4 @@
-"""`python -m benchmarks COMMAND`: a file per command, each with `add_arguments(parser)` and `main(arguments)`."""
+"""The harness: how fast is TailDropout, and did a commit make it slower? `COMMAND --help` explains a command."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from importlib import import_module
 
 from .system.errors import CommandError
 
-COMMANDS = {
+COMMANDS = {  # a file in commands/ for each, with `add_arguments(parser)` and `main(arguments)`
     "run": "measure commits with asv and print the table",
     "record": "measure this working tree in one process, without asv, and store the record",
     "table": "write the tables of README.md and docs/ from the stored records and results",

@@ -15,8 +15,8 @@ _MOST = 2**63 - 1  # the largest int64
 _CPU = torch.device("cpu")
 
 
-def check_k(k: object) -> int:
-    """Return the largest value of `k`.
+def check_k(k: object, wanted: str = "an int, an integer tensor or None") -> int:
+    """Return the largest value of `k`; `wanted` says in the message what the caller accepts.
 
     Raises:
         TypeError: if `k` is not an int or an integer tensor.
@@ -29,7 +29,7 @@ def check_k(k: object) -> int:
             return 0
         least, largest = (int(each) for each in k.long().aminmax())
     elif isinstance(k, bool) or not isinstance(k, Integral):  # NumPy's integers are Integral too
-        raise TypeError(f"k={k!r} is a {type(k).__name__}; give an int, an integer tensor or None")
+        raise TypeError(f"k={k!r} is a {type(k).__name__}; give {wanted}")
     else:
         least = largest = int(k)
     if largest > _MOST:

@@ -302,7 +302,7 @@ def tail_dropout(
         Input and output: :math:`(*)`, the same, with one dim or more.
 
     Examples:
-        >>> output = tail_dropout(torch.ones(20, 8), p=0.5)  # keeps a random number of first features in each row
+        >>> output = tail_dropout(torch.ones(20, 8), p=0.5)  # each row keeps a random prefix
         >>> tail_dropout(torch.ones(2, 3), p=1.0)
         tensor([[0., 0., 0.],
                 [0., 0., 0.]])

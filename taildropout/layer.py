@@ -49,7 +49,7 @@ class TailDropout(nn.Module):
 
     Examples:
         >>> layer = TailDropout(p=0.5)
-        >>> features = layer(torch.randn(20, 16))  # keeps a random number of first features in each row
+        >>> features = layer(torch.randn(20, 16))  # each row keeps a random prefix
         >>> layer.eval().set_k(3)
         >>> layer(torch.ones(2, 5))
         tensor([[1., 1., 1., 0., 0.],

@@ -82,6 +82,8 @@ def _k_of_layers(model: nn.Module, k: Any, names: str | Iterable[str] | None) ->
     chosen: dict[str, int | Tensor | None] = {}
     by: dict[str, str] = {}
     for pattern, value in k.items():
+        if not isinstance(pattern, str):
+            raise TypeError(f"k has the key {pattern!r}, a {type(pattern).__name__}; give names or patterns as keys")
         for name in named(model, TailDropout, pattern, "k"):
             if name in chosen and chosen[name] is not value and chosen[name] != value:
                 raise ValueError(f"{by[name]!r} and {pattern!r} both match {name!r} and give it k={chosen[name]} and k={value}")

@@ -31,7 +31,7 @@ def named(model: nn.Module, kind: type[Kind], names: str | Iterable[str] | None,
         KeyError: if a name or a pattern matches no such module; the message lists the names that exist.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model={model!r} is a {type(model).__name__}; give an nn.Module")
+        raise TypeError(f"model is a {type(model).__name__}; give an nn.Module")
     if names is not None and not isinstance(names, Iterable):
         raise TypeError(f"{argument}={names!r} is a {type(names).__name__}; give a name or several")
     found = {name: module for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, kind)}
@@ -48,8 +48,8 @@ def named(model: nn.Module, kind: type[Kind], names: str | Iterable[str] | None,
     for pattern in patterns:
         matches = [pattern] if pattern in found else [name for name in found if fnmatchcase(name, pattern)]
         if not matches:
-            what = "module" if kind is nn.Module else kind.__name__
-            raise KeyError(f"no {what} is named {pattern!r}; {_there(model, found, pattern)}")
+            what, there = ("module", filter(None, found)) if kind is nn.Module else (kind.__name__, found)
+            raise KeyError(f"no {what} is named {pattern!r}; {_there(model, there, pattern)}")
         chosen.update(matches)
     return {name: module for name, module in found.items() if name in chosen}
 

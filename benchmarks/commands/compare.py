@@ -44,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", choices=("quick", "full"), default="quick")
     parser.add_argument("--case", action="append", metavar="NAME", help="only this case; may be given again")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cpu, or that of each --case")
-    parser.add_argument("--budget", type=parse_duration, default=float("inf"), metavar="TIME", help="such as 10m or 90s")
+    parser.add_argument(
+        "--budget", type=parse_duration, default=float("inf"), metavar="TIME", help="90s or 10m, say; exact counts come on top"
+    )
     parser.add_argument("--threshold", type=float, default=THRESHOLD, help="of time, as a fraction (default %(default)s)")
     parser.add_argument("--markdown", metavar="FILE", help="write the table there; default $GITHUB_STEP_SUMMARY where set")
     parser.add_argument("--junit", metavar="FILE")
@@ -62,6 +64,8 @@ def main(arguments: argparse.Namespace) -> int:
         names = choice.select(arguments.case, arguments.profile, arguments.device)
         if not names:
             raise CannotMeasure(f"none of these cases runs on {arguments.device}; leave --device out")
+        if not choice.has_cuda() and not choice.select(names, arguments.profile, "cpu"):
+            raise CannotMeasure("all of these cases run on a GPU, and torch finds no CUDA device; leave --device cuda out")
         with tempfile.TemporaryDirectory(prefix="taildropout-gate-", ignore_cleanup_errors=True) as folder:
             comparison = prepare(arguments.base, arguments.head, Path(folder))
             comparison.deadline = time.monotonic() + arguments.budget
@@ -124,6 +128,6 @@ def next_steps(comparison: Comparison, rows: Sequence[Row], arguments: argparse.
         base, head = comparison.base.commit[:8], comparison.head.commit[:8]
         steps.append(
             f"Which commit did it (in a second worktree, from {base} to {head}): "
-            f"see 'Finding the commit' in CONTRIBUTING.md, with --case {case}"
+            f"see 'Find the commit' in CONTRIBUTING.md, with --case {case}"
         )
     return steps

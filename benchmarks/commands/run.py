@@ -21,7 +21,8 @@ from ..results.speed_table import render
 from ..system.errors import CannotMeasure
 from . import record
 
-NEXT = """Next: python -m benchmarks dashboard --serve    the history as web pages
+NEXT = """Each time is from a process of its own, the ratios are from one: compare ratios.
+Next: python -m benchmarks dashboard --serve    the history as web pages
       python -m benchmarks compare BASE         is the working tree slower than BASE?"""
 
 

@@ -27,7 +27,11 @@ def known_case(name: str) -> "Case":
 
     if name not in CASES:
         near = difflib.get_close_matches(name, CASES, 5, 0.4)
-        hint = f"similar names are {', '.join(near)}" if near else "one that exists is 1024x512-f32-train"
+        hint = (
+            f"similar names are {', '.join(near)}"
+            if near
+            else "one that exists is 1024x512-f32-train, and docs/speed.md lists all"
+        )
         raise CannotMeasure(f"there is no case {name!r}; {hint}")
     return CASES[name]
 

@@ -54,7 +54,7 @@ def _matching(model: nn.Module, layers: Mapping[str, TailDropout], key: Any) -> 
 def _check_width(k: Any) -> int:
     if isinstance(k, Tensor):
         raise TypeError("k is a tensor; a network is cut at one width: give an int")
-    if check_k(k) == 0:
+    if check_k(k, "an int") == 0:
         raise ValueError("k=0 leaves no feature and no network; give 1 or more")
     return int(k)
 

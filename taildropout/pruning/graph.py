@@ -276,7 +276,10 @@ def propose(
     for name, k in widths.items():
         layer = network.get_submodule(name)
         if layer not in graph.module2node:
-            raise PruningError(f"no output of the network has a gradient that passes {name!r}")
+            raise PruningError(
+                f"no output of the network has a gradient that passes {name!r}; have the model return tensors that depend on "
+                "the layer (alone, in a list, a dict or as attributes of an object), made without detach() or no_grad()"
+            )
         node, tail = graph.module2node[layer], range(k, features[name])
         everything: tuple[Cut, ...] | str
         with _severed(node):

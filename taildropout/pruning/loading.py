@@ -77,10 +77,13 @@ def _widths(model: nn.Module, sizes: Mapping[str, Mapping[str, Any]]) -> tuple[d
 
 def _check_arguments(model: object, state_dict: object) -> None:
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model={model!r} is a {type(model).__name__}; give an nn.Module built at full size")
+        raise TypeError(f"model is a {type(model).__name__}; give an nn.Module built at full size")
     if not isinstance(state_dict, Mapping):
-        what = "the pruned model itself" if isinstance(state_dict, nn.Module) else f"a {type(state_dict).__name__}"
-        raise TypeError(f"state_dict is {what}; give its state_dict()")
+        if isinstance(state_dict, nn.Module):
+            raise TypeError("state_dict is the pruned model itself; give its state_dict()")
+        raise TypeError(
+            f"state_dict is a {type(state_dict).__name__}; give the pruned model's state_dict(), as torch.load gives it back"
+        )
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state_dict.get(key), Mapping):
             raise TypeError(f"state_dict is a checkpoint with more than weights in it; give checkpoint[{key!r}]")

@@ -108,8 +108,15 @@ def prune(  # type: ignore[misc]  # the third argument is k or, after a dict, ex
     if isinstance(layer, Mapping):
         if example_inputs is _Missing:
             k, example_inputs = _Missing, k
+        if example_inputs is _Missing:
+            raise TypeError("example_inputs is missing; call prune(model, widths, example_inputs)")
         if k is not _Missing:
             raise TypeError(f"k={k!r} is given beside a dict of widths; call prune(model, widths, example_inputs)")
+    elif not isinstance(layer, str | nn.Module):
+        raise TypeError(
+            f"layer is a {type(layer).__name__}; give a TailDropout of the model, or its name; for several layers give a dict "
+            "of widths, prune(model, {name: k, ...}, example_inputs)"
+        )
     elif k is _Missing or example_inputs is _Missing:
         raise TypeError("k or example_inputs is missing; call prune(model, layer, k, example_inputs)")
     widths = resolve(model, layer if isinstance(layer, Mapping) else {layer: k})

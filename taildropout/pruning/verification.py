@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .._torch import tree_leaves, tree_map_only
 from ..layer import TailDropout
+from ..trees import leaves_of
 from .cut import PruningError
 from .cutting import Constants, Plan, cut_down
 
@@ -33,7 +34,7 @@ def _own(leaf: Any) -> Any:
 def run(network: nn.Module, inputs: Inputs) -> list[Any]:
     """Return the outputs in a list. The network gets a copy of the inputs, since it may change them (a cache for instance)."""
     inputs = tree_map_only(object, _own, inputs)
-    return tree_leaves(network(**inputs) if isinstance(inputs, dict) else network(*inputs))
+    return leaves_of(network(**inputs) if isinstance(inputs, dict) else network(*inputs))
 
 
 def evaluating(model: nn.Module) -> nn.Module:

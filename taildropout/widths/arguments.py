@@ -44,7 +44,7 @@ def find_layers(model: nn.Module, layer: Any) -> dict[str, TailDropout]:
 
 def _check_layer(model: nn.Module, layer: Any) -> TailDropout:
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model={model!r} is a {type(model).__name__}; give an nn.Module")
+        raise TypeError(f"model is a {type(model).__name__}; give an nn.Module")
     if not isinstance(layer, TailDropout):
         raise TypeError(f"layer is a {type(layer).__name__}; give a TailDropout of the model, or its name")
     if not any(module is layer for module in model.modules()):

@@ -100,6 +100,6 @@ def _own_loss(output: Any) -> Any:
     if loss is None:
         raise ValueError(
             f"the model gave a {type(output).__name__} without a loss of its own; "
-            "give scree a loss, or batches with what the model needs to compute one, such as labels"
+            "give a loss, or batches with what the model needs to compute one, such as labels"
         )
     return loss

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import prod
+from math import isfinite, prod
 from typing import Any, Literal
 
 import torch
@@ -126,6 +126,19 @@ def cost_function(
         raise TypeError(f"cost={cost!r} is counted on example inputs, as for prune; give them, or a callable as cost")
     with torch.random.fork_rng(), torch.no_grad():
         return CostModel(model, layers, example_inputs, macs=cost == "macs")
+
+
+def check_cost(cost: Any) -> float:
+    """Return what a callable gave as a cost.
+
+    Raises:
+        TypeError, ValueError: if it is no number.
+    """
+    if isinstance(cost, bool | str) or not hasattr(cost, "__float__"):
+        raise TypeError(f"cost gave {cost!r}, a {type(cost).__name__}; let it return a number for a dict of widths")
+    if not isfinite(number := float(cost)):
+        raise ValueError(f"cost gave {number}; let it return a finite number for a dict of widths")
+    return number
 
 
 def _as_arguments(example_inputs: Any) -> tuple[Any, ...] | dict[str, Any]:

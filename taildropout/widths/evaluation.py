@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ..layer import TailDropout
 from ..pruning.verification import difference
+from ..trees import leaves_of
 from .losses import LossPerCopy
 from .recording import DivergedError, Interception, Recording
 from .replay import Replay
 from .strategy import ONE_AT_A_TIME, Strategy, dim_of_copies, split_copies
 from .tiling import Tiling
-from .trees import leaves_of
 
 
 class Evaluation:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import times_written
-from .trees import leaves_of
+from ..trees import leaves_of
 
 
 class Handler(Protocol):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .trees import flatten
+from ..trees import flatten
 
 Kind = Literal["running sums", "copies", "one k per sample", "one width at a time"]
 

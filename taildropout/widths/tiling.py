@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..functional import keep_first
 from ..pruning.verification import difference
+from ..trees import flatten, leaves_of
 from .recording import Recording
 from .strategy import PER_COPY, dim_of_copies, repeat
-from .trees import flatten, leaves_of
 
 # How many elements the copies of the largest tensor may have together, unless the caller sets a limit.
 _ELEMENTS_CPU, _ELEMENTS = 2**22, 2**26

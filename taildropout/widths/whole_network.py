@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from ..layer import TailDropout
 from ..models import at_k
+from ..names import named
 from .arguments import check_limit, find_layers
 from .calling import Call, Caller, Loss, check_batches
-from .costs import Cost, cost_function
+from .costs import Cost, check_cost, cost_function
 from .descent import Search
 from .losses import RunningMean, stack_losses
 from .measuring import evaluation_mode
@@ -83,9 +84,9 @@ def frontier(
 
     Raises:
         KeyError: if a name or pattern matches no TailDropout.
-        TypeError: as `scree`, or if example inputs are missing.
-        ValueError: as `scree`; or if a layer is never called; or if the value is greater at full width than at the least, and
-            `maximize` is needed to know which is better.
+        TypeError: as `scree`; or if example inputs are missing, or `cost` returns no number.
+        ValueError: as `scree`; or if the model has no TailDropout; if a layer is never called; if `cost` returns NaN or inf; or
+            if the value is greater at full width than at the least, and `maximize` is needed to know which is better.
         PruningError, ImportError: as `prune`, if `cost` is not callable.
 
     Example:
@@ -95,6 +96,8 @@ def frontier(
         >>> sorted(curve.choose(cost=0.5))
         ['1', '4']
     """
+    if layers is None:
+        named(model, TailDropout, None)  # raises an error if there is none
     found = find_layers(model, ["*"] if layers is None else [layers] if isinstance(layers, str) else layers)
     check_batches(batches)
     for argument, value in (("sizes", sizes), ("max_forwards", max_forwards), ("max_batches", max_batches)):
@@ -111,7 +114,7 @@ def frontier(
 
         def cost_at(widths: tuple[int, ...]) -> float:
             if widths not in costs:
-                costs[widths] = float(cost_of(dict(zip(names, widths, strict=True))))
+                costs[widths] = check_cost(cost_of(dict(zip(names, widths, strict=True))))
             return costs[widths]
 
         def loss_at(widths: tuple[int, ...]) -> float:

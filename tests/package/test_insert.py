@@ -245,6 +245,10 @@ def compiled_part() -> nn.Module:
     return nn.Sequential(nn.Linear(2, 2), torch.compile(nn.Sequential(nn.Linear(2, 2))))
 
 
+def two_linears() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+
+
 SHARED = nn.Linear(2, 2)
 
 
@@ -253,6 +257,7 @@ SHARED = nn.Linear(2, 2)
     [
         (Decoder, {}, ValueError, "neither before nor after"),
         (Decoder, {"before": "*.down"}, KeyError, "no module is named '*.down'; "),
+        (two_linears, {"before": "3"}, KeyError, "those of Sequential are: '0', '1'"),
         (Decoder, {"before": ["*.down_proj", "layers.7"]}, KeyError, "no module is named 'layers.7'"),
         (Decoder, {"before": []}, ValueError, "before is empty"),
         (Decoder, {"before": 3}, TypeError, "before=3 is a int"),

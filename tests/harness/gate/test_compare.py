@@ -20,6 +20,7 @@ from benchmarks.gate.measuring import Comparison
 from benchmarks.gate.report import Row
 from benchmarks.gate.rule import PASS
 from benchmarks.gate.versions import Version
+from benchmarks.results import choice
 
 pytestmark = NEEDS_GIT
 
@@ -52,6 +53,8 @@ def test_the_command_stores_rounds_and_verdict(
         (["HEAD", "--case", "8x16-f32-fwdd"], "similar names are 8x16-f32-fwd"),
         (["HEAD", "--threshold", "5"], "no fraction of a time"),
         (["HEAD", "--device", "cpu", "--case", "cuda-8x16-f32-fwd"], "none of these cases runs on cpu"),
+        (["HEAD", "--device", "cuda"], "torch finds no CUDA device"),
+        (["HEAD", "--case", "cuda-8x16-f32-fwd"], "torch finds no CUDA device"),
         (["HEAD", "--case", SMALL, "--json", "/dev/null/x"], "Could not measure"),
     ],
 )
@@ -60,6 +63,7 @@ def test_what_cannot_be_measured_says_why(
 ) -> None:
     monkeypatch.setattr(compare, "VERDICT", tmp_path / "verdict.json")
     monkeypatch.setattr(compare, "compare", lambda *_: [Row("case", "time", PASS)])
+    monkeypatch.setattr(choice, "has_cuda", lambda: False)
     assert main(["compare", *words]) == 2
     assert message in capsys.readouterr().err
 

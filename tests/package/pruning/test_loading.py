@@ -172,7 +172,8 @@ def changed(**tensors: Tensor) -> Callable[[], dict[str, Tensor]]:
         (lambda: {"state_dict": small_state(), "epoch": 3}, TypeError, r"give checkpoint\['state_dict'\]"),
         (lambda: {**small_state(), "epoch": 3}, TypeError, r"state_dict\['epoch'\] is a int; give a dict of tensors"),
         (lambda: mlp(), TypeError, r"state_dict is the pruned model itself; give its state_dict\(\)"),
-        (lambda: 3, TypeError, "state_dict is a int"),
+        (lambda: 3, TypeError, "state_dict is a int; give the pruned model's"),
+        (lambda: "small.pt", TypeError, "as torch.load gives it back"),
     ],
 )
 def test_what_does_not_fit_changes_nothing(state_dict: Any, error: type[Exception], message: str) -> None:

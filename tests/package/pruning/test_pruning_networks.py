@@ -1,8 +1,10 @@
 """Which networks prune cuts, which it slices and which it refuses; sizes as counted by hand."""
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -40,6 +42,10 @@ class Case:
     flops: int | None  # two per multiplication and addition, of products and convolutions
     small: Callable[[], nn.Module] | None = None  # make(k) if None
     slices: str = ""
+
+
+class Output(dict[str, Tensor]):
+    """A mapping that `torch.utils._pytree` does not open."""
 
 
 def rows() -> Tensor:
@@ -329,6 +335,12 @@ def test_what_mixes_features_is_named(name: str) -> None:
     make, shape, reason = ERRORS[name]
     with pytest.raises(PruningError, match=reason):
         prune(make().double(), "drop", 3, x(*shape))
+
+
+@pytest.mark.parametrize("make", [dict, OrderedDict, Output, SimpleNamespace], ids=lambda make: make.__name__)
+def test_outputs_are_opened_as_scree_opens_them(make: Callable[..., object]) -> None:
+    model = followed(nn.Linear(8, 2), wiring=lambda m, x: make(logits=m.after(m.drop(m.a(x)))))
+    assert prune(model.double(), "drop", 3, x(6, 5)).a.out_features == 3
 
 
 def test_a_frozen_embedding_is_cut() -> None:

@@ -56,7 +56,7 @@ def test_keys_are_names_patterns_or_layers() -> None:
         (({"*": 3, "[24]": 4}, x()), ValueError, "'2' is given two widths, k=3 and k=4"),
         (({"2": 3, "4": 0}, x()), ValueError, "k=0 leaves no feature"),
         (({"2": 3}, 3, x()), TypeError, r"k=3 is given beside a dict of widths; call prune\(model, widths, example_inputs\)"),
-        (({"2": 3},), TypeError, "example_inputs is a type; give a tensor"),
+        (({"2": 3},), TypeError, r"example_inputs is missing; call prune\(model, widths, example_inputs\)"),
         (("2", x()), TypeError, "k or example_inputs is missing"),
         (({2: 3}, x()), TypeError, "layer is a int; give a TailDropout"),
     ],

@@ -218,6 +218,9 @@ WRONG = {
     "no cost": ({"cost": "flops"}, ValueError, "cost='flops' is no cost"),
     "no inputs": ({"cost": "macs"}, TypeError, "counted on example inputs"),
     "rising cost": ({"cost": lambda widths: -sum(widths.values())}, ValueError, "let it fall"),
+    "a cost that is no number": ({"cost": lambda widths: None}, TypeError, "cost gave None, a NoneType; let it return"),
+    "a cost that is text": ({"cost": lambda widths: "12"}, TypeError, "cost gave '12', a str; let it return a number"),
+    "a cost that is NaN": ({"cost": lambda widths: float("nan")}, ValueError, "cost gave nan; let it return a finite"),
     "no sizes": ({"sizes": 0}, ValueError, "sizes=0"),
     "no forwards": ({"max_forwards": 0}, ValueError, "max_forwards=0 is no number of forwards"),
     "maximize": ({"maximize": "yes"}, TypeError, "maximize='yes'"),
@@ -232,6 +235,8 @@ def test_bad_input_is_a_clear_error(network: Any, name: str) -> None:
         frontier(network[0], network[1], nn.MSELoss(), **({"cost": parameters} | options))
     with pytest.raises(ValueError, match="batches is empty"):
         frontier(network[0], [], nn.MSELoss(), cost=parameters)
+    with pytest.raises(ValueError, match=r"^Linear has no TailDropout$"):
+        frontier(nn.Linear(6, 2), network[1], nn.MSELoss(), cost=parameters)
 
 
 def test_a_layer_that_is_never_called() -> None:

@@ -107,7 +107,7 @@ WRONG = {
     "maximize": (NET, "2", FIVE, per_element, {"maximize": 1}, TypeError, "maximize=1"),
     "call": (NET, "2", FIVE, per_element, {"call": 1}, TypeError, "call is a int"),
     "one dict": (NET, "2", {"x": FIVE[0][0]}, per_element, {}, TypeError, "batches is a dict; give an iterable of pairs"),
-    "no loss": (NET, "2", FIVE, None, {}, ValueError, "gave a Tensor without a loss of its own; give scree a loss"),
+    "no loss": (NET, "2", FIVE, None, {}, ValueError, "gave a Tensor without a loss of its own; give a loss, or batches"),
     "max_rows": (NET, "2", FIVE, per_element, {"max_rows": 0}, ValueError, "max_rows=0"),
     "the model's own error": (NET, "2", [FIVE[0], (normal(3, 4), FIVE[0][1])], per_element, {}, RuntimeError, "3x4"),
     "the loss's own error": (NET, "2", [(FIVE[0][0], normal(7, 2))], per_element, {}, RuntimeError, "must match"),

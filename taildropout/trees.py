@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .._torch import tree_flatten, tree_unflatten
+from ._torch import tree_flatten, tree_unflatten
 
 Rebuild = Callable[[Sequence[Any]], Any]
 
