@@ -5,6 +5,7 @@ order alternates from round to round, and only one of them runs at a time. The p
 stays the same for all rounds of a pair, such as the placement of its memory, differs from pair to pair.
 """
 
+import math
 import tempfile
 import threading
 import time
@@ -110,7 +111,8 @@ class Pair:
             return failed
         if not found:
             return Plan(1, 1, 0.0, 0.0, time.monotonic() - started)
-        number, repeats = (max(one[key] for one in found) for key in ("number", "repeats"))
+        number = min(one["number"] for one in found)  # samples stay short on the slower side
+        repeats = math.ceil(max(one["number"] * one["repeats"] for one in found) / number)
         scales = [number * repeats / (one["number"] * one["repeats"]) for one in found]
         seconds, timed = (
             max(one[key] * scale for one, scale in zip(found, scales, strict=True)) for key in ("seconds", "timed")
