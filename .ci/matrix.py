@@ -4,8 +4,8 @@
     python .ci/matrix.py --only oldest newest --package     two versions, only the package's tests: what CI calls
     python .ci/matrix.py --write docs/compatibility.md      the first, with the table written to a file
 
-Each version has its own environment (2 to 6 GB) in `--home`, which is kept. Versions already tested with the same source are
-skipped, so an interrupted run continues where it stopped.
+Each version has its own environment (2 to 6 GB) in `--home`, which is kept. Versions whose tests passed with the same source
+are skipped, so an interrupted run continues where it stopped.
 """
 
 import argparse
@@ -53,7 +53,7 @@ class Result:
 
 
 def oldest() -> str:
-    """Return the oldest torch version that the package declares."""
+    """Return the oldest torch version that the package declares, with three numbers, as pip installs exactly: 2.8.0."""
     found = re.search(r'dependencies = \["torch>=([\d.]+)"\]', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     if found is None:
         raise SystemExit('pyproject.toml does not declare dependencies = ["torch>=X.Y"], from which the oldest torch is read')
@@ -86,14 +86,14 @@ def versions(programs: dict[str, str]) -> Iterator[tuple[str, str, str]]:
 
 
 def source() -> str:
-    """Return a hash of all source files, which identifies the source of a result."""
+    """Return a hash of all source files but the table of results; without git the time, so that every run is new."""
     listed = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=False)
     names = sorted(name for name in listed.stdout.decode().split("\0") if name and (ROOT / name).is_file())
     if listed.returncode or not names:
         return datetime.now(UTC).isoformat()  # without git every run is new
     digest = hashlib.sha256()
     for name in names:
-        if name != TABLE:  # the results are written into these files
+        if name != TABLE:  # the results are written into this file
             digest.update(name.encode() + b"\0" + (ROOT / name).read_bytes())
     return digest.hexdigest()[:16]
 
@@ -104,7 +104,7 @@ def make(*words: str) -> int:
 
 
 def run(name: str, program: str, torch: str, home: Path, package_only: bool) -> Result:
-    """Return the result of one version: the stored one if the source is the same, else that of a new run."""
+    """Return the result of one version: the stored one if its tests passed with the same source, else that of a new run."""
     kind = "-package" if package_only else ""
     stored, report, venv = home / f"{name}{kind}.json", home / f"{name}{kind}.xml", home / name
     here = source()
@@ -130,7 +130,7 @@ def run(name: str, program: str, torch: str, home: Path, package_only: bool) -> 
 
 
 def read(report: Path, result: Result) -> Result:
-    """Fill in the counts of pytest's JUnit report."""
+    """Fill in the counts, the failed tests and the reasons for skips from pytest's JUnit report."""
     skips: Counter[str] = Counter()
     for case in ElementTree.parse(report).iter("testcase"):
         skip = case.find("skipped")

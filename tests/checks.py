@@ -168,7 +168,7 @@ class Family:
     lines: list[str] = field(default_factory=list)
 
     def judge(self, cell: str, p_values: Mapping[str, float], note: str = "") -> None:
-        """Record a cell, and fail if one of its p-values is below LIMIT."""
+        """Record a cell, and fail unless all its p-values are above LIMIT."""
         shown = "  ".join(f"{name} {value:<7.2g}" for name, value in p_values.items())
         self.lines.append(f"{cell:<48}{note:<34}{shown}")
         self.p_values |= {f"{cell}: {name}": value for name, value in p_values.items()}

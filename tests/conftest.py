@@ -44,7 +44,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def seeded(request: pytest.FixtureRequest) -> None:
-    """Seed each test by its name, so that neither order nor other tests change its random numbers."""
+    """Seed each test by its file, its name and SEED, so that neither order nor other tests change its random numbers."""
     torch.manual_seed(zlib.crc32(f"{SEED} {request.node.path.name} {request.node.name}".encode()))
 
 

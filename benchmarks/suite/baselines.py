@@ -105,7 +105,10 @@ def beside(name: str, rival: nn.Module) -> nn.Module:
 
 
 def check(case: Case, x: torch.Tensor, output: torch.Tensor, run: Callable[[], Any]) -> None:
-    """Raise WrongResult unless the baseline drops elements at random and at its rate."""
+    """Raise WrongResult unless two calls differ, outputs are 0 or the (scaled) input, and a prefix or about half is kept.
+
+    DropConnectLinear drops weights, so only the first is checked; the share kept is learned by LearnedDropout.
+    """
     require(not torch.equal(run()[0], output), case, "two calls give the same")
     if case.name == "DropConnectLinear":
         return

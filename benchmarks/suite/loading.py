@@ -1,4 +1,4 @@
-"""Load a version of the package from a folder, under its own name, beside other versions."""
+"""Load a version of the package from a folder, under a name that the caller chooses, beside other versions."""
 
 import importlib.util
 import sys

@@ -58,7 +58,7 @@ def on_cpu(run: Run, calls: int) -> float:
 
 
 def on_cuda() -> Block:
-    """Return the nanoseconds that `calls` calls take on the GPU, between two events, starting with a flushed cache.
+    """Return a function that measures the nanoseconds of `calls` calls on the GPU: between two events, with a flushed cache.
 
     During the flush the host runs ahead, so work that takes the GPU longer than the host is measured as GPU time alone.
     """

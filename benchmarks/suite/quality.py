@@ -51,7 +51,7 @@ def one_thread(seed: int) -> None:
 
 
 def mlp_scree(seed: int, package: ModuleType) -> list[float]:
-    """Return the test errors at widths 0 … n of a 20–64–10 MLP with TailDropout(.5): ten classes of three Gaussian clusters."""
+    """Return test errors at widths 0 … 64 of a 20–64–10 MLP with TailDropout(.5): ten classes, three Gaussian clusters each."""
     layer = feature(package, "TailDropout")(0.5)
     set_k = feature(layer, "set_k")
     one_thread(seed)

@@ -181,7 +181,7 @@ def draw(found: dict[str, Tensor], answers: dict[str, Any], settings: Any) -> Fi
             if layer != NONE:
                 above.plot(settings.steps, mean[:, 2], ":", color=colour, linewidth=1, label=f"{layer}, a held at its mean")
             rows = [each["measured_over_closed_form"] for each in answers[layer][place].values()]
-            if layer != NONE:  # here the closed form equals the measurement
+            if layer != NONE:  # without dropout the closed form equals the measurement
                 spread = [[each.mean - each.low for each in rows], [each.high - each.mean for each in rows]]
                 below.errorbar(settings.steps, [each.mean for each in rows], spread, fmt=marker, color=colour, markersize=4)
         above.set(title=place, yscale="log")

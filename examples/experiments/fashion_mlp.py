@@ -86,7 +86,7 @@ def network(configuration: Configuration) -> nn.Sequential:
 
 @torch.no_grad()
 def measure(model: nn.Sequential, data: Data, width: int) -> dict[str, float]:
-    """Return accuracies in % and losses in evaluation, and the test accuracy with the first features alone."""
+    """Return accuracies in % and losses in evaluation, and the test accuracy at `width` features of both hidden layers."""
     # Most dropouts have no width, so TailDropout replaces them.
     cut = nn.Sequential(*(TailDropout() if place in (2, 5) else layer for place, layer in enumerate(model))).eval()
     found = {}

@@ -13,7 +13,7 @@ from ..common.study import BLACK, BLUE, GREY, ORANGE
 
 NONE, DROPOUT, DECAY, BOTH = "no dropout", "nn.Dropout (.5, .5)", "weight decay", "nn.Dropout (.5, .5) + weight decay"
 SWAPPED = [("nn.Dropout (.1, .5)", "nn.Dropout (.5, .1)"), ("nn.Dropout (.1, .9)", "nn.Dropout (.9, .1)")]
-Run = dict[int, dict[str, float]]  # the measurements after one epoch
+Run = dict[int, dict[str, float]]  # the measurements by epoch
 Runs = dict[str, list[Run]]  # per configuration, one run per seed
 
 
@@ -104,7 +104,7 @@ def say(answers: dict[str, Any], decay: float, settings: Any) -> list[str]:
 
 
 def table(answers: dict[str, Any], times: dict[str, list[float]], said: Sequence[str], width: str) -> str:
-    """Return a Markdown table with a row per configuration, then the answers; `times` are seconds per epoch."""
+    """Return a Markdown table with a row per configuration, then the answers; `times` are seconds per epoch, repeated."""
     lines = [
         f"| | test accuracy, % | against {NONE} | train–test gap | with {width} features, % | s per epoch | relative |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",

@@ -141,7 +141,7 @@ def steps_to(losses: Tensor, loss: float, every: int) -> float:
 
 
 def judge(curves: Tensor, accuracies: Tensor, times: Tensor, kinds: Kinds, every: int) -> dict[str, Any]:
-    """Return the table's figures from losses (kinds, seeds, evaluations) and times (kinds, seeds). Kind 0 is NONE.
+    """Return the table's figures from losses (kinds, seeds, evaluations) and times per step (kinds, seeds). Kind 0 is NONE.
 
     Two losses have to be reached: the least loss of the worst run, and the least loss of the same seed without dropout. Times
     are ratios to the time without dropout, paired by seed.

@@ -81,7 +81,7 @@ def peak_memory(call: Callable[[], Any]) -> int:
 def costs(
     steps: Mapping[str, Callable[[], Any]], models: Mapping[str, nn.Module], in_a_step: int, inputs: Tensor, rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Return characters per second in training and in evaluation, and the peak of bytes of a training step."""
+    """Return characters per processor second in training and in evaluation, and the peak of bytes of a training step."""
 
     def forward(model: nn.Module) -> Callable[[], Tensor]:
         return torch.no_grad()(lambda: model.eval()(inputs))

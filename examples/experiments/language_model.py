@@ -102,7 +102,7 @@ class Attention(nn.Module):
         self.qkv, self.projection = nn.Linear(size, 3 * size), nn.Linear(size, size)
 
     def forward(self, input: Tensor) -> Tensor:
-        """(batch, time, size) to the same."""
+        """Return the output of attention; input and output are (batch, time, size)."""
         query, key, value = self.qkv(input).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         attended = scaled_dot_product_attention(query, key, value, is_causal=True)
         return self.projection(attended.transpose(1, 2).flatten(2))
@@ -119,7 +119,7 @@ class Block(nn.Module):
         self.after = nn.ModuleList(nn.Identity() for _ in range(2))
 
     def forward(self, input: Tensor) -> Tensor:
-        """(batch, time, size) to the same."""
+        """Return the output of the block; input and output are (batch, time, size)."""
         for norm, layer, after in zip(self.norms, (self.attention, self.ffn), self.after, strict=True):
             input = input + after(layer(norm(input)))
         return input
@@ -170,7 +170,7 @@ def each_loss(output: Tensor, target: Tensor) -> Tensor:
 
 
 def objective(model: Decoder, choice: Choice, batch: Batch, settings: Any) -> Tensor:
-    """Return the training objective: the mean loss, plus the mean penalty of LearnedDropout layers."""
+    """Return the training objective: the mean loss, plus the scaled mean penalty of LearnedDropout if it is penalised."""
     loss = each_loss(model(batch[0]), batch[1]).mean()
     if choice.penalised:
         loss = loss + settings.penalty * torch.stack([layer.penalty() for layer in learned(model)]).mean()
@@ -249,7 +249,10 @@ def step_of(choice: Choice, batch: Batch, settings: Any) -> Callable[[], None]:
 
 
 def measure(runs: dict[str, list[dict[str, Any]]], texts: dict[str, Batch], settings: Any) -> dict[str, Any]:
-    """Return losses at every width, pruned networks and costs. All seeds get one width, chosen on some windows."""
+    """Return losses at every width, the effect of pruning, and costs.
+
+    All seeds of a network are pruned to one width, chosen on the windows that are watched in training.
+    """
     text, widths = texts["validation"], widths_of(4 * settings.size)
     watched = text[0][: settings.watched], text[1][: settings.watched]
     models = {name: [trained(run["state"], settings) for run in runs[name]] for name in (NONE, *TAILS)}

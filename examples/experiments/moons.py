@@ -103,7 +103,7 @@ def train(name: str, strength: float, seed: int, settings: Any) -> dict[str, Any
 
 
 def choose(study: Study) -> dict[str, dict[float, list[float]]]:
-    """Return the validation accuracies of each strength; as many labels are flipped as in training."""
+    """Return the validation accuracies of each strength; the share of flipped labels is that of training."""
     settings = study.settings
     return {
         name: {

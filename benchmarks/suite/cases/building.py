@@ -44,7 +44,7 @@ class Copy(torch.nn.Module):
 
 
 def use_threads(case: Case) -> None:
-    """Set torch's number of threads to that of the case (None: all cores). Repeat it after another case."""
+    """Set torch's number of threads to that of the case (None: all cores). Call it again after another case."""
     wanted = case.threads or os.cpu_count() or 1
     if torch.get_num_threads() != wanted:
         torch.set_num_threads(wanted)
@@ -65,7 +65,7 @@ def compiled(case: Case, module: torch.nn.Module) -> Callable[..., torch.Tensor]
 
 
 def quote_library_path() -> None:
-    """Make inductor link if torch's path contains a space: inductor quotes include paths, but not library paths."""
+    """Quote torch's library path if it contains a space, so that inductor can link: it quotes only include paths."""
     from torch.utils import cpp_extension
 
     if " " in cpp_extension.TORCH_LIB_PATH and "'" not in cpp_extension.TORCH_LIB_PATH:

@@ -92,7 +92,7 @@ def stop(workers: list[subprocess.Popen[str]], folder: "tempfile.TemporaryDirect
 
 
 def load(folder: str) -> ModuleType:
-    """Import the package in `folder`, whatever its name."""
+    """Import the package in `folder` as `taildropout`, whatever the name of the folder."""
     spec = importlib.util.spec_from_file_location(
         "taildropout", Path(folder) / "__init__.py", submodule_search_locations=[folder]
     )

@@ -76,7 +76,7 @@ def check(case: Case, x: torch.Tensor, gradient: torch.Tensor, result: Any) -> N
 
 
 def check_tail(case: Case, x: torch.Tensor, output: torch.Tensor) -> None:
-    """Check that the output is 0 or bitwise `x`, that kept features are a prefix, and that each sample has its own k."""
+    """Check that the output is 0 or bitwise `x`, that kept features are a prefix, and that k is right for the direction."""
     kept = (output != 0).movedim(case.dropout_dim, -1)
     require(torch.equal(output, torch.where(output != 0, x, 0)), case, "an output is neither 0 nor bitwise the input")
     check_prefix(kept, case)
@@ -97,7 +97,7 @@ def check_prefix(kept: torch.Tensor, case: Case) -> None:
 
 
 def check_draws(case: Case, k: torch.Tensor) -> None:
-    """Check that samples have independent draws in `k`, with about the mean of the law."""
+    """Check `k` (all dims but that of features): one k per sample, not the same for all, with about the mean of the law."""
     batch = (case.batch_dim,) if isinstance(case.batch_dim, int) else case.batch_dim
     features = case.dropout_dim % len(case.shape)
     shared = [d - (d > features) for d in range(len(case.shape)) if d != features and d not in batch]

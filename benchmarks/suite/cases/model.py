@@ -81,7 +81,7 @@ def block_step(model: nn.Module, call: Callable[..., torch.Tensor], x: torch.Ten
 
 
 def training_step(model: nn.Module, call: Callable[..., torch.Tensor], x: torch.Tensor) -> Step:
-    """Return a step of gradient descent. Its rate is so small that the weights, and so the times, stay the same."""
+    """Return a step of gradient descent. Its rate is so small that the weights hardly change, and the times not at all."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
 
     def run() -> torch.Tensor:
@@ -135,7 +135,7 @@ def check_inside(case: Case, model: nn.Module, x: torch.Tensor) -> None:
 
 
 def check_kept(case: Case, output: torch.Tensor, zeros_in: torch.Tensor | None = None) -> None:
-    """Check that kept features are a prefix with a k per sample; zeros of the input are ignored."""
+    """Check that kept features are a prefix, ignoring zeros of the input; without `zeros_in` check the draws of k too."""
     kept = (output != 0).movedim(case.dropout_dim, -1)
     if zeros_in is None:
         check_prefix(kept, case)

@@ -23,7 +23,7 @@ LEFT_BEHIND = "this Triton compiles nothing in a process in which its interprete
 
 @pytest.fixture
 def hopper(monkeypatch: pytest.MonkeyPatch) -> object:
-    """Pretend a GPU of the Hopper generation: code can be compiled for it, but not run."""
+    """Return a Hopper GPU as target; without a GPU pretend that it is there: code can be compiled for it, but not run."""
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 

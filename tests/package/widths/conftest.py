@@ -8,7 +8,7 @@ import torch
 
 @pytest.fixture
 def float64() -> Iterator[None]:
-    """Make float64 torch's default dtype during a test, and seed it."""
+    """Seed torch, and make float64 its default dtype during a test."""
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float64)
     yield
