@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print the table of changes."""
+    """Print the commits at which a case became slower or faster, and a summary; return 1 if any became slower."""
     commits = git("rev-list", "--topo-order", "--reverse", "HEAD", otherwise="").split()
     stored, lost = series.read_all(ASV_RESULTS, {commit: place for place, commit in enumerate(commits)})
     lines = {key: line for key, line in by_case(stored).items() if not arguments.case or key[1] in arguments.case}

@@ -112,7 +112,10 @@ def next_kind(record: Mapping[str, Any]) -> str:
 
 
 def time_trial(comparison: Comparison, workload: Injectable) -> dict[str, Any]:
-    """Return, by case, the verdict, the log-ratio of every process, and what other rules say of the same rounds."""
+    """Run the gate once and return its results by case: verdict, log-ratio of each process, verdicts of other rules.
+
+    The other rules judge the same rounds. Raises Broken if a measurement failed.
+    """
     decisions = decide(list(workload.slowdowns), comparison.draw)
     if comparison.failures:
         raise Broken(f"a trial failed: {comparison.failures}")

@@ -29,7 +29,7 @@ def judge_canary(
 
 
 def unseen(rows: Sequence[Row]) -> list[str]:
-    """Return the cases in which the gate did not see the injected slowdown, or saw something else."""
+    """Return the cases for which the gate did not report the injected slowdown, or measured a change outside SEEN."""
     low, high = SEEN
     return [row.case for row in rows if row.verdict != REGRESSED or row.change is None or not low <= row.change <= high]
 

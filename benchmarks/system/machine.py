@@ -17,7 +17,7 @@ ENVIRONMENT = {
 
 
 def cpu() -> str:
-    """Return the model of the processor, as far as the system tells it."""
+    """Return the model name of the processor, or its architecture if the system does not tell the model."""
     try:
         match = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:

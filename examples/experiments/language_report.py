@@ -163,7 +163,7 @@ def table(results: dict[str, Any], said: Sequence[str]) -> str:
 
 
 def shown(found: Interval, decimals: int, unit: float = 1) -> str:
-    """Return an interval's mean in a unit, with its bounds unless they round to the mean."""
+    """Return the mean over `unit` as text, with ± half the width of the interval unless that rounds to 0."""
     scaled = Interval(*(each / unit for each in found))
     seen = scaled.high - scaled.mean >= 0.5 * 10**-decimals
     return scaled.plain(decimals) if seen else f"{scaled.mean:.{decimals}f}"

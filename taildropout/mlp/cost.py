@@ -50,10 +50,10 @@ def worth_deciding(elements: int, n: int) -> bool:
 
 
 def costs_of(device: str, dtype: torch.dtype) -> Costs:
-    """Return the costs beside products of this dtype; the largest, those of half precision, for a device not measured.
+    """Return the device's costs, in floating-point operations of its products in this dtype.
 
     The environment variable TAILDROPOUT_MLP_COSTS pins them. Otherwise a CPU is measured at the first call for a dtype and a
-    number of threads.
+    number of threads. A GPU has stored costs, and any other device the largest of these: those of half precision.
 
     Raises:
         ValueError: if TAILDROPOUT_MLP_COSTS does not hold the numbers of `Costs`.

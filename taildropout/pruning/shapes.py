@@ -80,10 +80,12 @@ _KNOWN: list[tuple[type[nn.Module] | tuple[type[nn.Module], ...], Callable[[Any,
 
 
 def attributes(module: nn.Module, shapes: Shapes) -> dict[str, Any]:
-    """Return the attributes of a module whose tensors get these shapes, none larger than it has.
+    """Return the attributes, such as `in_features`, that a module needs once its tensors have these smaller shapes.
+
+    The result is empty if the shapes are those that the tensors have.
 
     Raises:
-        PruningError: if they do not fit the module or each other.
+        PruningError: if a shape is larger than in the module, or the shapes do not fit the module or each other.
     """
     before = {key: tuple(tensor.shape) for key in shapes if isinstance(tensor := getattr(module, key), Tensor)}
     if shapes == before:

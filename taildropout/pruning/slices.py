@@ -10,7 +10,7 @@ from ..layer import TailDropout
 
 
 class SlicedTailDropout(TailDropout):
-    """A TailDropout of the first `features` features of its input, which has more."""
+    """Select the first `features` features of an input that has more, and apply TailDropout to them."""
 
     features: int
 
@@ -45,7 +45,7 @@ class Slice(nn.Module):
 
 
 def sliced(layer: TailDropout, features: int) -> SlicedTailDropout:
-    """Return a TailDropout like `layer` of the first `features` features of its input."""
+    """Return a layer that selects the first `features` features of its input and applies TailDropout like `layer` to them."""
     new = SlicedTailDropout(layer.p, layer.batch_dim, layer.dropout_dim, inplace=layer.inplace)
     new.features = features
     new.training = layer.training

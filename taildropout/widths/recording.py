@@ -100,7 +100,7 @@ class Recorder:
         return output
 
     def reach(self, layer: nn.Module, input: Tensor) -> None:
-        """Note that a layer is called for the first time."""
+        """Keep the calls recorded so far, and `input`, as the recording of a layer that is about to be called."""
         self._waiting.remove(layer)
         self.recordings[layer] = Recording(self._calls, input)
 
