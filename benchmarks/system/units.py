@@ -10,10 +10,10 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_bytes(count: int) -> str:
-    """Return a number of bytes with three digits and a unit."""
+    """Return a number of bytes as text with a binary unit (KiB, MiB, GiB) and three digits, four from 1000 on."""
     for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if count >= scale:
-            return f"{count / scale:.3g} {unit}"
+            return f"{count / scale:.3g} {unit}" if count < 1000 * scale else f"{count / scale:.0f} {unit}"
     return f"{count} B"
 
 

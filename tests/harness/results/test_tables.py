@@ -57,7 +57,9 @@ def test_times_have_three_digits(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
 
 
-@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (3 << 19, "1.5 MiB")])
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1023 << 10, "1023 KiB"), (3 << 19, "1.5 MiB")]
+)
 def test_bytes_have_three_digits_and_a_unit(count: int, text: str) -> None:
     assert format_bytes(count) == text
 
