@@ -122,7 +122,7 @@ def draw(found: dict[str, Any], X: Tensor, y: Tensor) -> Figure:
         last_label = -torch.inf
         for j in path[-1].argsort().tolist():
             axis.plot(PATH, path[:, j], color=COLOURS[j])
-            last_label = max(path[-1, j].item(), last_label + 0.14)  # drawn on top where lines meet
+            last_label = max(path[-1, j].item(), last_label + 0.14)  # one above the other where lines meet
             axis.annotate(f"{j + 1}", (1.0, last_label), color=COLOURS[j], va="center", fontsize=8)
         axis.axhline(0, color=GREY, linewidth=0.5, zorder=0)
         axis.set(title=f"{layer}: coefficients at the minimum", xlabel="p", xlim=(0, 1.05))

@@ -104,7 +104,7 @@ def train(configuration: Configuration, seed: int, data: Data, decay: float, epo
     torch.manual_seed(seed)
     model = network(configuration)
     optimizer = torch.optim.SGD(model.parameters(), settings.rate, weight_decay=decay if configuration.decay else 0.0)
-    batches = torch.Generator().manual_seed(seed)  # an own generator, because layers draw different amounts
+    batches = torch.Generator().manual_seed(seed)  # a separate generator, because layers draw different amounts
     found = {}
     for epoch in range(1, max(epochs) + 1):
         order = torch.randperm(len(data.inputs), generator=batches)

@@ -202,7 +202,7 @@ def train(name: str, seed: int, texts: dict[str, Tensor], settings: Any) -> dict
     choice = CONFIGURATIONS[name]
     torch.manual_seed(seed)
     model = decoder(choice, settings)
-    draw_windows = torch.Generator().manual_seed(seed)  # an own generator, because layers draw different amounts
+    draw_windows = torch.Generator().manual_seed(seed)  # a separate generator, because layers draw different amounts
     every = {part: windows(text, settings.context) for part, text in texts.items()}
     watched = {part: (inputs[: settings.watched], targets[: settings.watched]) for part, (inputs, targets) in every.items()}
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.rate)
