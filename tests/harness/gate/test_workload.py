@@ -129,7 +129,13 @@ def imported(file: Path) -> set[str]:
 def test_the_gate_imports_the_standard_library_scipy_rich_and_system() -> None:
     allowed = {*sys.stdlib_module_names, "scipy", "rich", "..system"}
     beyond = {file.name: names for file in GATE.glob("*.py") if (names := imported(file) - allowed)}
-    assert beyond == {"counters.py": {"torch"}}  # which counts instructions where it is installed
+    # torch counts instructions where it is installed; asv reads a foreign project, and its runner the project's benchmarks.
+    assert beyond == {
+        "asv_project.py": {"asv"},
+        "asv_worker.py": {"asv_runner"},
+        "counters.py": {"torch"},
+        "environments.py": {"asv"},
+    }
 
 
 def test_what_the_gate_imports_is_seen_inside_functions_too(tmp_path: Path) -> None:
