@@ -43,6 +43,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> ModuleType:
-    if name == "baselines":  # imported when asked for: few need it
+    if name == "baselines":  # imported on first use, because few programs need it
         return import_module(".baselines", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

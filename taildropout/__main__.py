@@ -37,7 +37,7 @@ def _triton_kernel() -> str:
 
 
 def report() -> str:
-    """Return the text to print: versions, devices, and the code that handles a tensor of `SHAPE` on each device."""
+    """Return a table as text: versions, devices, and the code chosen for a tensor of shape `SHAPE` on the CPU and on a GPU."""
     lines = {
         "taildropout": __version__,
         "torch": torch.__version__,

@@ -1,10 +1,10 @@
 """All private names of torch that the package uses, each with a fallback for a torch that lacks it.
 
-A fallback says that nothing is known. The caller then uses code that assumes nothing, which may be slower and gives the same
-numbers. `tests/package/test_private_torch.py` hides each name in turn, and fails if another module uses a private name.
+A fallback returns the cautious answer: the caller then uses code that is right in every case, with the same numbers, and may be
+slower. `tests/package/test_private_torch.py` hides each name in turn, and fails if another module uses a private name.
 
 Some names with an underscore are used elsewhere too, because torch lets subclasses use or override them: `_modules`,
-`_parameters`, `_buffers`, `_apply` and `_load_from_state_dict` of `nn.Module`, and those of `Distribution`.
+`_parameters`, `_buffers`, `_apply` and `_load_from_state_dict` of `nn.Module`, and the overridable methods of `Distribution`.
 """
 
 from __future__ import annotations
@@ -32,34 +32,34 @@ if torch.__version__ < OLDEST:
 
 
 def _private(path: str, fallback: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function at the dotted `path` below `torch`, or `fallback` if this torch has none there."""
+    """Return the function at the dotted `path` below `torch`, or `fallback` if the installed torch lacks that name."""
     try:
         return attrgetter(path)(torch)  # type: ignore[no-any-return]
     except AttributeError:
         return fallback
 
 
-# Is a transform of functorch (vmap, grad, jvp) active? If unknown: yes, so that only code that functorch supports is used.
+# True if a transform of functorch (vmap, grad, jvp) is active. Fallback: True, so that only code fit for functorch runs.
 transforms_active: Callable[[], bool] = _private("_C._are_functorch_transforms_active", lambda: True)
 
-# How many dispatch modes are active? If unknown: one, so that no code reads memory without torch.
+# The number of active dispatch modes. Fallback: 1, so that no code reads memory by its address.
 dispatch_modes: Callable[[], int] = _private("_C._len_torch_dispatch_stack", lambda: 1)
 
-# Is the tensor wrapped by a transform of functorch? If unknown: yes, so that the tensor is not cached.
+# True if a transform of functorch wraps the tensor. Fallback: True, so that the tensor is not cached.
 is_wrapped: Callable[[Tensor], bool] = _private("_C._functorch.is_functorch_wrapped_tensor", lambda tensor: True)
 
-# Does the tensor have its own memory? If unknown: no, so that plain torch is used.
+# True if the tensor has memory of its own. Fallback: False, so that plain torch is used.
 has_storage: Callable[[Tensor], bool] = _private("_C._has_storage", lambda tensor: False)
 
-# Is the tensor a zero of autograd, which has no memory? If unknown: yes, so that plain torch is used.
+# True if the tensor is a zero of autograd, which has no memory. Fallback: True, so that plain torch is used.
 is_zero_tensor: Callable[[Tensor], bool] = _private("Tensor._is_zerotensor", lambda tensor: True)
 
-# How often was the tensor written into? If unknown: another answer every time, as if it had been written into since.
+# The tensor's count of in-place writes. Fallback: a new object at each call, so that the tensor always counts as changed.
 times_written: Callable[[Tensor], object] = _private("Tensor._version.__get__", lambda tensor: object())
 
 
 def _nested_containers() -> ModuleType:
-    """Return torch's module for nested containers, or the one of this package, which knows fewer types of containers."""
+    """Return torch's module for nested containers; if torch has none, this package's `_trees`, which knows fewer types."""
     try:
         return import_module("torch.utils._pytree")
     except ImportError:
@@ -88,22 +88,22 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Return True if a hook sees the inputs or outputs of `module`, or if that is unknown."""
+    """Return True if `module` has a forward or backward hook, or if that is unknown."""
     return any(getattr(module, name, True) for name in _HOOKS)
 
 
 def has_global_hooks() -> bool:
-    """Return True if a hook on all modules is registered, or if that is unknown."""
+    """Return True if a forward or backward hook for all modules is registered, or if that is unknown."""
     return any(getattr(torch.nn.modules.module, name, True) for name in _GLOBAL_HOOKS)
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Return True if `module` is what `torch.compile` returned, or was compiled by its own `compile()`, as far as is known."""
+    """Return True if `torch.compile` returned `module`, or `module.compile()` was called; False if that is unknown."""
     return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
 
 
 def constant_in_graphs(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Mark `function` for compilers to call while they trace, and to keep only its result.
+    """Mark `function`, so that `torch.compile` calls it while tracing and stores the result in the graph as a constant.
 
     `torch.compiler.assume_constant_result` sets the same mark, but imports the compiler, which would double the import time of
     this package. A torch that does not know the mark traces into `function`.
@@ -115,6 +115,6 @@ def constant_in_graphs(function: Callable[Parameters, Result]) -> Callable[Param
 def without_compiler() -> AbstractContextManager[Any]:
     """Return a context in which compiled functions run eagerly.
 
-    If the compiler was not imported yet, nothing is compiled, and its import, which takes seconds, is avoided.
+    If the compiler is not imported yet, nothing was compiled, and the context does nothing: the import would take seconds.
     """
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def _parts(tree: Any) -> list[Any] | None:
-    """Return the items of a container in order, or None for a leaf."""
+    """Return the items of a list or tuple, or the values of a dict, in order; None for a leaf."""
     if type(tree) in (list, tuple) or (isinstance(tree, tuple) and hasattr(tree, "_fields")):
         return list(tree)
     return list(tree.values()) if isinstance(tree, dict) else None
@@ -25,7 +25,7 @@ def tree_flatten(tree: Any) -> tuple[list[Any], Any]:
 
 
 def tree_unflatten(leaves: list[Any], structure: Any) -> Any:
-    """Build a tree of the form of `structure` from `leaves`."""
+    """Return a tree with the form of `structure` and the given leaves."""
     return _build(structure, iter(leaves))
 
 
@@ -40,5 +40,5 @@ def _build(structure: Any, leaves: Iterator[Any]) -> Any:
 
 
 def tree_map_only(kind: type, function: Callable[[Any], Any], tree: Any) -> Any:
-    """Apply `function` to the leaves of type `kind`; keep the others."""
+    """Return a copy of `tree` in which `function` is applied to each leaf of type `kind`."""
     return _build(tree, iter([function(leaf) if isinstance(leaf, kind) else leaf for leaf in tree_leaves(tree)]))

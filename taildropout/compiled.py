@@ -1,4 +1,4 @@
-"""What compiled code reads instead of p: 1/λ and the positions of the features, as tensors."""
+"""1/λ and the positions of the features as tensors, which compiled code reads instead of p."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .distribution import rate
 
 
 class CompiledConstants:
-    """1/λ and the positions 1 … n for one p, kept per number of features n and device.
+    """Tensors with 1/λ and the positions 1 … n for one p, cached for each number of features n and each device.
 
-    1/λ is a tensor, so that another p compiles nothing. Compiled code does not read `p` itself, since it would then be compiled
-    for each p. The tensors are no buffers, so that the state_dict of a layer stays empty.
+    1/λ is a tensor and compiled code does not read `p`, so that a new p needs no recompilation. The tensors are not buffers, so
+    that the state_dict of a layer stays empty.
 
     Args:
         p: drop probability, already checked.
@@ -26,7 +26,7 @@ class CompiledConstants:
         self.kept: dict[tuple[int, torch.device], tuple[Tensor, Tensor | None]] = {}
 
     def prepare(self, n: int, device: torch.device) -> None:
-        """Have `kept[n, device]` hold the tensors. Not for compiled code, since it solves for λ."""
+        """Fill `kept[n, device]` with 1/λ and the positions (None on a GPU). Not traceable, because this solves for λ."""
         if (n, device) not in self.kept:
             # Compiled C++ loads positions faster than it counts them; on a GPU counting is faster.
             one_to_n = positions(n, 0, 1, device) if device.type == "cpu" else None

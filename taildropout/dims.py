@@ -16,11 +16,11 @@ def check_tensor(input: object) -> None:
     if not isinstance(input, Tensor):
         if type(input).__module__ == "numpy":
             raise TypeError("input is a NumPy array; give a tensor: torch.from_numpy(input)")
-        raise TypeError(f"input is a {type(input).__name__}; give a tensor")
+        raise TypeError(f"input has type {type(input).__name__}; give a tensor")
 
 
 def refuse_strided(input: Tensor) -> None:
-    """Raise ValueError if `input` is a nested tensor of the older layout, torch.strided, which has no sizes."""
+    """Raise ValueError if `input` is a nested tensor with the older layout, torch.strided, whose shape cannot be read."""
     if input.is_nested and input.layout != torch.jagged:
         raise ValueError(
             "input is a nested tensor with the layout torch.strided; pad it: torch.nested.to_padded_tensor(input, 0.0), or "
@@ -32,19 +32,23 @@ Dims = tuple[int, ...] | None  # dims of samples; None means all dims but that o
 
 
 def check_dim(dim: object, name: str) -> int:
-    """Return `dim` as an int, or raise TypeError if it is not an integer of Python or NumPy (a bool is not)."""
+    """Return `dim` as an int; `name` names the argument in messages.
+
+    Raises:
+        TypeError: if `dim` is a bool, or not an integer of Python or NumPy.
+    """
     if type(dim) is int:
         return dim
     if isinstance(dim, bool) or not isinstance(dim, Integral):
-        raise TypeError(f"{name} has {dim!r}, a {type(dim).__name__}; a dim is an int")
+        raise TypeError(f"{name} has {dim!r} of type {type(dim).__name__}; a dim is an int")
     return int(dim)
 
 
 def check_dims(batch_dim: object, dropout_dim: object) -> tuple[Dims, int]:
-    """Return `batch_dim` as a tuple or None, and `dropout_dim`.
+    """Return `batch_dim` as a tuple of ints, or None if it is None, and `dropout_dim` as an int; `sample_dims` checks ranges.
 
     Raises:
-        TypeError: if a dim is not an int (a bool is not).
+        TypeError: if a dim is a bool or not an integer.
     """
     if isinstance(batch_dim, bool) or isinstance(dropout_dim, bool):
         raise TypeError(
@@ -60,14 +64,14 @@ def check_dims(batch_dim: object, dropout_dim: object) -> tuple[Dims, int]:
 
 
 def as_given(batch_dim: object, dims: Dims) -> int | list[int] | None:
-    """Return checked dims in the form of `batch_dim`: an int, a list or None."""
+    """Return the checked `dims` in the form in which the user gave `batch_dim`: an int, a list or None."""
     if dims is None:
         return None
     return list(dims) if isinstance(batch_dim, Sequence) else dims[0]
 
 
 def from_0(name: str, dim: int, ndim: int) -> int:
-    """Return `dim` counted from 0; `name` names the argument in messages.
+    """Return `dim`, which may be negative, counted from 0; `name` names the argument in messages.
 
     Raises:
         IndexError: if `dim` is out of range.
@@ -81,7 +85,7 @@ def from_0(name: str, dim: int, ndim: int) -> int:
 
 
 def sample_dims(ndim: int, batch_dims: Dims, dropout_dim: int) -> tuple[list[int], int]:
-    """Return the batch dims in their order, and the feature dim, all counted from 0.
+    """Return the batch dims in the order given (None: all dims but the feature dim), and the feature dim, counted from 0.
 
     Raises:
         IndexError: if a dim is out of range.
@@ -111,12 +115,12 @@ def sample_shape(shape: Sequence[int], batch_dims: Dims, dropout_dim: int) -> tu
 
 
 def features_of(input: Tensor, feature: int) -> int:
-    """Return the number of features as an int, even if a compiler made it symbolic or `torch.jit.trace` made it a tensor."""
+    """Return the size of dim `feature` as an int, even if a compiler made it symbolic or `torch.jit.trace` made it a tensor."""
     return operator.index(*constant_sizes([input.shape[feature]]))
 
 
 def constant_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
-    """Return sizes, as ints where `torch.jit.trace` made tensors of them, so that they are constants of the trace."""
+    """Return `sizes` with the tensors that `torch.jit.trace` makes of sizes replaced by ints, constants of the trace."""
     if not any(isinstance(size, Tensor) for size in sizes):
         return tuple(sizes)
     with warnings.catch_warnings():  # constants on purpose: the law belongs to one n, and each k to one sample
@@ -125,7 +129,7 @@ def constant_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
 
 
 def positions(n: int, feature: int, ndim: int, device: torch.device) -> Tensor:
-    """Return 1 … n along dim `feature` of `ndim` dims, in float32, or in float64 if n is not exact in float32."""
+    """Return 1 … n along dim `feature` of `ndim` dims (the others have size 1), in float32, or in float64 if n > 2**24."""
     dtype = torch.float32 if n <= 2**24 else torch.float64
     line = torch.arange(1, n + 1, dtype=dtype, device=device)
     return line.reshape(*[1] * feature, -1, *[1] * (ndim - feature - 1))

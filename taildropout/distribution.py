@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-# Below this rate, the grid of 2⁻²⁴ of a uniform (in compiled code and on accelerators) is too coarse: k share grid points.
+# Below this rate, the grid of 2⁻²⁴ of a uniform (in compiled code and on accelerators) is too coarse: several k share a point.
 _FINE_RATE = 2.0**-10
 
 
@@ -37,7 +37,7 @@ def check_p(p: object) -> float:
         ValueError: if `p` is outside [0, 1] or NaN.
     """
     if isinstance(p, bool) or not isinstance(p, Real):
-        raise TypeError(f"p={p!r} is a {type(p).__name__}; the drop probability is a number between 0 and 1")
+        raise TypeError(f"p={p!r} has type {type(p).__name__}; the drop probability is a number between 0 and 1")
     if not 0 <= float(p) <= 1:
         raise ValueError(f"p={p} is no drop probability; give a number between 0 and 1, the share of features to drop")
     return float(p)
@@ -51,14 +51,14 @@ def check_n(n: object, name: str = "n") -> int:
         ValueError: if `n` is below 1.
     """
     if isinstance(n, bool) or not isinstance(n, Integral):
-        raise TypeError(f"{name}={n!r} is a {type(n).__name__}; the number of features is an int")
+        raise TypeError(f"{name}={n!r} has type {type(n).__name__}; the number of features is an int")
     if n < 1:
         raise ValueError(f"{name}={n} is no number of features; give 1 or more")
     return int(n)
 
 
 def _phi(x: float) -> float:
-    """Return log((1 − e^(−x)) / x) to full relative precision, by its Taylor series where the quotient is close to 1."""
+    """Return log((1 − e^(−x)) / x) for x > 0 to full relative precision; near 0 by its Taylor series."""
     if x < 0.25:
         y = x * x
         return -x / 2 + y * (1 / 24 - y * (1 / 2880 - y * (1 / 181440 - y / 9676800)))
@@ -66,7 +66,7 @@ def _phi(x: float) -> float:
 
 
 def _bisect(falling: Callable[[float], float], low: float, high: float, enough: float = 0.0) -> float:
-    """Return the root of a falling function in [low, high], exact to one float or until |falling(root)| ≤ `enough`."""
+    """Return the root of a falling function in [low, high], to the last bit or until |falling(root)| ≤ `enough`."""
     while low < (middle := low + (high - low) / 2) < high:
         value = falling(middle)
         if abs(value) <= enough:
@@ -110,7 +110,7 @@ def rate(p: float, n: int) -> float:
 
 
 def get_scale_param(p: float, tol: float = 0.0) -> float:
-    """Return the scale 1/(λn), the mean of E in units of n, in the limit of many features.
+    """Return the scale 1/(λn), the mean of the exponential behind K in units of n, in the limit of many features.
 
     Solves a(1 − e^(−1/a)) = 1 − p for a. For a given number of features use `rate`, which is exact.
 
@@ -133,7 +133,7 @@ def get_scale_param(p: float, tol: float = 0.0) -> float:
     """
     p = check_p(p)
     if isinstance(tol, bool) or not isinstance(tol, Real):
-        raise TypeError(f"tol={tol!r} is a {type(tol).__name__}; the tolerance is a number, 0 or more")
+        raise TypeError(f"tol={tol!r} has type {type(tol).__name__}; the tolerance is a number, 0 or more")
     if not tol >= 0:
         raise ValueError(f"tol={tol} is no tolerance; give 0 or more")
     if p == 0 or p == 1:
@@ -147,10 +147,10 @@ def get_scale_param(p: float, tol: float = 0.0) -> float:
 def exponential_from_uniforms(
     like: Tensor, shape: Sequence[int], scale: float | Tensor, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Draw exponentials of mean `scale` by inversion, in float32 and as fine near 0 as float32 itself.
+    """Draw exponentials of mean `scale` by inversion, on the device of `like`, in float32 and as fine near 0 as float32.
 
-    A uniform with 24 random bits would give small E in steps of scale·2⁻²⁴, which is many features if the scale is large. So
-    the uniform has 48 random bits. It excludes 0 and 1, where E would be 0·inf or inf.
+    A uniform with 24 random bits would give small E in steps of scale·2⁻²⁴, which skip features if the scale is large. So the
+    uniform has 48 random bits. It excludes 0 and 1, where E would be 0·inf or inf.
     """
     randint = torch.randint if generator is None else partial(torch.randint, generator=generator)
     bits = randint(2**48, shape, device=like.device, dtype=torch.int64)
@@ -220,7 +220,7 @@ class CensoredGeometric(Distribution):
         super().__init__(self.p.shape, validate_args=validate_args)
 
     def __repr__(self) -> str:
-        """Return the name and the arguments; a p of several laws is shown by its shape, as in torch's distributions."""
+        """Return the name and the arguments; a p with several elements is shown by its shape, as in torch's distributions."""
         return f"{super().__repr__()[:-1]}, n: {self.n})"
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> CensoredGeometric:
@@ -275,13 +275,13 @@ class CensoredGeometric(Distribution):
         return surprise + torch.where(self.mean == 0, 0.0, self.rate * self.mean)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
-        """Return 0 … n along a new first dim."""
+        """Return 0 … n along a new first dim, expanded to the batch shape if `expand` is True."""
         values = torch.arange(self.n + 1, dtype=torch.float64, device=self.p.device)
         values = values.reshape(-1, *[1] * len(self.batch_shape))
         return values.expand(-1, *self.batch_shape) if expand else values
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw K = min(n, ⌊E⌋) from the exponential itself."""
+        """Draw K = min(n, ⌊E⌋) with E ~ Exponential(λ); the result has shape `sample_shape` + batch shape."""
         shape = self._extended_shape(torch.Size(sample_shape))
         # In float64 Exponential(1)/λ loses nothing; λ = 0 and λ = inf, for p = 0 and p = 1, give the right limits.
         drawn = torch.empty(shape, dtype=torch.float64, device=self.p.device).exponential_() / self.rate

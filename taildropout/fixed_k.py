@@ -16,11 +16,11 @@ _CPU = torch.device("cpu")
 
 
 def check_k(k: object, wanted: str = "an int, an integer tensor or None") -> int:
-    """Return the largest value of `k`; `wanted` says in the message what the caller accepts.
+    """Check `k`, and return its largest value (0 if empty); `wanted` names the types that the caller accepts, for messages.
 
     Raises:
         TypeError: if `k` is not an int or an integer tensor.
-        ValueError: if a value is negative, or no int64.
+        ValueError: if a value is negative, or above the largest int64.
     """
     if isinstance(k, Tensor):
         if k.dtype == torch.bool or k.is_floating_point() or k.is_complex():
@@ -29,7 +29,7 @@ def check_k(k: object, wanted: str = "an int, an integer tensor or None") -> int
             return 0
         least, largest = (int(each) for each in k.long().aminmax())
     elif isinstance(k, bool) or not isinstance(k, Integral):  # NumPy's integers are Integral too
-        raise TypeError(f"k={k!r} is a {type(k).__name__}; give {wanted}")
+        raise TypeError(f"k={k!r} has type {type(k).__name__}; give {wanted}")
     else:
         least = largest = int(k)
     if largest > _MOST:
@@ -40,14 +40,14 @@ def check_k(k: object, wanted: str = "an int, an integer tensor or None") -> int
 
 
 class FixedK:
-    """The k of a layer, or None while K is random. Not changed in place, so that replicas of the layer may share it.
+    """The k of a layer, or None while K is random. Methods return a new object, so that replicas of the layer may share one.
 
     Attributes:
         k: an int64 tensor, 0-d or one k per sample; None while K is random. It is a tensor, not an int, so that another k
-            compiles nothing. It is no buffer: DDP would send one rank's k to the other ranks.
+            needs no recompilation; and not a buffer, because DDP would send one rank's k to the other ranks.
         largest: the largest value of k; 0 while K is random.
-        home: the device to which `set` moves k: that of the module, or of its last input.
-        held_as: the layer's name in a model that `at_k` holds, or None. While held, `train()` and `eval()` keep k.
+        home: the device of the layer or of its last input, to which `set` moves k.
+        held_as: in an `at_k` block the layer's name in the model, and `train()` and `eval()` keep k; None outside.
         at_most: if True, a k above the number of features keeps all features instead of raising an error.
     """
 
@@ -62,7 +62,7 @@ class FixedK:
         self.k, self.largest, self.home, self.held_as, self.at_most = k, largest, home, held_as, at_most
 
     def set(self, k: int | Tensor | None) -> FixedK:
-        """Return the same with a checked copy of `k` on the home device. Raises as `check_k` does."""
+        """Return a FixedK with a checked int64 copy of `k` on the home device (None: K is random). Raises as `check_k` does."""
         if k is None:
             return FixedK(None, 0, self.home, self.held_as, self.at_most)
         largest = check_k(k)
@@ -72,18 +72,21 @@ class FixedK:
         return FixedK(k, largest, self.home, self.held_as, self.at_most)
 
     def moved(self, home: torch.device) -> FixedK:
-        """Return the same with another home device, and k moved to it."""
+        """Return a FixedK with the device `home`, and k moved to this device."""
         return FixedK(None if self.k is None else self.k.to(home), self.largest, home, self.held_as, self.at_most)
 
     def held(self, name: str | None, at_most: bool = False) -> FixedK:
-        """Return the same as held by `at_k` under this name; None releases it."""
+        """Return a FixedK for a layer called `name` in an `at_k` block; None as the name ends the block."""
         return FixedK(self.k, self.largest, self.home, name, at_most)
 
     def spread(self, k: Tensor, shape: torch.Size, batch_dims: Dims, dropout_dim: int) -> tuple[Tensor, int]:
-        """Return `k`, this k on the input's device, so that it broadcasts to the input's shape; and the feature dim from 0.
+        """Return `k` reshaped to broadcast to an input of this shape, and the feature dim counted from 0.
+
+        `k` is the attribute `k`, moved to the input's device by the caller.
 
         Raises:
-            ValueError: if k has another shape than the dims of samples. In eager mode also if k exceeds the number of features.
+            IndexError: if a dim is out of range.
+            ValueError: if k has other sizes than the dims of samples. In eager mode also if k exceeds the number of features.
         """
         batch, feature = sample_dims(len(shape), batch_dims, dropout_dim)
         if k.dim():
@@ -105,18 +108,18 @@ class FixedK:
         return k, feature
 
     def __str__(self) -> str:
-        """Show the number, or the shape of a tensor with one k per sample."""
+        """Return k as text: the number, or the shape of a tensor with one k per sample."""
         if self.k is None:
             return "None"
         return str(self.largest) if self.k.dim() == 0 else f"a tensor of shape {tuple(self.k.shape)}"
 
     def __getstate__(self) -> dict[str, Any]:
-        # A pickle may be loaded where this device does not exist; the next input gives a new home. No `at_k` holds a copy.
+        # A pickle may be loaded where this device does not exist; the next input sets the home. No `at_k` holds a copy.
         return {**self.__dict__, "home": _CPU, "held_as": None, "at_most": False}
 
 
 def _as_given(batch_dims: Sequence[int] | None) -> object:
-    """Show dims as they are usually written: an int for one dim, else a list."""
+    """Return dims as users usually write them: an int for one dim, else a list."""
     if batch_dims is None:
         return None
     return batch_dims[0] if len(batch_dims) == 1 else list(batch_dims)

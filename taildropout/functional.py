@@ -83,7 +83,7 @@ def keep_first(input: Tensor, k: int | float | Tensor, dim: int = -1) -> Tensor:
             raise TypeError(f"k is a tensor of dtype {k.dtype}; give integers, or real numbers")
     else:
         if isinstance(k, bool) or not isinstance(k, int | float | Real):
-            raise TypeError(f"k={k!r} is a {type(k).__name__}; give an int or a tensor")
+            raise TypeError(f"k={k!r} has type {type(k).__name__}; give an int or a tensor")
         k = max(-1, min(int(k), 2**62)) if isinstance(k, int | Integral) else float(k)  # 2**62: more than any n
         k = torch.full((), k, device=input.device)
     if k.dim() and not _fits(constant_sizes(k.shape), constant_sizes(input.shape), feature):
@@ -101,13 +101,13 @@ def keep_first(input: Tensor, k: int | float | Tensor, dim: int = -1) -> Tensor:
 
 
 def _fits(k_shape: Sequence[int], shape: Sequence[int], feature: int) -> bool:
-    """Return True if a k of shape `k_shape` broadcasts to an input of shape `shape` and has size 1 at the dim of features."""
+    """Return True if a k with as many dims as the input broadcasts to the input, and has size 1 at dim `feature`."""
     same_dims = len(k_shape) == len(shape) and k_shape[feature] == 1
     return same_dims and all(a in (1, b) for a, b in zip(k_shape, shape, strict=True))
 
 
 def check_float(input: Tensor) -> None:
-    """Raise TypeError if `input` has an integer dtype: integers have no gradient, so there is nothing to train."""
+    """Raise TypeError if `input` is neither floating-point nor complex: other dtypes have no gradient."""
     if not (input.is_floating_point() or input.is_complex()):
         raise TypeError(f"input has dtype {input.dtype}; tail dropout in training needs a float: convert with input.float()")
 
@@ -120,7 +120,7 @@ def drop_tail(
     inplace: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Compute `tail_dropout` in eager training, for arguments that were checked one by one."""
+    """Compute `tail_dropout` in training and eager mode, for `p` and dims that `check_p` and `check_dims` have checked."""
     count = input.numel()
     if (
         type(count) is int
@@ -168,9 +168,9 @@ Constants = Callable[[int, torch.device], tuple[float | Tensor, Tensor | None]]
 
 
 def drop_in_graph(input: Tensor, constants: Constants, batch_dims: Dims, dropout_dim: int, inplace: bool) -> Tensor:
-    """Compute `tail_dropout` in training, as compilers and `torch.jit.trace` record it. The number of features is a constant.
+    """Compute `tail_dropout` in training so that compilers and `torch.jit.trace` can record it, with n as a constant.
 
-    `constants` returns 1/λ, and 1 … n or None, for a number of features n and a device.
+    `constants(n, device)` returns 1/λ and the positions 1 … n; or None for the positions, which the graph then computes.
     """
     shape, feature = sample_shape(input.shape, batch_dims, dropout_dim)
     check_float(input)
@@ -180,7 +180,7 @@ def drop_in_graph(input: Tensor, constants: Constants, batch_dims: Dims, dropout
 
 
 def _drop_in_graph_at(input: Tensor, p: float, batch_dims: Dims, dropout_dim: int, inplace: bool) -> Tensor:
-    """Compute `drop_in_graph` for a p that is a constant of the graph. The layer gives a tensor instead of p."""
+    """Compute `drop_in_graph` for a p that is a constant of the graph. TailDropout gives 1/λ as a tensor instead."""
     sample_dims(input.dim(), batch_dims, dropout_dim)  # raises if the dims do not fit
     if p == 0:
         return input
@@ -188,14 +188,18 @@ def _drop_in_graph_at(input: Tensor, p: float, batch_dims: Dims, dropout_dim: in
 
 
 def _graph_scale(p: float, n: int) -> float:
-    # The text of p gives back every bit, and makes p a constant even after a compiler made it symbolic: every p compiles again.
+    # By way of text, which loses no bit, p is a constant even if a compiler made it symbolic. So every p is compiled anew.
     return _scale(float(f"{p}"), n)
 
 
 def drop_jagged(
     input: Tensor, p: float, batch_dims: Dims, dropout_dim: int, inplace: bool, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Compute `tail_dropout` of a jagged tensor in training: one K per component if `batch_dims` has dim 0 and not dim 1."""
+    """Compute `tail_dropout` of a jagged tensor in training: one K per component if `batch_dims` has dim 0 and not dim 1.
+
+    Raises:
+        ValueError: if `inplace` is True, or as in `on_components`.
+    """
     if inplace:
         raise ValueError("inplace=True, but input is a jagged tensor, which cannot be written into; leave inplace out")
     batch, feature = sample_dims(input.dim(), batch_dims, dropout_dim)
@@ -222,7 +226,7 @@ _warned_of_columns = False
 
 
 def look_for_columns(ndim: int, batch_dims: Dims, dropout_dim: int) -> None:
-    """Warn once if the input may be images and, by the default `dropout_dim`, their columns would be the features."""
+    """Warn once if the input has 4 dims, as images do, and the default dims, which take the columns of images as features."""
     if ndim == 4 and dropout_dim == -1 and batch_dims == (0,):
         _warn_of_columns()
 
@@ -243,7 +247,10 @@ _prepared: dict[tuple[Any, ...], tuple[Tensor, float, Tensor]] = {}
 
 
 def _prepare(key: tuple[Any, ...], input: Tensor) -> tuple[Tensor, float, Tensor]:
-    """Return memory for E, the rate, and the positions of the features. The key names the thread: none share memory."""
+    """Return, and keep under `key`, memory for E, the rate λ, and the positions of the features.
+
+    The thread's id is part of the key, so that no two threads share memory.
+    """
     shape, _, p, batch_dims, dropout_dim, _ = key
     noise_shape, feature = sample_shape(shape, batch_dims, dropout_dim)
     check_float(input)
@@ -315,9 +322,9 @@ def tail_dropout(
     dims = check_dims(batch_dim, dropout_dim)
     for name, flag in (("training", training), ("inplace", inplace)):
         if not isinstance(flag, bool):
-            raise TypeError(f"{name}={flag!r} is a {type(flag).__name__}; give True or False")
+            raise TypeError(f"{name}={flag!r} has type {type(flag).__name__}; give True or False")
     if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator={generator!r} is a {type(generator).__name__}; give a torch.Generator or None")
+        raise TypeError(f"generator={generator!r} has type {type(generator).__name__}; give a torch.Generator or None")
     if generator is not None and generator.device.type != input.device.type:
         raise ValueError(
             f"generator is on {generator.device}, but the input on {input.device}; give a generator on the input's device"

@@ -68,25 +68,24 @@ def insert_dropout(
     p: float = 0.5,
     **options: Any,
 ) -> Model:
-    """Apply a new TailDropout to what the named modules read (`before`) or give (`after`), in place.
+    """Apply a new TailDropout to the input (`before`) or the output (`after`) of each named module, in place.
 
     The layer becomes a submodule of the named module, called `dropout_before` or `dropout_after`: `train()`, `eval()`,
     `to()`, `at_k`, `scree` and `prune` find it there. A forward hook applies it. No key of the state_dict changes, since the
-    module keeps its place and its class, and TailDropout has no state: checkpoints load with and without it. A module swapped
-    for a sequence of both would rename its keys; a hook without a submodule would be missed by `train()` and `eval()`.
+    module keeps its place and its class, and TailDropout has no state: checkpoints load with and without the layer.
 
     In a feed-forward block name the Linear that reads the hidden features: `"*.mlp.down_proj"` of Llama and other gated
     blocks, `"*.linear2"` of `nn.TransformerEncoderLayer`.
 
     `copy.deepcopy`, pickle, `torch.compile`, activation checkpointing, FSDP2 and DDP keep the layer. `save_pretrained` and
-    other savers of weights do not save it: call `insert_dropout` again after loading. PEFT's adapters wrap the module, so that
-    `before` drops what its own weights read and the adapter beside them reads all features: insert before the wrapper then.
+    other savers of weights do not save it: call `insert_dropout` again after loading. Insert after PEFT's
+    `get_peft_model`: a layer inserted earlier drops features only for the frozen weights, while the adapter reads all features.
 
     Args:
         model: any module that is not compiled yet.
-        before: names as in `model.named_modules()`, or patterns as in `fnmatch`, of the modules whose input is dropped from:
-            their first argument, which must be a tensor.
-        after: the same of the modules whose output, one tensor, is dropped from.
+        before: names as in `model.named_modules()`, or patterns as in `fnmatch`, of the modules to
+            whose first argument, a tensor, a layer is applied.
+        after: names or patterns of the modules to whose output, one tensor, a layer is applied.
         p: drop probability of each new layer. Default: 0.5
         options: further arguments of `TailDropout`. For input (batch, time, features) `batch_dim=[0, 1]` draws one K for each
             token, the default one for each sequence.
@@ -97,9 +96,9 @@ def insert_dropout(
     Raises:
         KeyError: if a name or pattern matches no module. Nothing is changed then.
         ValueError: if neither `before` nor `after` is given; if a module is the model itself, stands in several places of the
-            model, has an inserted layer in this place already, or is compiled. Nothing is changed then.
-        TypeError, ValueError: as in `TailDropout`. Nothing is changed then. When the model runs, TypeError if what a named
-            module reads or gives is not a tensor.
+            model, has an inserted layer on that side already, or is compiled. Nothing is changed then.
+        TypeError, ValueError: as in `TailDropout`. Nothing is changed then. When the model runs, TypeError if the
+            argument or output that a layer is applied to is not a tensor.
 
     Example:
         >>> model = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
@@ -118,7 +117,9 @@ def insert_dropout(
     layers = [TailDropout(p, **options).train(module.training) for _, module, _ in places]
     for (name, module, child), layer in zip(places, layers, strict=True):
         module.add_module(child, layer)
-        # On the layer, the handle is copied and pickled along with the hook that it removes.
+        # A submodule, so that train() and eval() reach the layer; a hook, since an nn.Sequential of module and layer would
+        # rename keys. The layer holds the handle, so that the handle is copied and pickled together with the hook that it
+        # removes.
         if child == BEFORE:
             layer.__dict__["handle"] = module.register_forward_pre_hook(_Before(name, layer), with_kwargs=True)
         else:
@@ -169,18 +170,24 @@ def remove_dropout(model: Model, names: str | Iterable[str] | None = None) -> Mo
 
 
 class _Inserted:
-    """A hook that applies an inserted layer. Picklable, and copied along with the module that it belongs to."""
+    """A hook that applies an inserted layer. It can be pickled, and is copied together with its module."""
 
     def __init__(self, name: str, layer: TailDropout) -> None:
         self.name = name
-        # Quantisation moves hooks, but not submodules, to the module that it puts in place of this one.
+        # Needed after quantisation, which replaces the module and moves its hooks, but not its submodules.
         self.layer = layer
 
     def apply(self, module: nn.Module, child: str, tensor: object, what: str) -> Tensor:
-        """Apply the layer, that of `module` if it has one: a replica of a model has layers of its own, and the same hooks."""
+        """Return `tensor` after the submodule `child` of `module`, or after `self.layer` if there is no such submodule.
+
+        The submodule goes first because replicas of a model share hooks, but not layers. `what` names the tensor in messages.
+
+        Raises:
+            TypeError: if `tensor` is not a tensor.
+        """
         if not isinstance(tensor, Tensor):
             raise TypeError(
-                f"{what} of {self.name!r} is a {type(tensor).__name__}, not a tensor, so that TailDropout cannot drop its "
+                f"{what} of {self.name!r} has type {type(tensor).__name__}, not Tensor, so that TailDropout cannot drop its "
                 "features; call remove_dropout, and insert_dropout before or after a module that reads or gives one tensor"
             )
         layer = module._modules.get(child) or self.layer
@@ -204,7 +211,7 @@ class _After(_Inserted):
 
 
 def _check_places(model: nn.Module, found: dict[str, nn.Module], child: str) -> None:
-    """Raise ValueError if a layer cannot be inserted at one of the modules."""
+    """Raise ValueError if a found module is the model, stands in several places, has a layer `child` or is compiled."""
     places: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         places.setdefault(module, []).append(name)

@@ -1,8 +1,8 @@
 """TailDropout, the layer.
 
-With the default `batch_dim=0` every index of the first dim is a sample. So input (B, T, C), batch first, draws one k per
-sequence, shared along T. Input (T, B, C), time first, draws one k per *time step*, shared along B; to draw one per sequence
-give `batch_dim=1`. `batch_dim=[0, 1]` draws one per token in both.
+With the default `batch_dim=0` every index of the first dim is a sample. So input (B, T, C), batch first, draws one K per
+sequence, shared along T. Input (T, B, C), time first, draws one K per *time step*, shared along B; to draw one per sequence
+give `batch_dim=1`. `batch_dim=[0, 1]` draws one K per token for both inputs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class TailDropout(nn.Module):
 
     A network so learns its features in order of importance, and can be cut down to any width afterwards. The output is never
     rescaled. In evaluation all features stay. `set_k(k)` keeps the first k, in training and in evaluation. The layer is nested
-    dropout (Rippel, Gelbart & Adams 2014, "Learning ordered representations with nested dropout") with an exact p.
+    dropout (Rippel, Gelbart & Adams 2014, "Learning ordered representations with nested dropout"), but p is exact for every n.
 
     Args:
         p: drop probability: the expected share of features dropped. Default: 0.5
@@ -65,7 +65,7 @@ class TailDropout(nn.Module):
             raise ValueError(f"batch_dim={batch_dim} and dropout_dim={dropout_dim} repeat a dim; name each once")
         self._batch_dim = as_given(batch_dim, self._batch_dims)
         if not isinstance(inplace, bool):
-            raise TypeError(f"inplace={inplace!r} is a {type(inplace).__name__}; give True or False")
+            raise TypeError(f"inplace={inplace!r} has type {type(inplace).__name__}; give True or False")
         self.inplace = inplace
         self._p = check_p(p)
         self._constants = CompiledConstants(self._p)
@@ -103,8 +103,8 @@ class TailDropout(nn.Module):
     def set_k(self, k: int | Tensor | None) -> None:
         """Keep the first `k` features from now on, in training and in evaluation; None draws K at random again.
 
-        `train()` and `eval()` forget k, with a warning. `at_k` does not forget k, and also turns off the fast path of
-        transformers, which would bypass the layer.
+        `train()` and `eval()` forget k, with a warning. Within `at_k` they keep k; `at_k` also turns off the fast path of
+        `nn.TransformerEncoderLayer`, which would bypass the layer.
 
         Args:
             k: an int from 0 to the number of features; or an integer tensor, 0-d or with exactly the sizes of `batch_dim` in
@@ -148,7 +148,7 @@ class TailDropout(nn.Module):
         return sample_shape(shape, self._batch_dims, self.dropout_dim)[0]
 
     def k_for(self, shape: torch.Size, device: torch.device) -> tuple[Tensor, int]:
-        """Return k so that it broadcasts to an input of this shape and device, and the feature dim. For this package."""
+        """Return the set k, to broadcast to an input of this shape and device, and the feature dim. For this package."""
         fixed = self.fixed_k
         k = fixed.k
         assert k is not None
@@ -159,12 +159,15 @@ class TailDropout(nn.Module):
         return fixed.spread(k, shape, self._batch_dims, self.dropout_dim)
 
     def drawn_in_graph(self, input: Tensor, shape: Sequence[int]) -> Tensor:
-        """Return the random K that compiled code draws for features of this shape, last dim features. For this package."""
+        """Return the exponential E, of which K = min(n, ⌊E⌋), as compiled code draws it. For this package.
+
+        `shape` is the shape of the features, which are in its last dim; `input` gives the device.
+        """
         scale, _ = self._compiled_constants(int(shape[-1]), input.device)
         return exponential_from_uniforms(input, self.k_shape(shape), scale)
 
     def _of_other_type(self, input: Any) -> Tensor | None:
-        """Return the output for an input that needs other code than a plain tensor does, else None."""
+        """Return the output for a proxy, a jagged tensor or a class that overrides torch; None if `forward` must go on."""
         if in_model(self, input):
             return node(self, input)  # type: ignore[no-any-return]
         k, is_tensor = self.fixed_k.k, isinstance(input, Tensor)
@@ -173,7 +176,7 @@ class TailDropout(nn.Module):
         if not (k is not None and is_tensor) and overridden(input):
             if k is not None and k.dim():
                 raise TypeError(
-                    f"k is {self.fixed_k}, one for each sample, but input is a {type(input).__name__} of unknown shape; "
+                    f"k is {self.fixed_k}, one for each sample, but input has type {type(input).__name__} and unknown shape; "
                     "call set_k with an int, or trace a model that holds the layer"
                 )
             if k is not None:
@@ -197,7 +200,7 @@ class TailDropout(nn.Module):
         sample_dims(input.dim(), self._batch_dims, self.dropout_dim)  # raises if the dims do not fit
         if not self.training or input.numel() == 0:
             return input
-        # p is read for other dtypes only: code that reads p is compiled again for every p.
+        # p is read only for an integer input, because code that reads p is compiled again for every p.
         if not (input.is_floating_point() or input.is_complex()) and self._p == 0:
             return input
         return drop_in_graph(input, self._compiled_constants, self._batch_dims, self.dropout_dim, self.inplace)
@@ -221,7 +224,7 @@ class TailDropout(nn.Module):
         super().__setstate__(_as_now(state))  # type: ignore[no-untyped-call]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Checkpoints of the original package hold a k without saying whether it was set; in training it never was.
+        # Checkpoints of the original package hold a k, but not whether it was set, so k is ignored.
         state_dict.pop(prefix + "k", None)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -235,7 +238,7 @@ class TailDropout(nn.Module):
 
 
 def _as_now(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of a pickled layer, with the attributes that 0.1 and early 0.2 kept one by one in their objects."""
+    """Return the state of a pickled layer in its present form: 0.1 and early 0.2 stored each part of `fixed_k` by itself."""
     state = dict(state)
     if "fixed_k" not in state:
         home, held_as = state.pop("_home", torch.device("cpu")), state.pop("_held_as", None)

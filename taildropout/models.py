@@ -36,7 +36,7 @@ def at_k(
         at_most: if True, a layer with fewer than k features keeps all of them instead of raising an error. Default: False
 
     Returns:
-        A context manager, which gives the model.
+        A context manager that yields the model.
 
     Raises:
         TypeError: if an argument has a wrong type. After any error the model is unchanged.
@@ -72,7 +72,7 @@ def at_k(
 
 
 def _k_of_layers(model: nn.Module, k: Any, names: str | Iterable[str] | None) -> dict[str, int | Tensor | None]:
-    """Return the k of each layer by name."""
+    """Return the k to set on each chosen layer, keyed by the layer's name. Raises as `at_k` does."""
     if not isinstance(k, Mapping):
         return dict.fromkeys(named(model, TailDropout, names), k)
     if names is not None:
@@ -83,7 +83,7 @@ def _k_of_layers(model: nn.Module, k: Any, names: str | Iterable[str] | None) ->
     by: dict[str, str] = {}
     for pattern, value in k.items():
         if not isinstance(pattern, str):
-            raise TypeError(f"k has the key {pattern!r}, a {type(pattern).__name__}; give names or patterns as keys")
+            raise TypeError(f"k has the key {pattern!r} of type {type(pattern).__name__}; give names or patterns as keys")
         for name in named(model, TailDropout, pattern, "k"):
             if name in chosen and chosen[name] is not value and chosen[name] != value:
                 raise ValueError(f"{by[name]!r} and {pattern!r} both match {name!r} and give it k={chosen[name]} and k={value}")

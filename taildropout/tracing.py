@@ -16,7 +16,7 @@ def overridden(*inputs: object) -> bool:
 
 
 def refuse_script(module: nn.Module) -> NoReturn:
-    """Raise TypeError for `torch.jit.script`, which calls `__prepare_scriptable__` first."""
+    """Raise TypeError. As `__prepare_scriptable__` of a layer, this is the first call that `torch.jit.script` makes."""
     raise TypeError(f"{type(module).__name__} cannot be scripted; use torch.jit.trace, torch.export or torch.compile instead")
 
 
@@ -32,7 +32,7 @@ def node(module: nn.Module, input: object) -> Any:
         TypeError: if `input` is not a proxy of torch.fx, or `module` is traced alone.
     """
     if not isinstance(input, Proxy):
-        raise TypeError(f"input is a {type(input).__name__}; give a tensor")
+        raise TypeError(f"input has type {type(input).__name__}; give a tensor")
     if not in_model(module, input):
         raise TypeError(f"{type(module).__name__} is one node of a model that torch.fx traces; trace the model that holds it")
     return input.tracer.create_proxy("call_module", input.tracer.path_of_module(module), (input,), {})  # type: ignore[attr-defined]

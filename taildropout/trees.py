@@ -1,4 +1,4 @@
-"""Inputs and outputs of models as lists of leaves, also where they are objects that torch does not open."""
+"""Inputs and outputs of models as lists of leaves, also if they are objects that torch treats as one leaf."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Rebuild = Callable[[Sequence[Any]], Any]
 
 
 def flatten(value: Any) -> tuple[list[Any], Rebuild]:
-    """Return the leaves of `value`, and a function that puts other leaves in their places, in a copy.
+    """Return the leaves of `value`, and a function from new leaves in the same order to a copy of `value` that holds them.
 
-    Beside nested lists, tuples and dicts, this opens mappings of every type and objects that hold tensors as attributes, such
-    as a dataclass.
+    Nested lists, tuples and dicts are flattened, and also mappings of every other type and objects that hold tensors as
+    attributes, such as a dataclass.
     """
     leaves, tree = tree_flatten(value)
     opened = [_open(leaf) for leaf in leaves]
@@ -49,7 +49,7 @@ def _open(leaf: Any) -> tuple[list[Any], Rebuild]:
 
 
 def _flatten_attributes(attributes: Mapping[str, Any], names: Sequence[str]) -> tuple[list[Any], Rebuild]:
-    """Flatten attributes with torch's own containers inside, and no further objects: those may hold each other in a circle."""
+    """Flatten attributes and the containers in them that torch knows. Other objects are leaves: they may form a circle."""
     leaves, tree = tree_flatten([attributes[name] for name in names])
     return leaves, lambda new: tree_unflatten(list(new), tree)
 

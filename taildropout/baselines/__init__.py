@@ -1,8 +1,8 @@
 """Other dropouts, for comparison with TailDropout: one layer per file, and linear regression under dropout in closed form.
 
 `InvertedDropout` is `nn.Dropout` in plain tensor code. `DropConnectLinear` drops weights, `StochasticReLU` drops activations.
-`NestedDropout` keeps first features by other laws of k. `LearnedDropout` learns its mask. `marginal` solves linear regression
-under dropout exactly.
+`NestedDropout` draws K from other laws. `LearnedDropout` learns its mask. `marginal` solves linear regression under dropout
+exactly.
 """
 
 from .drop_connect import DropConnectLinear

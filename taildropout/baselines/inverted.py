@@ -1,4 +1,4 @@
-"""Dropout as in textbooks."""
+"""Inverted dropout: dropout that scales up the kept elements in training."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class InvertedDropout(nn.Module):
             return input
         check_float(input)
         refuse_strided(input)
-        # In float32 whatever the input, because a uniform in bfloat16 has only 256 values.
+        # In float32 for every input dtype, because a uniform in bfloat16 has only 256 values.
         kept = torch.rand_like(input, dtype=torch.float32) >= self.p
         scale = 1 / (1 - self.p) if self.p < 1 else 0.0
         return input * scale * kept

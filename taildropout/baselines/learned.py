@@ -37,7 +37,8 @@ class LearnedDropout(nn.Module):
 
     Raises:
         TypeError: if an argument has a wrong type.
-        ValueError: if `embed_dim` or `n_head` is below 1, `n_head` is no divisor, or `shift_init` is outside [0, π].
+        ValueError: if `embed_dim` or `n_head` is below 1, `n_head` does not divide `embed_dim`, or `shift_init` is outside
+            [0, π].
 
     Shape:
         Input and output: :math:`(*, T, C)`, the same, with T positions; another shape raises ValueError.
@@ -54,7 +55,7 @@ class LearnedDropout(nn.Module):
         super().__init__()
         for name, size in (("embed_dim", embed_dim), ("n_head", n_head)):
             if isinstance(size, bool) or not isinstance(size, Integral):
-                raise TypeError(f"{name}={size!r} is a {type(size).__name__}; give an int")
+                raise TypeError(f"{name}={size!r} has type {type(size).__name__}; give an int")
             if size < 1:
                 raise ValueError(f"{name}={size}; give 1 or more")
         if embed_dim % n_head:
@@ -62,23 +63,28 @@ class LearnedDropout(nn.Module):
                 f"n_head={n_head} does not divide embed_dim={embed_dim}; all heads have the same number of features"
             )
         if isinstance(shift_init, bool) or not isinstance(shift_init, int | float):
-            raise TypeError(f"shift_init={shift_init!r} is a {type(shift_init).__name__}; give a number in [0, π]")
+            raise TypeError(f"shift_init={shift_init!r} has type {type(shift_init).__name__}; give a number in [0, π]")
         if not 0 <= shift_init <= math.pi:
             raise ValueError(f"shift_init={shift_init} is outside [0, π]; 0 keeps nearly all, π drops nearly all")
         for name, flag in (("bias", bias), ("causal", causal)):
             if not isinstance(flag, bool):
-                raise TypeError(f"{name}={flag!r} is a {type(flag).__name__}; give True or False")
+                raise TypeError(f"{name}={flag!r} has type {type(flag).__name__}; give True or False")
         self.embed_dim, self.n_head, self.shift_init, self.causal = int(embed_dim), int(n_head), shift_init, causal
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=bias)
         self.shift = nn.Parameter(torch.full((embed_dim,), float(shift_init)))
         self._last: tuple[Tensor, Tensor] | None = None  # M with its graph, and the share of ones
 
     def probability(self, input: Tensor) -> Tensor:
-        """Return M, the probability to keep each element, in float32 (in float64 for a float64 input)."""
+        """Return M, the probability to keep each element, of the input's shape, in float32 (in float64 for a float64 input).
+
+        Raises:
+            TypeError: if `input` is not a tensor.
+            ValueError: if `input` is not of shape (…, T, embed_dim).
+        """
         check_tensor(input)
         if input.is_nested:
             raise ValueError(
-                "input is a nested tensor, of unlike numbers of positions; pad it: torch.nested.to_padded_tensor(input, 0.0)"
+                "input is a nested tensor, whose numbers of positions differ; pad it: torch.nested.to_padded_tensor(input, 0.0)"
             )
         if input.dim() < 2 or input.shape[-1] != self.embed_dim:
             raise ValueError(f"input has shape {tuple(input.shape)}; give (…, positions, embed_dim={self.embed_dim})")
@@ -91,7 +97,7 @@ class LearnedDropout(nn.Module):
         return 0.5 * torch.cos(attention.to(wide) + torch.where(turned < 0, -turned, turned)) + 0.5
 
     def forward(self, input: Tensor) -> Tensor:
-        """Multiply the input by the rounded mask."""
+        """Multiply the input by the mask, 0 or 1."""
         if not isinstance(input, Tensor):
             return node(self, input)
         probability = self.probability(input)
@@ -104,7 +110,7 @@ class LearnedDropout(nn.Module):
         return input * mask.to(input.dtype)
 
     def penalty(self) -> Tensor:
-        """Return mean(M² / 2) of the last forward, a differentiable 0-d tensor. Adding it to the loss has features dropped.
+        """Return mean(M² / 2) of the last forward, a differentiable 0-d tensor. In the loss it makes the layer drop features.
 
         Raises:
             RuntimeError: if the layer was not called yet.

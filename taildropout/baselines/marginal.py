@@ -71,7 +71,7 @@ def tail_dropout_moments(n: int, p: float) -> Moments:
 
     Examples:
         >>> mean, second = tail_dropout_moments(2, 0.5)
-        >>> mean  # the mean of these is 1 − p
+        >>> mean  # the two elements have the mean 1 − p
         tensor([0.6180, 0.3820], dtype=torch.float64)
     """
     rate = CensoredGeometric(check_p(p), n).rate
@@ -82,9 +82,10 @@ def tail_dropout_moments(n: int, p: float) -> Moments:
 
 
 def _check(X: Tensor, y: Tensor, moments: Moments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return X, y and both moments in float64, after a check of types and shapes."""
     for name, tensor in (("X", X), ("y", y)):
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} is a {type(tensor).__name__}; give a tensor")
+            raise TypeError(f"{name} has type {type(tensor).__name__}; give a tensor")
         if not tensor.is_floating_point():
             raise TypeError(f"{name} has dtype {tensor.dtype}; give a float tensor: {name}.float()")
     mean, second = moments
@@ -113,7 +114,7 @@ def marginal_loss(X: Tensor, y: Tensor, weight: Tensor, moments: Moments) -> Ten
 
     Raises:
         TypeError: if `X` or `y` is not a float tensor.
-        ValueError: if shapes do not fit.
+        ValueError: if the shapes do not fit each other.
 
     Examples:
         >>> marginal_loss(torch.eye(2), torch.ones(2), torch.ones(2), dropout_moments(2, 0.5))
@@ -129,8 +130,8 @@ def marginal_loss(X: Tensor, y: Tensor, weight: Tensor, moments: Moments) -> Ten
 def marginal_solution(X: Tensor, y: Tensor, moments: Moments) -> Tensor:
     """Return the weights w that minimise `marginal_loss`.
 
-    If several w do (a feature is always dropped; or p is 0 and a feature is a sum of others), the result is one of them, with 0
-    for features that are always dropped.
+    If several w minimise the loss (a feature is always dropped; or p is 0 and a feature is a linear combination of others), the
+    result is one of these, with 0 for features that are always dropped.
 
     Args:
         X: inputs, of shape (N, n).
@@ -142,7 +143,7 @@ def marginal_solution(X: Tensor, y: Tensor, moments: Moments) -> Tensor:
 
     Raises:
         TypeError: if `X` or `y` is not a float tensor.
-        ValueError: if shapes do not fit.
+        ValueError: if the shapes do not fit each other.
 
     Examples:
         >>> marginal_solution(torch.eye(2), torch.ones(2), dropout_moments(2, 0.5))

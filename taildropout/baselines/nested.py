@@ -1,4 +1,4 @@
-"""Nested dropout with other laws of K than that of TailDropout."""
+"""Nested dropout with a choice of laws of K."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _GRID = 2**48  # a draw is one of this many equally likely integers
 
 
 def widths_law(law: str, n: int, min_k: int = 0, p: float | None = None, ratio: float | None = None) -> Tensor:
-    """Return P(K = k) for k = 0 … n in float64. `NestedDropout` describes and checks the arguments.
+    """Return P(K = k) for k = 0 … n, of shape (n + 1,), in float64. `NestedDropout` describes and checks the arguments.
 
     Raises:
-        ValueError: if `min_k` is greater than n, or `p` cannot be reached.
+        ValueError: if `min_k` is greater than n, or `p` greater than 1 − min_k/n.
     """
     if min_k > n:
         raise ValueError(f"min_k={min_k} is greater than the {n} features; give {n} or less")
@@ -53,7 +53,7 @@ _kept: dict[tuple[object, ...], Tensor] = {}
 
 @constant_in_graphs
 def _thresholds(law: str, n: int, min_k: int, p: float | None, ratio: float | None, device: torch.device) -> Tensor:
-    """Return P(K ≤ k) for k = 0 … n − 1 in units of 1/`_GRID`, and keep it for the next call."""
+    """Return P(K ≤ k) for k = 0 … n − 1 as int64 multiples of 1/`_GRID`, and keep the tensor for the next call."""
     key = law, n, min_k, p, ratio, device
     thresholds = _kept.get(key)
     if thresholds is None:
@@ -68,7 +68,7 @@ def _thresholds(law: str, n: int, min_k: int, p: float | None, ratio: float | No
 
 def _check_min_k(min_k: object) -> int:
     if isinstance(min_k, bool) or not isinstance(min_k, Integral):
-        raise TypeError(f"min_k={min_k!r} is a {type(min_k).__name__}; give an int")
+        raise TypeError(f"min_k={min_k!r} has type {type(min_k).__name__}; give an int")
     if min_k < 0:
         raise ValueError(f"min_k={min_k} is negative; give 0 (K may be 0) up to the number of features")
     return int(min_k)
@@ -76,7 +76,7 @@ def _check_min_k(min_k: object) -> int:
 
 def _check_ratio(ratio: object) -> float:
     if isinstance(ratio, bool) or not isinstance(ratio, Real):
-        raise TypeError(f"ratio={ratio!r} is a {type(ratio).__name__}; give a number above 0, at most 1")
+        raise TypeError(f"ratio={ratio!r} has type {type(ratio).__name__}; give a number above 0, at most 1")
     if not 0 < float(ratio) <= 1:
         raise ValueError(f"ratio={ratio}; give a number above 0, at most 1")
     return float(ratio)
@@ -93,7 +93,7 @@ class NestedDropout(nn.Module):
     ====================  ===========================================================================================
     `uniform`             equal for k = min_k … n. As in ordered dropout, with every width.
     `geometric`           proportional to ratio^k for k = min_k … n, so widths far above 1 / (1 − ratio) are rare.
-                          Nested dropout has min_k = 1.
+                          Rippel et al. have min_k = 1.
     `power_of_two`        equal for n and for each of 1, 2, 4 … in min_k … n. These are the sizes of Matryoshka
                           representations.
     `censored_geometric`  TailDropout's law on the features after the first min_k. p is the expected share of all n

@@ -39,7 +39,7 @@ class StochasticReLU(nn.Module):
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
         if isinstance(p, bool) or not isinstance(p, Real):
-            raise TypeError(f"p={p!r} is a {type(p).__name__}; the probability to keep is a number between 0 and 1")
+            raise TypeError(f"p={p!r} has type {type(p).__name__}; the probability to keep is a number between 0 and 1")
         if not 0 <= float(p) <= 1:
             raise ValueError(f"p={p} is no probability; give a number between 0 and 1, the share of activations to keep")
         self.p: float = float(p)

@@ -1,4 +1,4 @@
-"""The activation of a TailMLP: any elementwise module in eager mode, or one of a few known by name to compilers too."""
+"""The activation of a TailMLP: any elementwise module in eager mode; in compiled code one of a few known by name."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Activation(Protocol):
     def with_slope(self, hidden: Tensor) -> tuple[Tensor, Slope]:
         """Return the activation, and a function from the gradient of the activation to the gradient of `hidden`.
 
-        The function may read the activation, so the activation must not change before the call.
+        The function may read the activation, so do not write into the activation before calling the function.
         """
 
 
 class OfModule(NamedTuple):
-    """An elementwise module, and the autocast dtype in which it runs, forward and again in backward."""
+    """An elementwise module and the autocast dtype in which it runs, also in backward; None: without autocast."""
 
     module: nn.Module
     device_type: str
@@ -37,7 +37,7 @@ class OfModule(NamedTuple):
         hidden = hidden.clone() if getattr(self.module, "inplace", False) else hidden
         with torch.autocast(self.device_type, self.autocast, self.autocast is not None):
             result: Tensor = self.module(hidden)
-        # A module that returns its input must not have it cut in place. Linear casts its input in autocast.
+        # The caller zeroes the tail of the result in place, so the result must not be `hidden`. Linear casts anyway.
         return result.clone() if result is hidden else result.to(hidden.dtype)
 
     def with_slope(self, hidden: Tensor) -> tuple[Tensor, Slope]:
@@ -49,7 +49,7 @@ class OfModule(NamedTuple):
 
 
 class Named(NamedTuple):
-    """An activation that a compiled graph knows by its name: no module and no autograd within an operator."""
+    """An activation given by its name, for operators in compiled graphs, which can use neither a module nor autograd."""
 
     name: str
 
@@ -69,9 +69,9 @@ _FORWARD: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
-    "identity": torch.clone,  # the result is cut in place
+    "identity": torch.clone,  # a copy, because the caller zeroes the tail of the result in place
 }
-# From the gradient, the input of the activation and its result.
+# Functions of the gradient, the input of the activation and the result of the activation.
 _BACKWARD: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "gelu": lambda grad, hidden, _: torch.ops.aten.gelu_backward(grad, hidden),
     "gelu_tanh": lambda grad, hidden, _: torch.ops.aten.gelu_backward(grad, hidden, approximate="tanh"),

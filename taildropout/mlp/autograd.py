@@ -15,7 +15,7 @@ from .ragged import Ragged, backward, forward
 
 
 def full_product(operands: Operands, ragged: Ragged, activation: Activation) -> Tensor:
-    """Compute the same from differentiable operations of torch, including the features that k drops."""
+    """Return the block's output, (rows, out), by differentiable operations of torch on all features, also dropped ones."""
     x, w1, b1, w2, b2, up, up_bias = operands
     if isinstance(ragged.k, int) or ragged.order is None:
         k = torch.as_tensor(ragged.k, device=x.device)
@@ -28,7 +28,7 @@ def full_product(operands: Operands, ragged: Ragged, activation: Activation) -> 
 
 
 class _RaggedProduct(torch.autograd.Function):
-    """The product of the blocks, with a backward that also computes the blocks only."""
+    """The ragged product, with a backward that is a ragged product too."""
 
     @staticmethod
     def forward(
@@ -54,7 +54,7 @@ class _RaggedProduct(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, saved = ctx.saved_tensors
         operands, wanted = Operands(*tensors), ctx.needs_input_grad[:7]
-        if torch.is_grad_enabled():  # a graph of the backward is wanted
+        if torch.is_grad_enabled():  # for a second derivative
             output = full_product(operands, ctx.ragged, ctx.activation)
             chosen: Any = [each for each, need in zip(operands, wanted, strict=True) if need]
             grads = iter(torch.autograd.grad(output, chosen, grad, create_graph=True))
@@ -63,7 +63,7 @@ class _RaggedProduct(torch.autograd.Function):
 
 
 def ragged_product(operands: Operands, ragged: Ragged, activation: Activation) -> Tensor:
-    """Compute `full_product` without the features that k drops.
+    """Return the result of `full_product` from the blocks in `ragged` alone.
 
     `operands.x` has shape (rows, in); the result has shape (rows, out).
     """

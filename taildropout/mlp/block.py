@@ -1,4 +1,4 @@
-"""TailMLP: Linear, activation, TailDropout, Linear, of which only what TailDropout keeps is computed."""
+"""TailMLP: Linear, activation, TailDropout, Linear, computed only for the hidden features that TailDropout keeps."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .skipping import Parts, skipping_output
 def check_activation(activation: object) -> nn.Module:
     """Return `activation`, or raise TypeError if it is not a module."""
     if not isinstance(activation, nn.Module):
-        raise TypeError(f"activation={activation!r} is a {type(activation).__name__}; give a module, such as nn.GELU()")
+        raise TypeError(f"activation={activation!r} has type {type(activation).__name__}; give a module, such as nn.GELU()")
     return activation
 
 
 class TailMLP(nn.Sequential):
-    r"""Linear, activation, TailDropout, Linear: a transformer's feed-forward block that skips what TailDropout drops.
+    r"""Linear, activation, TailDropout, Linear: a transformer's feed-forward block that skips dropped features.
 
     Dropped features are computed neither forward nor backward: rows are sorted by k, and each block of hidden features is
     computed only for the rows that keep some of it. The result equals that of `nn.Sequential` with the same four modules and
@@ -30,14 +30,14 @@ class TailMLP(nn.Sequential):
     result might differ: under a transform of `torch.func`, with hooks on one of the modules, with other modules in their
     place, with sharded tensors, or with an activation that has parameters or is not elementwise.
 
-    Whether skipping is faster is decided from the sizes, p or k, and a few times that are measured on a CPU at the first call
-    for a dtype and a number of threads, in some 40 ms. Whatever is decided, the random numbers are the same, and results are
+    The block predicts whether skipping is faster from the sizes, from p or k, and on a CPU from a few timings, which the first
+    call for a dtype and a number of threads makes in some 40 ms. Either way the random numbers are the same, and results are
     equal up to rounding. To repeat a run bit by bit, set the environment variable TAILDROPOUT_MLP_COSTS to the seven numbers of
     `Costs` in `taildropout/mlp/cost.py`, such as "0,4e7,50,120,380,2,.08".
 
     `torch.compile` keeps the block as one operator on a CPU, if its activation is GELU, ReLU, SiLU, Tanh, Sigmoid or Identity;
-    another k, p or number of rows compiles nothing. With another activation a compiled block computes everything, and warns
-    once. On other devices it computes everything too; to skip there, call the block in a function under
+    another k, p or number of rows needs no recompilation. With another activation a compiled block computes everything, and
+    warns once. On other devices it computes everything too; to skip there, call the block in a function under
     `torch.compiler.disable`.
 
     Args:
@@ -83,11 +83,11 @@ class TailMLP(nn.Sequential):
         super().__init__(nn.Linear(inner, hidden, bias), activation, dropout, nn.Linear(hidden, outer, bias))
 
     def forward(self, input: Tensor) -> Tensor:
-        """Apply the four modules; where it pays, by a ragged product with the same result."""
+        """Apply the four modules; where that is faster, by a ragged product with the same result up to rounding."""
         modules = list(self._modules.values())
         output = skipping_output(Parts(*modules), input) if len(modules) == 4 else None
         return super().forward(input) if output is None else output  # type: ignore[no-untyped-call]
 
     def __getitem__(self, idx: int | slice) -> Any:
-        """Return a module, or an `nn.Sequential` of the modules of a slice."""
+        """Return the module at an index, or an `nn.Sequential` of the modules in a slice."""
         return nn.Sequential(*self)[idx] if isinstance(idx, slice) else super().__getitem__(idx)

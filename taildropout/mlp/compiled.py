@@ -1,4 +1,4 @@
-"""TailMLP inside a compiled graph: which of its calls become the operator of `operator`."""
+"""The feed-forward blocks in a compiled graph: decide whether a call becomes the operator `ragged_mlp`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from .activation import name_of
 from .operands import Operands
 from .operator import ragged_mlp
 
-# Multiplications in the first Linear below which the block is compiled as it is: the operator is called from Python.
+# Multiplications in the first Linear below which the modules are compiled instead: a call of the operator goes through Python.
 _SMALL = 2**25
 
 
 def output_in_graph(operands: Operands, module: nn.Module, dropout: TailDropout) -> Tensor | None:
-    """Return the output of a block whose modules are those of the constructor, or None where they must compute it.
+    """Return the output of a block by the operator `ragged_mlp`, or None if the block's modules must compute the output.
 
-    A compiler traces this. Nothing here reads p or the value of k, so that the graph holds for every p and k.
+    `module` is the activation. A compiler traces this function, which reads neither p nor the value of k, so that the graph is
+    valid for every p and k.
     """
     input, n = operands.x, operands.w1.shape[0]
     if not (dropout.training or dropout.fixed_k.k is not None) or not _can_be_operator(input):
@@ -47,7 +48,7 @@ def output_in_graph(operands: Operands, module: nn.Module, dropout: TailDropout)
 
 
 def _can_be_operator(input: Tensor) -> bool:
-    """Return False for devices on which the operator was not measured, in exported code, and under transforms."""
+    """Return False for all devices but the CPU (not measured), nested tensors, exported code, and under transforms."""
     return not (
         input.device.type != "cpu"
         or input.is_nested

@@ -1,6 +1,6 @@
 """Predict from sizes alone whether a ragged product is faster than the full product, and with how many blocks.
 
-Times are predicted in floating-point operations that the products of the device could do in the same time.
+The unit of a predicted time is the time in which matrix products on the device do one floating-point operation.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from .timing import measure
 
 
 class Costs(NamedTuple):
-    """The work of a device beside products, in the floating-point operations that its products could do in the same time."""
+    """The times that a device takes beside matrix products, in units of one floating-point operation of its products."""
 
-    once: float  # the calls of a training step, however many blocks
-    block: float  # the calls of a training step for each block
-    moved: float  # an element read and written once
-    activation: float  # the activation of an element
-    slope: float  # its derivative
-    sorting: float = 8  # how many times an element of a row of input or output is moved to sort rows and back
-    gain: float = 0.12  # the share of the time that a prediction must save before a ragged product is used
+    once: float  # overhead of a training step, for any number of blocks
+    block: float  # overhead of a training step for each block
+    moved: float  # reading and writing one element
+    activation: float  # the activation of one element
+    slope: float  # the derivative of the activation of one element
+    sorting: float = 8  # how often each element of input and output is moved to sort the rows and back: a number, not a time
+    gain: float = 0.12  # the least share of the time that a ragged product must be predicted to save: a number, not a time
 
 
-# Fitted. On GPUs to 228 cases on one H100 in a virtual machine, whose host takes about .5 ms a step and .3 ms a block more than
-# the plain block: 512 to 32 768 rows, 512 to 4096 features, 2 or 4 times as many hidden features, p from .1 to .9, in training
-# or not, each in 1 to 24 blocks. With these costs no case takes more than 1.02 times as long as the plain block, the fastest
-# .23 times. A second run on a slower host gave 1.27 for half precision at 8192 rows of 4096 features. The costs for half
-# precision are therefore 1.5 times the fitted ones, so that only from about 16 384 such rows on blocks are computed.
+# The costs of GPUs, fitted to 228 cases on one H100 in a virtual machine, whose host takes about .5 ms a step and .3 ms a block
+# more than the plain block: 512 to 32 768 rows, 512 to 4096 features, 2 or 4 times as many hidden features, p from .1 to .9, in
+# training or not, each in 1 to 24 blocks. With these costs no case takes more than 1.02 times as long as the plain block, the
+# fastest .23 times. A second run on a slower host gave 1.27 for half precision at 8192 rows of 4096 features. The costs for
+# half precision are therefore 1.5 times the fitted ones, so that only from about 16 384 such rows on blocks are computed.
 _COSTS = {
     "float32": Costs(2.5e10, 1.8e10, 14, 440, 220),
     "tf32": Costs(3.8e11, 7.6e10, 150, 110, 55),
     "half": Costs(3.2e12, 4.7e11, 140, 230, 115),
 }
-# On one core of an AMD EPYC, in float32 and in bfloat16, whose products oneDNN prepares anew for each number of rows. CPUs are
-# measured; a measurement counts up to a factor of 4 from these, since on a busy machine it may be wrong by any factor.
+# The costs of one core of an AMD EPYC, in float32, and in bfloat16, for which oneDNN prepares each number of rows anew. Each
+# CPU is measured, and the result is clipped to within a factor of 4 of these costs, because a busy machine may give any number.
 _CPU, _CPU_NARROW, _AT_MOST = Costs(0, 4e7, 50, 120, 380, 2, 0.08), Costs(0, 5e8, 80, 300, 290, 2, 0.08), 4.0
 PIN = "TAILDROPOUT_MLP_COSTS"
 _SMALL = 2**21  # multiplications in the first Linear; below this number a step takes less than 1 ms, and little can be saved
@@ -81,7 +81,7 @@ def _pinned(numbers: str) -> Costs:
 
 @lru_cache(maxsize=64)
 def _of_cpu(dtype: torch.dtype, threads: int) -> Costs:
-    """Measure the costs on this CPU; `threads` is torch's number of threads now."""
+    """Return the measured costs of this CPU; `threads`, torch's number of threads, is only a key of the cache."""
     usual = _CPU if dtype.itemsize >= 4 else _CPU_NARROW
     block, moved, activation, slope = (
         min(max(new, known / _AT_MOST), known * _AT_MOST)
@@ -91,7 +91,7 @@ def _of_cpu(dtype: torch.dtype, threads: int) -> Costs:
 
 
 def _rounds_to_tf32() -> bool:
-    """Return True if tensor cores compute products of float32 on CUDA devices."""
+    """Return True if CUDA devices compute products of float32 in TF32, on tensor cores."""
     matmul = torch.backends.cuda.matmul
     if hasattr(matmul, "fp32_precision"):  # since torch 2.9, where reading `allow_tf32` can be an error
         return bool(matmul.fp32_precision == "tf32")
@@ -99,15 +99,15 @@ def _rounds_to_tf32() -> bool:
 
 
 def blocks_that_pay(n: int, rows: int, ends: int, share: float, whole: float, costs: Costs, training: bool) -> int:
-    """Return the best number of blocks for a ragged product, or 0 if the full product is as fast.
+    """Return the best number of blocks for a ragged product; 0 if the prediction saves less than the share `costs.gain`.
 
-    In each row that keeps only a part of the features, half a block on average is computed for nothing. So the more there is to
-    compute, the more blocks pay.
+    In each row that keeps only a part of the features, half a block of dropped features on average is computed. So the larger
+    the product, the more blocks pay.
 
     Args:
         n: number of hidden features.
         rows: number of rows of the input.
-        ends: number of input features plus number of output features.
+        ends: number of input features (twice if the block is gated) plus number of output features.
         share: share of the hidden features that is kept, on average over the rows.
         whole: share of the rows that keep all features, or 1 if all rows have the same k.
         costs: the costs of the device beside products.

@@ -14,7 +14,7 @@ def is_elementwise(module: nn.Module) -> bool:
     """Return True if applying `module` to a part of a tensor gives the same part of its result for the whole tensor.
 
     The module is tried once in training and once in evaluation mode, and the answers are kept. A module with parameters,
-    buffers or submodules is never elementwise here, because these may change; a random module is not elementwise either.
+    buffers or submodules counts as not elementwise, because these may change; so does a random module.
     """
     if module._parameters or module._buffers or module._modules:
         return False
@@ -25,7 +25,7 @@ def is_elementwise(module: nn.Module) -> bool:
 
 
 def _try(module: nn.Module) -> bool:
-    """Compare the result of a part with the part of the result, without changing the random numbers that follow."""
+    """Return True if the result for a part of a tensor is the same part of the whole result. Keep the CPU's random state."""
     # The values have no symmetry, so that no mean, sum or extreme of the part equals that of the whole.
     before = 3 * torch.sin(0.37 * torch.arange(4 * 4 * 64, device="cpu").double() ** 2).float().reshape(4, 4, 64)
     part = (slice(0, 3), slice(1, 4), slice(20, 50))

@@ -1,4 +1,4 @@
-"""GatedTailMLP: the gated feed-forward block of today's transformers, of which only what TailDropout keeps is computed."""
+"""GatedTailMLP: a gated feed-forward block, computed only for the hidden features that TailDropout keeps."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .skipping import Parts, skipping_output
 
 
 class GatedTailMLP(nn.Module):
-    r"""`down_proj(dropout(activation(gate_proj(x)) * up_proj(x)))`: SwiGLU for SiLU, GEGLU for GELU, without what is dropped.
+    r"""`down_proj(dropout(activation(gate_proj(x)) * up_proj(x)))` without dropped features: SwiGLU for SiLU, GEGLU for GELU.
 
-    As `TailMLP` does, the block computes neither forward nor backward what its TailDropout drops, where that is faster, and
-    equals its modules with the same random numbers up to rounding. The three Linears have the names that checkpoints of Llama,
-    Gemma, Qwen and Mistral use. The block is Shazeer's (2020, "GLU variants improve transformer").
+    Where that is faster, dropped features are computed neither forward nor backward, as in `TailMLP`. The result equals that of
+    the modules one after the other with the same random numbers, up to rounding. The three Linears have the names that
+    checkpoints of Llama, Gemma, Qwen and Mistral use. The block is Shazeer's (2020, "GLU variants improve transformer").
 
     Args:
         in_features: number of features of the input.
@@ -65,7 +65,7 @@ class GatedTailMLP(nn.Module):
         self.down_proj = nn.Linear(hidden, outer, bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Apply the modules; where it pays, by a ragged product with the same result."""
+        """Apply the modules; where that is faster, by a ragged product with the same result up to rounding."""
         parts = Parts(self.gate_proj, self.activation, self.dropout, self.down_proj, self.up_proj)
         output = skipping_output(parts, input)
         return self.modules_output(input) if output is None else output

@@ -34,11 +34,11 @@ class Operands(NamedTuple):
         return [tensor for tensor in self if tensor is not None]
 
     def in_rows(self) -> Operands:
-        """Return the same with `x` of shape (rows, in)."""
+        """Return the operands with `x` reshaped to (rows, in)."""
         return Operands(self.x.reshape(-1, self.x.shape[-1]), *self[1:])
 
     def plain(self) -> bool:
-        """Return True if all operands are plain tensors on one device, so no DTensor or other subclass of Tensor."""
+        """Return True if all operands are on one device and are plain tensors or parameters: no DTensor, no other subclass."""
         return all(type(each) in (Tensor, nn.Parameter) and each.device == self.x.device for each in self.tensors())
 
     def fit(self) -> bool:
@@ -52,7 +52,7 @@ class Operands(NamedTuple):
         )
 
     def in_one_dtype(self, autocast: torch.dtype | None) -> Operands | None:
-        """Return the operands cast as autocast casts them; None if they are not of one float dtype without autocast."""
+        """Return the operands in one float dtype: cast to `autocast` if it casts all, else unchanged; None if impossible."""
         if autocast is not None and all(each.dtype in _CAST_BY_AUTOCAST for each in self.tensors()):
             return Operands(*(None if each is None else each.to(autocast) for each in self))  # type: ignore[arg-type]
         same = all(each.dtype == self.x.dtype and each.is_floating_point() for each in self.tensors())

@@ -1,8 +1,8 @@
 """The ragged product as two operators, forward and backward, that compilers keep whole in their graphs.
 
 K is drawn outside, by the code that draws it for the compiled `TailDropout`. The operators are named after the package's import
-name, so that two versions can be loaded in one process. What depends on k is decided when they run, so that another k, p or
-number of rows compiles nothing.
+name, so that two versions can be loaded in one process. The blocks are chosen when the operators run, so that another k, p
+or number of rows needs no recompilation.
 """
 
 from __future__ import annotations
@@ -39,18 +39,17 @@ def ragged_mlp(
     activation: str,
     training: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Compute Linear, activation (times the second Linear), keep_first, Linear without most of what k drops.
+    """Compute Linear, activation (times a second Linear), keep_first, Linear without most of the features that k drops.
 
     Args:
-        x: (rows, in); w1 (n, in), w2 (out, n), biases b1 (n) and b2 (out) or None; all of one dtype.
-        up: (n, in), up_bias (n): the second inner Linear of a gated block, or None.
+        x, w1, b1, w2, b2, up, up_bias: as in `Operands`, with x of shape (rows, in); all of one dtype.
         k: (rows,), or 0-d for all rows.
         activation: one of the names of `activation.name_of`.
         training: if True, save for backward.
 
     Returns:
         The output (rows, out), and for backward: memory for the results of the inner Linears, flat, with rows · n elements for
-        each, of which only the first are written; the order of the rows by k; k in this order; and the number of blocks, 0-d.
+        each, some of them unwritten; the order of the rows by k; k in this order; and the number of blocks, 0-d.
     """
     operands = Operands(x, w1, b1, w2, b2, up, up_bias)
     ragged, blocks = _planned(operands, k, training)
@@ -62,12 +61,15 @@ def ragged_mlp(
 
 
 def _flat(operands: Operands, training: bool) -> Tensor:
-    """Return memory for the inputs of the activation, a known bound. A CPU gives memory only where it is written."""
+    """Return memory for the results of the inner Linears, flat; empty if not `training`.
+
+    The size is a bound that does not depend on k. On a CPU, pages that are never written take no memory.
+    """
     return operands.x.new_empty(operands.x.size(0) * operands.w1.size(0) * (1 if operands.up is None else 2) if training else 0)
 
 
 def _planned(operands: Operands, k: Tensor, training: bool) -> tuple[Ragged, int]:
-    """Return the blocks that are computed and their number; one block of everything, and 0, if skipping does not pay."""
+    """Return the blocks to compute and their number; if skipping does not pay, one block of all rows and features, and 0."""
     x, rows, n = operands.x, operands.x.size(0), operands.w1.size(0)
     if k.dim() == 0:
         return same_k(_first(k, n), n, rows), 1
@@ -78,7 +80,7 @@ def _planned(operands: Operands, k: Tensor, training: bool) -> tuple[Ragged, int
 
 
 def _again(operands: Operands, order: Tensor, k: Tensor, blocks: int) -> Ragged:
-    """Return the blocks that forward has computed."""
+    """Return the blocks that the forward operator computed, from its results `order`, `k` and `blocks`."""
     n = operands.w1.size(0)
     if k.dim() == 0:
         return same_k(_first(k, n), n, operands.x.size(0))
@@ -86,7 +88,7 @@ def _again(operands: Operands, order: Tensor, k: Tensor, blocks: int) -> Ragged:
 
 
 def _first(k: Tensor, n: int) -> int:
-    return int(k.clamp(max=n))  # an exponential may be inf
+    return int(k.clamp(max=n))  # k may be an exponential, which may be inf
 
 
 @ragged_mlp.register_fake
@@ -130,7 +132,10 @@ def ragged_mlp_backward(
     activation: str,
     wanted: list[bool],
 ) -> list[Tensor]:
-    """Compute the gradients of those operands that are wanted, in their order, from what `ragged_mlp` has returned."""
+    """Return the gradients of the operands for which `wanted` is True, in the order of `Operands`, without the others.
+
+    `saved`, `order`, `k` and `blocks` are results of `ragged_mlp`.
+    """
     operands = Operands(x, w1, b1, w2, b2, up, up_bias)
     ragged = _again(operands, order, k, int(blocks))
     grads = backward(grad, operands, ragged, Named(activation), saved, wanted)

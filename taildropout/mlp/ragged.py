@@ -1,7 +1,7 @@
-"""The ragged product: Linear, activation, keep_first, Linear, without computing what k drops.
+"""The ragged product: Linear, activation, keep_first, Linear, without computing most of the features that k drops.
 
 Rows of the input are sorted by k, the largest first, and the hidden features are cut into blocks of columns. A block is then
-computed for a prefix of the rows only, those that keep one of its features or more, so that the computed part is ragged:
+computed only for the rows that keep one of its features or more, the first rows, so that the computed part is ragged:
 
     hidden features   1 … w   w+1 … 2w   2w+1 … 3w
     rows by k         ██████   ██████     ██████
@@ -37,10 +37,10 @@ class Ragged(NamedTuple):
     """The part of the hidden features that is computed, in blocks.
 
     Block i has the hidden features from `edges[i]` to `edges[i + 1]` of the first `rows[i]` rows. Rows from `rows[i + 1]` to
-    `rows[i]` keep only a part of block i.
+    `rows[i]` keep only a part of block i. Both lists have one entry more than there are blocks.
 
-    If all rows have the same k, `k` is an int and `order` is None. Otherwise `k` holds the k of each row, sorted, and `order`
-    the indices of the rows in this order. With one block of all rows, `k` need not be sorted, and `order` is None.
+    If all rows have the same k, `k` is an int and `order` is None. Otherwise `k` holds the k of each row, the largest first,
+    and `order` the indices of the rows in this order. With one block of all rows, `k` need not be sorted, and `order` is None.
     """
 
     edges: list[int]
@@ -58,18 +58,18 @@ class Ragged(NamedTuple):
 
 
 def same_k(k: int, n: int, rows: int) -> Ragged:
-    """Return the one block of `rows` rows that all keep the first k of n features."""
+    """Return one block for `rows` rows that all keep the first k of n features, with its end rounded up to whole tiles."""
     return Ragged([0, min(n, -(-k // _TILE) * _TILE)], [rows, rows], min(k, n))
 
 
 def k_per_row(k: Tensor, n: int, blocks: int) -> Ragged:
-    """Cut n features into about `blocks` blocks for rows with the given k. On a GPU the host waits for the count of rows."""
+    """Return about `blocks` blocks of n features for rows with the given k, (rows,). On a GPU the host waits for row counts."""
     k, order = k.sort(descending=True)
     return of_sorted(k, order, n, blocks)
 
 
 def of_sorted(k: Tensor, order: Tensor, n: int, blocks: int) -> Ragged:
-    """Return `k_per_row` for a k that is sorted already."""
+    """Return the blocks of `k_per_row` for a k that is sorted, the largest first, and its `order` of the rows."""
     width = -(-n // blocks)
     if width > _TILE:
         width = _TILE * round(width / _TILE)
@@ -86,7 +86,7 @@ def whole(k: Tensor, n: int) -> Ragged:
 
 
 def forward(operands: Operands, ragged: Ragged, activation: Activation, saved: Tensor | None) -> Tensor:
-    """Compute the output, of shape (rows, out); `operands.x` has shape (rows, in).
+    """Return the output of the block, of shape (rows, out); `operands.x` has shape (rows, in).
 
     `saved` is a flat tensor for the results of the inner Linears, with `ragged.elements()` elements or more for each; None if
     there will be no backward.
@@ -108,7 +108,7 @@ def forward(operands: Operands, ragged: Ragged, activation: Activation, saved: T
 def backward(
     grad: Tensor, operands: Operands, ragged: Ragged, activation: Activation, saved: Tensor, wanted: Sequence[bool]
 ) -> list[Tensor | None]:
-    """Compute the gradients of those operands that are wanted, from the gradient of the output."""
+    """Return the gradient of each operand, or None where `wanted` is False; `forward` has filled `saved`."""
     x, w1, b1, w2, b2, up, up_bias = operands
     rows, grad = _sorted(x, ragged), _sorted(grad, ragged)
     grad_x = _accumulator(x, x.size(1)) if wanted[0] else None
@@ -128,7 +128,7 @@ def backward(
                 _inner(_cut(slope * active, ragged, at), rows[:count], up[part], part, (grad_x, grad_up, grad_up_bias))
                 slope = slope * lifted
             _inner(_cut(slope_of(slope), ragged, at), rows[:count], w1[part], part, (grad_x, grad_w1, grad_b1))
-        if grad_w2 is not None:  # last, because the slope may need what the activation gave
+        if grad_w2 is not None:  # last, because it writes into `active`, which `slope_of` may read
             active = _cut(active if lifted is None else active * lifted, ragged, at)
             torch.mm(grad[:count].t(), active, out=grad_w2[:, part])
     grad_b2 = grad.sum(0) if wanted[4] and b2 is not None else None
@@ -139,7 +139,10 @@ def backward(
 def _inner(
     slope: Tensor, rows: Tensor, weight: Tensor, part: slice, grads: tuple[Tensor | None, Tensor | None, Tensor | None]
 ) -> None:
-    """Add to the gradients of input, weight and bias what a block of an inner Linear gives; `part` is its features."""
+    """Compute the share of a block in the gradients of an inner Linear: of its input (added up), its weight and its bias.
+
+    `slope` is the gradient of the Linear's result in the block, and `part` the features of the block.
+    """
     grad_x, grad_weight, grad_bias = grads
     if grad_bias is not None:
         torch.sum(slope, 0, out=grad_bias[part])
@@ -198,7 +201,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def _blank(weight: Tensor, ragged: Ragged, dim: int) -> Tensor:
-    """Return memory for a gradient, zero where it belongs to features that no row keeps."""
+    """Return memory for the gradient of `weight`, zero for the features of dim `dim` that are in no block."""
     grad = torch.empty_like(weight)
     computed = ragged.edges[-1]
     grad.narrow(dim, computed, weight.size(dim) - computed).zero_()

@@ -32,7 +32,7 @@ class Parts(NamedTuple):
 
 
 def skipping_output(parts: Parts, input: Tensor) -> Tensor | None:
-    """Return the output without computing what k drops; None where the modules must compute it or raise the error."""
+    """Return the output by a ragged product; None if the modules must compute the output, or raise the error for `input`."""
     if not (_worth_deciding(parts.first, input) and _as_constructed(parts)):
         return None
     first, activation, dropout, last, up = parts
@@ -48,7 +48,7 @@ def skipping_output(parts: Parts, input: Tensor) -> Tensor | None:
 
 
 def _worth_deciding(first: nn.Module | None, input: Tensor) -> bool:
-    """Return True if the block is so large that the time of a decision is negligible, and no trace is recorded."""
+    """Return True if the block is so large that the time of a decision is negligible, and `torch.jit.trace` is not active."""
     if not (isinstance(first, nn.Linear) and isinstance(input, Tensor)):
         return False
     count = input.numel()
@@ -56,7 +56,7 @@ def _worth_deciding(first: nn.Module | None, input: Tensor) -> bool:
 
 
 def _as_constructed(parts: Parts) -> bool:
-    """Return True if the modules are of the constructor's types, and no hook sees their inputs or outputs."""
+    """Return True if the modules are of the constructor's types, without hooks and with the `forward` of their class."""
     return (
         (type(parts.first), type(parts.dropout), type(parts.last)) == (nn.Linear, TailDropout, nn.Linear)
         and type(parts.up) in (type(None), nn.Linear)
@@ -66,12 +66,12 @@ def _as_constructed(parts: Parts) -> bool:
 
 
 def _observed(module: nn.Module) -> bool:
-    """Return True if a hook sees the inputs or outputs of `module`, or another function stands in place of its `forward`."""
+    """Return True if `module` has hooks, or another function replaces its `forward`."""
     return has_hooks(module) or "forward" in module.__dict__
 
 
 def _ragged_output(operands: Operands, activation: nn.Module, dropout: TailDropout) -> Tensor | None:
-    """Return the output in eager mode, or None."""
+    """Return the output by a ragged product in eager mode, or None if the modules must compute the output."""
     input = operands.x
     if input.is_meta:  # autocast is unknown there
         return None
@@ -102,7 +102,7 @@ def _ragged_is_safe(input: Tensor) -> bool:
 
 
 def _may_pay(operands: Operands, dropout: TailDropout, costs: cost.Costs) -> bool:
-    """Return True if a ragged product could pay at the best k, which is decided faster than a small block is computed."""
+    """Return True if a ragged product could be faster at the best k. This test is short beside the time of a small block."""
     n, features = operands.w1.shape
     share = 0.0 if dropout.k is not None else 1 - dropout.p if dropout.training else 1.0
     rows = operands.x.numel() // max(1, features)
@@ -110,7 +110,7 @@ def _may_pay(operands: Operands, dropout: TailDropout, costs: cost.Costs) -> boo
 
 
 def _ragged(dropout: TailDropout, operands: Operands, costs: cost.Costs) -> Ragged | None:
-    """Return the part of the hidden features that `dropout` keeps, in as many blocks as pay; None if no number pays.
+    """Return the hidden features that `dropout` keeps, in the best number of blocks; None if the full product is as fast.
 
     Random numbers are drawn only if the result is not None, and then the same as `dropout` draws.
     """
@@ -138,7 +138,7 @@ def _ragged(dropout: TailDropout, operands: Operands, costs: cost.Costs) -> Ragg
 
 
 def _shares(k: Tensor, largest: int, n: int) -> tuple[float, float]:
-    """Return the mean share of the features kept, and the share of the samples that keep all; 1 if all have the same k."""
+    """Return the mean share of the features kept, and the share of the samples that keep all (1 if k has one element)."""
     if k.numel() == 1:
         return min(largest, n) / n, 1.0
     share, whole = torch.stack([k.double().mean() / n, (k == n).double().mean()]).tolist()

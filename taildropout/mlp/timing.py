@@ -1,4 +1,4 @@
-"""Measure on this machine what a ragged product takes beside products: blocks, moved elements and the activation."""
+"""Measure on this CPU what a ragged product takes beside matrix products: blocks, moved elements and the activation."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .activation import OfModule
 from .operands import Operands
 from .ragged import backward, forward, k_per_row
 
-_SECONDS = 0.03  # after which no further run of each begins
-_RUNS = 4  # at most; the fastest counts, because other programs only make a run slower
+_SECONDS = 0.03  # after this time no further round begins
+_RUNS = 4  # rounds at most; the fastest run counts, because other programs only make a run slower
 _ROWS, _FEATURES, _HIDDEN, _BLOCKS = 256, 128, 512, 4
 # How many times a block moves the rows of input and output, forward and backward: the input is read twice, the gradient of the
 # output too, and output and gradient of the input are read and written by sums.
@@ -23,16 +23,16 @@ _ACTIVATED, _MOVED = 2**17, 2**21  # elements, more than a cache of one core hol
 
 
 def measure(dtype: torch.dtype) -> tuple[float, float, float, float]:
-    """Return what a block, a moved element, the activation of an element and its derivative take on this CPU.
+    """Return four times on this CPU in `dtype`: for a block, a moved element, an activation and its derivative.
 
-    The unit is the time in which a large product does one floating-point operation. A block is what a training step takes
-    longer for each block more into which the hidden features are cut. A moved element is one of a row of input or output, for
-    all times that a step moves it for a block. The activation is GELU. No random number is drawn.
+    The unit is the time in which a large product does one floating-point operation. The time for a block is the time by which a
+    training step grows with each further block. The time for a moved element is for one element of input or output, moved as
+    often as a step moves it for a block. The activation is GELU of one element. No random number is drawn.
     """
     with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
-        left, right, values, moved = (_halves(size, dtype) for size in ((256, 512), (512, 512), (_ACTIVATED,), (_MOVED,)))
+        left, right, values, moved = (_filled(size, dtype) for size in ((256, 512), (512, 512), (_ACTIVATED,), (_MOVED,)))
         operands = _operands(dtype)
-        # Draws give other numbers of rows in every step, for which oneDNN, which computes narrow dtypes, prepares anew.
+        # As in training, each step has another number of rows: oneDNN, which computes narrow dtypes, prepares each number anew.
         rows = iter(range(_ROWS, 0, -1))
         product, once, often, move, active, slope = _fastest(
             lambda: left @ right,
@@ -48,17 +48,17 @@ def measure(dtype: torch.dtype) -> tuple[float, float, float, float]:
     return block / operation, _TIMES_MOVED * move / _MOVED / operation, active / operation, slope / operation
 
 
-def _halves(size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def _filled(size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.full(size, 0.5, dtype=dtype)
 
 
 def _operands(dtype: torch.dtype) -> Operands:
-    rows, inner, outer = (_halves(size, dtype) for size in ((_ROWS, _FEATURES), (_HIDDEN, _FEATURES), (_FEATURES, _HIDDEN)))
+    rows, inner, outer = (_filled(size, dtype) for size in ((_ROWS, _FEATURES), (_HIDDEN, _FEATURES), (_FEATURES, _HIDDEN)))
     return Operands(rows, inner, None, outer, None)
 
 
 def _step(operands: Operands, rows: int, blocks: int) -> None:
-    """Compute forward and backward for the first rows, which keep every feature."""
+    """Compute forward and backward for the first `rows` rows, all of which keep every feature."""
     operands = Operands(operands.x[:rows], *operands[1:])
     ragged = k_per_row(torch.full((rows,), _HIDDEN), _HIDDEN, blocks)
     saved, activation = operands.x.new_empty(ragged.elements()), OfModule(nn.ReLU(), "cpu", None)
@@ -67,8 +67,8 @@ def _step(operands: Operands, rows: int, blocks: int) -> None:
 
 
 def _fastest(*runs: Callable[[], object]) -> list[float]:
-    """Return the seconds of the fastest call of each, after one that does not count. The runs take turns."""
-    # On one thread the time in which other programs have the core does not count.
+    """Return the time of the fastest call of each function, in seconds. The functions take turns, after one warm-up each."""
+    # `thread_time` leaves out the time in which other programs have the core, but counts one thread only.
     clock = thread_time if torch.get_num_threads() == 1 else perf_counter
     fastest, end = [float("inf")] * len(runs), perf_counter() + _SECONDS
     for run in runs:

@@ -1,7 +1,7 @@
-"""Choose the code that computes keep_first in eager mode: plain torch, rows in C or the Triton kernel, bitwise equal.
+"""Choose the code that computes keep_first in eager mode: plain torch, rows in C or the Triton kernel, all with equal bits.
 
-Autograd is not considered here: see `saving_k`. C and Triton copy the kept part of each row and zero the rest, so that they
-write little more than the result. They need features that lie in rows of memory.
+The autograd function is in `saving_k`. C and Triton copy the kept part of each row and zero the rest, so that they
+write little more than the result. Both need rows of features in memory (see `layout`).
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ except ImportError as error:  # built without a compiler: the same results from 
 else:
     why_no_rows = ""
 
-# From this number of elements on, a CPU uses an autograd function that saves only k. It costs about 50 µs a step more than a
-# `masked_fill`, which saves one byte per element and is slow for large tensors. Both take as long at about 16 000 elements.
+# From this number of elements on, a CPU uses an autograd function that saves only k. Its overhead is about 50 µs a step more
+# than that of a `masked_fill`, which saves one byte per element and is slow for large tensors. At about 16 000 elements the two
+# take the same time.
 SAVE_ONLY_K_FROM = 2**14
 
-# From this number of elements on, a GPU uses the autograd function, and in it the Triton kernel; below, a `masked_fill`. An
-# H100 finishes the kernel sooner at every size: after 1.8 µs, not 5, for 2¹⁴ elements of float32, and 19, not 68, for 2²³. But
-# to launch it from an autograd function in Python takes the host longer: 60 µs forward, not 50, and 230 to 270 a training
-# step, not 170, in a virtual machine. There, the times of calls one after the other meet between 2²³ and 2²⁴ elements of
-# float32 forward, between 2²⁴ and 2²⁵ with backward, and at twice as many in bfloat16. The smallest of these stands here, since
-# in a large model other work keeps the GPU busy while the host launches.
+# From this number of elements on, a GPU uses the autograd function, and in it the Triton kernel; below, a `masked_fill`. On an
+# H100 the kernel itself is faster at every size: 1.8 µs against 5 µs for 2¹⁴ elements of float32, 19 µs against 68 µs for 2²³.
+# But to launch it from an autograd function in Python takes the host longer (in a virtual machine 60 µs against 50 µs forward,
+# and 230 to 270 µs against 170 µs for a training step). In that machine, calls one after the other take equally long between
+# 2²³ and 2²⁴ elements of float32 forward, between 2²⁴ and 2²⁵ with backward, and at twice as many elements in bfloat16. The
+# smallest number is used, since in a large model other work keeps the GPU busy while the host launches.
 FUSED_FROM = 2**23
 
-# A thread, which takes about 20 µs to start, pays for this number of bytes.
+# The C code uses one thread for each of this many bytes, because a thread takes about 20 µs to start.
 _BYTES_PER_THREAD = 2**20
 
 
@@ -46,7 +47,7 @@ _constants: dict[tuple[int, int, int, torch.device], Tensor] = {}
 
 
 def kept_positions(n: int, feature: int, ndim: int, device: torch.device) -> Tensor:
-    """Return `positions` and keep them for the next call: for 128 elements they cost as much as everything else."""
+    """Return `positions` from a cache. For an input of 128 elements, computing them takes as long as the rest of the call."""
     key = (n, feature, ndim, device)
     kept = _constants.get(key)
     if kept is None:
@@ -69,7 +70,7 @@ _kernels: dict[torch.device, ModuleType | None] = {}
 
 
 def _kernels_on(device: torch.device) -> ModuleType | None:
-    """Return the module with the Triton kernels, or None if Triton does not work on this device. The first call tries."""
+    """Return the module with the Triton kernels, or None if Triton does not work there. The first call tries, and may warn."""
     if device not in _kernels:
         if find_spec("triton") is None:
             _kernels[device] = None
@@ -92,7 +93,7 @@ def _kernels_on(device: torch.device) -> ModuleType | None:
 
 
 def kernel_works(device: torch.device) -> bool:
-    """Return True if the Triton kernel runs on this GPU. The first call tries the kernel."""
+    """Return True if the Triton kernel runs on this GPU. The first call tries the kernel, and warns if it fails."""
     return _kernels_on(device) is not None
 
 
@@ -102,7 +103,7 @@ def save_only_k_from(input: Tensor) -> int:
 
 
 def _rows_for_triton(input: Tensor, k: Tensor, feature: int) -> Layout | None:
-    """Return the rows for the Triton kernel, or None if the kernel cannot be used or would not pay."""
+    """Return the rows of `input` for the Triton kernel, or None if the kernel cannot be used or would not be faster."""
     if input.numel() < FUSED_FROM or k.device != input.device:
         return None
     rows = rows_in_memory(input, k, feature)
@@ -110,12 +111,12 @@ def _rows_for_triton(input: Tensor, k: Tensor, feature: int) -> Layout | None:
 
 
 def _rows_for_c(input: Tensor, k: Tensor, feature: int) -> Layout | None:
-    """Return the rows for the C code, or None if the C code cannot be used."""
+    """Return the rows of `input` for the C code, or None if the C code cannot be used."""
     return rows_in_memory(input, k, feature) if _rows and input.is_cpu and k.is_cpu else None
 
 
 def code_for(input: Tensor, k: Tensor, feature: int) -> str:
-    """Return the name of the code that eager mode uses; see `select` for the arguments."""
+    """Return a name for the code that eager mode uses, for people to read; see `select` for the arguments."""
     if input.numel() < save_only_k_from(input):
         return "masked_fill"
     if _on_gpu(input):
@@ -166,9 +167,9 @@ def fill(input: Tensor, dropped: Tensor) -> Tensor:
 
 
 def zero_tail(input: Tensor, k: Tensor, feature: int) -> bool:
-    """Zero the tail in place by the Triton kernel. Return False, with nothing written, if that is not possible.
+    """Zero the tail in place by the Triton kernel, and return True.
 
-    It is not possible if autograd must record the change or may refuse it.
+    Return False, with nothing written, if the kernel cannot be used, or if autograd must record or may refuse the write.
     """
     if not _on_gpu(input) or (torch.is_grad_enabled() and input.requires_grad) or forward_mode_active():
         return False

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def is_sharded(input: Tensor) -> TypeGuard[DTensor]:
-    """Return True if `input` is a DTensor, without importing torch's module for DTensors, which takes long."""
+    """Return True if `input` is a DTensor. Does not import torch's module for DTensors, which takes long."""
     return type(input) is not Tensor and hasattr(input, "device_mesh") and hasattr(input, "placements")
 
 
@@ -25,7 +25,7 @@ def starts(input: DTensor) -> list[int]:
     """Return the index in each dim at which the shard of this device begins.
 
     Raises:
-        ValueError: if a placement is neither Replicate nor Shard, as `Partial` is, whose shards must be added up.
+        ValueError: if a placement is neither Replicate nor Shard: the shards of `Partial`, say, are not values but summands.
     """
     from torch.distributed.tensor import Replicate, Shard
 
@@ -45,7 +45,7 @@ def starts(input: DTensor) -> list[int]:
 
 
 def on_shard(input: DTensor, keep: Callable[[Tensor, list[int]], Tensor]) -> Tensor:
-    """Apply `keep` to the shard of this device and the index at which it begins, and return a DTensor of the same shape."""
+    """Return a DTensor like `input` in which the shard of this device is `keep(shard, start)`, with `start` as in `starts`."""
     from torch.distributed.tensor import DTensor
 
     kept = keep(input.to_local(), starts(input))
@@ -56,9 +56,9 @@ def on_shard(input: DTensor, keep: Callable[[Tensor, list[int]], Tensor]) -> Ten
 
 
 def part_of(k: Tensor, local: Tensor, start: list[int], feature: int) -> Tensor:
-    """Return the part of k that belongs to a shard, less the number of features before the shard.
+    """Return the number of features that the shard `local` keeps: its part of `k`, less the number of features before it.
 
-    `k` belongs to the whole tensor: it is 0-d, or broadcasts to the tensor.
+    `k` is 0-d, or broadcasts to the whole tensor. `start` is as in `starts`; `feature` is the dim of features.
     """
     if k.dim():
         for dim, size in enumerate(local.shape):

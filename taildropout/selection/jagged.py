@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Spread = Callable[[Tensor], Tensor]
+Spread = Callable[[Tensor], Tensor]  # from one row per component to one row per position of every component
 
 
 def is_jagged(input: Tensor) -> bool:
@@ -27,10 +27,10 @@ def on_components(input: Tensor, batch: Sequence[int], feature: int, keep: Calla
             function that takes a tensor with one row per component and repeats each row for every position of its component.
 
     Raises:
-        ValueError: if the ragged dim is the dim of features or is not dim 1, a sample includes parts of several components, or
-            there are gaps between the components.
+        ValueError: if the ragged dim is the dim of features or is not dim 1, a sample would include parts of several
+            components, or there are gaps between the components.
     """
-    nested: Any = input  # torch declares the methods of a jagged tensor for no type
+    nested: Any = input  # torch's annotations lack the methods of jagged tensors
     values, offsets = nested.values(), nested.offsets()
     lengths = offsets.diff()
     why = ""

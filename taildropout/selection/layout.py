@@ -16,8 +16,8 @@ class Layout(NamedTuple):
     """Rows of features in memory. A row holds n features of `unit` neighbouring elements each.
 
     Attributes:
-        order: the dims of the tensor in the order of memory, the slowest first.
-        per_row: the sizes in that order, but 1 from the dim of features on: one place for each row.
+        order: the dims of the tensor by stride, the largest first.
+        per_row: the sizes in this order, with 1 for the dim of features and for all dims after it: one element per row.
         unit: number of elements of a feature within a row.
     """
 
@@ -27,7 +27,7 @@ class Layout(NamedTuple):
 
 
 def row_layout(shape: Sequence[int], strides: Sequence[int], k_shape: Sequence[int], feature: int) -> Layout | None:
-    """Return the rows of a tensor, or None if the tensor is not dense or k differs between elements of one feature of a row."""
+    """Return the rows of a tensor with this shape and strides; None if the tensor is not dense, or k varies within a row."""
     order = tuple(sorted(range(len(shape)), key=lambda dim: -strides[dim]))
     expected = 1
     for dim in reversed(order):
@@ -46,7 +46,7 @@ _cached_row_layout = lru_cache(maxsize=1024)(row_layout)
 
 
 def rows_in_memory(input: Tensor, k: Tensor, feature: int) -> Layout | None:
-    """Return the rows of `input`, or None if code that reads and writes at addresses would be wrong."""
+    """Return the rows of `input`, or None if code that works on addresses would give wrong results."""
     if not (_in_memory(input) and _in_memory(k)) or transformed() or input.is_neg() or input.is_conj():
         return None
     return _cached_row_layout(input.shape, input.stride(), k.shape, feature)

@@ -28,8 +28,8 @@ class _KeepFirst(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (k,) = ctx.saved_tensors
-        again = torch.is_grad_enabled() or transforms_active()  # the backward is differentiated too
-        return (keep_saving_k if again else keep_unrecorded)(grad, k, ctx.feature), None, None
+        differentiable = torch.is_grad_enabled() or transforms_active()  # for a second derivative
+        return (keep_saving_k if differentiable else keep_unrecorded)(grad, k, ctx.feature), None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:

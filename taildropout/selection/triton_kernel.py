@@ -25,8 +25,9 @@ from .._torch import dispatch_modes
 from ..dims import positions
 from .layout import Layout, row_layout
 
-# Bytes that one program moves, and bytes that one of its 128 threads loads at once. On an H100, over a copy in float32, p = .5:
-# .77 for rows of 4096 and .80 for rows of 128; with 8192 bytes .78 and .83, with 16384 bytes and 256 threads .78 and .81.
+# Bytes that one program moves, and bytes that one of its 128 threads loads at once. The time over that of a copy, on an H100 in
+# float32 at p = .5, is .77 for rows of 4096 features and .80 for rows of 128; with TILE_BYTES of 8192 it is .78 and .83, with
+# 16384 and 256 threads .78 and .81.
 TILE_BYTES, VECTOR_BYTES = 4096, 16
 
 _NAMESPACE = __name__.rsplit(".", 2)[0].replace(".", "_")
@@ -49,7 +50,7 @@ def _keep_rows(
     COLS: tl.constexpr,
     VECTOR: tl.constexpr,
 ) -> None:
-    """Write a tile of ROWS rows and COLS columns. Row r has the k at (r // share) % count; `width` is n · unit elements.
+    """Write a tile of ROWS rows and COLS columns. The k of row r is k[(r // share) % count]; `width` is n · unit elements.
 
     Offsets in memory are 64-bit; columns are 64-bit only if rows are that long.
     """
@@ -85,17 +86,17 @@ def layout(input: Tensor, k: Tensor, feature: int) -> Layout | None:
 
 
 class _Plan(NamedTuple):
-    """Everything about a launch that follows from sizes alone; the names are those of the kernel's arguments."""
+    """The arguments of a launch that follow from sizes alone, named as in `_keep_rows`."""
 
     sizes: tuple[int, int, int, int, int, int]  # rows, width, n, unit, share, count
     tile: tuple[int, int, int]  # ROWS, COLS, VECTOR
     grid: tuple[int]
-    as_it_is: bool  # a contiguous k has its values in the order of the rows
-    per_row: tuple[int, ...] | None  # the shape to expand k to, where it needs a value for every row
+    as_it_is: bool  # True if the values of a contiguous k are in the order of the rows
+    per_row: tuple[int, ...] | None  # the shape to expand k to, if k needs a value for every row
 
 
 def _plan(rows: Layout, k_shape: tuple[int, ...], n: int, unit: int, element: int, tile_bytes: int) -> _Plan:
-    """Plan a launch for elements of `element` bytes, `unit` of them per feature."""
+    """Plan a launch for n features of `unit` elements of `element` bytes, in tiles of `tile_bytes` bytes."""
     total, width = math.prod(rows.per_row), n * unit
     across = min(1 << max(0, width - 1).bit_length(), tile_bytes // element)
     down = tile_bytes // element // across
@@ -126,7 +127,10 @@ _known_plan = lru_cache(maxsize=1024)(_plan)
 def launch(input: Tensor, output: Tensor, k: Tensor, feature: int, rows: Layout, kernel: Any = None) -> None:
     """Write keep_first of `input` into `output`, which has the same shape and strides, or is `input` itself.
 
-    `kernel` is given by code that a compiler traces, whose sizes may be symbols.
+    `kernel` is the kernel wrapped for a compiler, whose sizes may be symbolic; None in eager mode.
+
+    Raises:
+        ValueError: if `input` is on the CPU.
     """
     n, unit = operator.index(input.size(feature)), operator.index(rows.unit)
     inplace = input is output
@@ -152,12 +156,12 @@ _compiled: dict[tuple[object, ...], Any] = {}
 
 
 def _run(plan: _Plan, arguments: tuple[Any, ...]) -> None:
-    """Launch the kernel, by what Triton compiled for arguments of the same kind if there is such.
+    """Launch the kernel in eager mode. Reuse what Triton compiled for an earlier launch with the same key.
 
-    Triton itself looks at every argument of every launch, which takes the host 16 µs more beside an H100. What it looks for in
-    them is in the key: the value of an int; the dtype of a tensor, and whether its memory starts at a multiple of 16 bytes.
+    A launch by Triton inspects every argument, which takes the host of an H100 16 µs more. The key holds all that Triton looks
+    at: the value of an int; the dtype of a tensor, and whether its memory starts at a multiple of 16 bytes.
     """
-    if torch.version.cuda is None or not isinstance(_keep_rows, JITFunction):  # it looks at more on other GPUs
+    if torch.version.cuda is None or not isinstance(_keep_rows, JITFunction):  # on other GPUs Triton looks at more
         _keep_rows[plan.grid](*arguments)
         return
     input, output, k, *numbers = arguments
@@ -211,7 +215,7 @@ def _fake(input: Tensor, k: Tensor, dim: int = -1) -> Tensor:
 
 @triton_op(f"{_NAMESPACE}::keep_first_", mutates_args={"input"})
 def keep_first_(input: Tensor, k: Tensor, dim: int = -1) -> None:
-    """Zero the tail in place, which reads and writes only the tail. Without autograd."""
+    """Zero the tail of `input` in place, reading and writing only the tail; arguments as in `keep_first`. Without autograd."""
     feature = dim % input.dim()
     rows = layout(input, k, feature)
     if rows is None or input.numel() == 0:

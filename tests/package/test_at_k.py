@@ -220,7 +220,7 @@ def test_at_k_takes_a_dict_of_patterns() -> None:
         ({"0.*": 2, "7.*": 3}, None, KeyError, r"no TailDropout is named '7\.\*'"),
         ({"*": 2, "1.1": 3}, None, ValueError, r"'\*' and '1.1' both match '1.1' and give it k=2 and k=3"),
         ({"0.*": 2, "1.*": -1}, None, ValueError, "k=-1 is negative"),
-        ({0: 2}, None, TypeError, "k has the key 0, a int; give names or patterns"),
+        ({0: 2}, None, TypeError, "k has the key 0 of type int; give names or patterns"),
     ],
 )
 def test_a_wrong_dict_is_an_error_and_changes_nothing(

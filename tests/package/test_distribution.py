@@ -274,5 +274,5 @@ def test_numbers_of_numpy_are_numbers() -> None:
         assert type(law.n) is int
         assert torch.equal(law.mean, CensoredGeometric(0.3, 8).mean)
     assert rate(np.float32(0.5), 8) == rate(0.5, 8)
-    with pytest.raises(TypeError, match=r"is a float64; the number of features is an int"):
+    with pytest.raises(TypeError, match=r"has type float64; the number of features is an int"):
         rate(0.3, np.float64(8))

@@ -260,8 +260,8 @@ SHARED = nn.Linear(2, 2)
         (two_linears, {"before": "3"}, KeyError, "those of Sequential are: '0', '1'"),
         (Decoder, {"before": ["*.down_proj", "layers.7"]}, KeyError, "no module is named 'layers.7'"),
         (Decoder, {"before": []}, ValueError, "before is empty"),
-        (Decoder, {"before": 3}, TypeError, "before=3 is a int"),
-        (Decoder, {"before": [3]}, TypeError, "before holds 3, a int"),
+        (Decoder, {"before": 3}, TypeError, "before=3 has type int"),
+        (Decoder, {"before": [3]}, TypeError, "before holds 3 of type int"),
         (Decoder, {"before": "*.down_proj", "p": 2}, ValueError, "p=2"),
         (Decoder, {"before": "*.down_proj", "batch_dims": 0}, TypeError, "batch_dims"),
         (Decoder, {"before": "*"}, ValueError, "matches the model itself"),
@@ -284,9 +284,9 @@ def test_bad_input_is_an_error_and_changes_nothing(
 def test_what_is_no_tensor_is_an_error_that_names_the_module() -> None:
     model = nn.ModuleDict({"rnn": nn.GRU(4, 4), "embed": nn.Embedding(3, 4)})
     insert_dropout(model, after="rnn", before="embed")
-    with pytest.raises(TypeError, match="the output of 'rnn' is a tuple, not a tensor"):
+    with pytest.raises(TypeError, match="the output of 'rnn' has type tuple, not Tensor"):
         model["rnn"](torch.randn(2, 4))
-    with pytest.raises(TypeError, match="the input of 'embed' is a list, not a tensor"):
+    with pytest.raises(TypeError, match="the input of 'embed' has type list, not Tensor"):
         model["embed"]([1, 2])
 
 

@@ -123,7 +123,7 @@ def test_the_other_layers_take_jagged_tensors_or_say_how_to_pad() -> None:
     assert torch.equal(baselines.StochasticReLU(0.5)(input).values().unique(), torch.tensor([0.0, 1.0]))
     assert all(len(each.unique()) == 1 for each in kept(baselines.NestedDropout()(input)))
     assert baselines.DropConnectLinear(64, 2)(input).shape[2] == 2
-    with pytest.raises(ValueError, match=r"nested tensor, of unlike numbers of positions; pad it: torch\.nested\.to_padded"):
+    with pytest.raises(ValueError, match=r"nested tensor, whose numbers of positions differ; pad it: torch\.nested\.to_padded"):
         baselines.LearnedDropout(64, 2)(input)
 
 
@@ -235,10 +235,10 @@ def test_a_k_of_such_a_class_is_seen_too() -> None:
 def test_one_k_per_sample_needs_an_input_of_known_shape() -> None:
     layer = TailDropout()
     layer.set_k(torch.tensor([1, 2, 3]))
-    with pytest.raises(TypeError, match=r"k is a tensor of shape \(3,\), one for each sample, but input is a Metres"):
+    with pytest.raises(TypeError, match=r"k is a tensor of shape \(3,\), one for each sample, but input has type Metres"):
         layer(Metres(torch.ones(3, 4)))
     with pytest.raises(
-        TypeError, match=r"input is a Proxy of unknown shape; call set_k with an int, or trace a model that holds"
+        TypeError, match=r"input has type Proxy and unknown shape; call set_k with an int, or trace a model that holds"
     ):
         symbolic_trace(layer)
     traced = symbolic_trace(nn.Sequential(layer))

@@ -157,7 +157,7 @@ def test_compiled_code_drops_as_much_as_eager_code(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in MAKE if "Learned" not in name and "Connect" not in name])
 def test_what_is_no_float_tensor_is_refused_in_training(name: str) -> None:
     layer = MAKE[name]()
-    with pytest.raises(TypeError, match="input is a list; give a tensor"):
+    with pytest.raises(TypeError, match="input has type list; give a tensor"):
         layer([1.0, 2.0])
     with pytest.raises(TypeError, match=r"input has dtype torch.int64.*input\.float"):
         layer(torch.ones(4, 10, 16, dtype=torch.int64))
@@ -260,7 +260,7 @@ def test_drop_connect_has_gradients_of_the_kept_weights_alone() -> None:
 
 @pytest.mark.parametrize(
     ("sizes", "error", "message"),
-    [((0, 4), ValueError, "in_features=0 is no"), ((5, -4), ValueError, "out_features=-4"), ((5, "4"), TypeError, "is a str")],
+    [((0, 4), ValueError, "in_features=0 is no"), ((5, -4), ValueError, "out_features=-4"), ((5, "4"), TypeError, "has type str")],
 )
 def test_sizes_are_checked_at_construction(sizes: tuple[Any, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):

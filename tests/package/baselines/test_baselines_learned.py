@@ -214,7 +214,7 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
     for arguments in [(4.0, 2), (4, True), (4, 2, "0"), (4, 2, True), (4, 2, 0.0, 1)]:
         with pytest.raises(TypeError, match="give"):
             LearnedDropout(*arguments)
-    with pytest.raises(TypeError, match="causal=None is a NoneType; give True or False"):
+    with pytest.raises(TypeError, match="causal=None has type NoneType; give True or False"):
         LearnedDropout(4, 2, causal=None)
 
 
@@ -223,7 +223,7 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
     for shape in [(4,), (3, 5), (4, 3)]:
         with pytest.raises(ValueError, match=r"give \(…, positions, embed_dim=4\)"):
             layer(torch.ones(shape))
-    with pytest.raises(TypeError, match="input is a list; give a tensor"):
+    with pytest.raises(TypeError, match="input has type list; give a tensor"):
         layer([[1.0]])
 
 

@@ -183,7 +183,7 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             marginal_solution(*arguments)
-    with pytest.raises(TypeError, match="y is a list; give a tensor"):
+    with pytest.raises(TypeError, match="y has type list; give a tensor"):
         marginal_solution(X, y.tolist(), moments)
     with pytest.raises(TypeError, match=r"X has dtype torch.int64; give a float tensor: X.float\(\)"):
         marginal_solution(X.long(), y, moments)

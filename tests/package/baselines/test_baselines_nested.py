@@ -168,14 +168,14 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
         with pytest.raises(ValueError, match=message):
             NestedDropout(**arguments)
     for arguments, message in [
-        ({"min_k": 1.0}, "min_k=1.0 is a float; give an int"),
+        ({"min_k": 1.0}, "min_k=1.0 has type float; give an int"),
         ({"law": "geometric"}, "the law 'geometric' needs ratio: give ratio=0.5, say"),
         ({"law": "censored_geometric"}, "the law 'censored_geometric' needs p"),
         ({"p": 0.5}, "the law 'uniform' has no p; 'censored_geometric' has: leave it out"),
         ({"law": "power_of_two", "ratio": 0.5}, "the law 'power_of_two' has no ratio"),
-        ({"law": "geometric", "ratio": "0.5"}, "ratio='0.5' is a str"),
-        ({"law": "geometric", "ratio": True}, "ratio=True is a bool"),
-        ({"law": "censored_geometric", "p": "0.5"}, "p='0.5' is a str"),
+        ({"law": "geometric", "ratio": "0.5"}, "ratio='0.5' has type str"),
+        ({"law": "geometric", "ratio": True}, "ratio=True has type bool"),
+        ({"law": "censored_geometric", "p": "0.5"}, "p='0.5' has type str"),
         ({"batch_dim": True}, "a dim is an int, not a bool"),
     ]:
         with pytest.raises(TypeError, match=message):

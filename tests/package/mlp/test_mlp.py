@@ -330,8 +330,8 @@ def test_it_is_made_like_a_sequential() -> None:
     [
         ((5, 0, 4), ValueError, r"hidden_features=0 is no number of features; give 1 or more"),
         ((-5, 6, 4), ValueError, r"in_features=-5 is no number"),
-        ((5, 6, 4.0), TypeError, r"out_features=4\.0 is a float; the number of features is an int"),
-        ((5, True, 4), TypeError, r"hidden_features=True is a bool"),
+        ((5, 6, 4.0), TypeError, r"out_features=4\.0 has type float; the number of features is an int"),
+        ((5, True, 4), TypeError, r"hidden_features=True has type bool"),
     ],
 )
 def test_sizes_are_checked_at_construction(sizes: tuple[Any, Any, Any], error: type[Exception], message: str) -> None:
