@@ -83,8 +83,8 @@ def insert_dropout(
 
     Args:
         model: any module that is not compiled yet.
-        before: names as in `model.named_modules()`, or patterns as in `fnmatch`, of the modules to
-            whose first argument, a tensor, a layer is applied.
+        before: names as in `model.named_modules()`, or patterns as in `fnmatch`, of the modules to whose
+            first argument, a tensor, a layer is applied.
         after: names or patterns of the modules to whose output, one tensor, a layer is applied.
         p: drop probability of each new layer. Default: 0.5
         options: further arguments of `TailDropout`. For input (batch, time, features) `batch_dim=[0, 1]` draws one K for each

@@ -31,7 +31,8 @@ class TailDropout(nn.Module):
 
     A network so learns its features in order of importance, and can be cut down to any width afterwards. The output is never
     rescaled. In evaluation all features stay. `set_k(k)` keeps the first k, in training and in evaluation. The layer is nested
-    dropout (Rippel, Gelbart & Adams 2014, "Learning ordered representations with nested dropout"), but p is exact for every n.
+    dropout (Rippel, Gelbart & Adams 2014, "Learning ordered representations with nested dropout"), with an expected share of
+    dropped features that is exactly p for every n.
 
     Args:
         p: drop probability: the expected share of features dropped. Default: 0.5

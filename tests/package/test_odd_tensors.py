@@ -167,7 +167,7 @@ def test_an_expanded_tensor_is_not_written_into(rows: int) -> None:
     row = torch.randn(8)
     before = row.clone()
     with pytest.raises(
-        RuntimeError, match=r"input is expanded: several of its elements are one in memory; write into input\.clone"
+        RuntimeError, match=r"input is expanded: several of its elements share one place in memory; write into input\.clone"
     ):
         TailDropout(0.5, inplace=True)(row.expand(rows, 8))
     assert torch.equal(row, before)

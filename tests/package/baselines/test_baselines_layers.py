@@ -260,7 +260,11 @@ def test_drop_connect_has_gradients_of_the_kept_weights_alone() -> None:
 
 @pytest.mark.parametrize(
     ("sizes", "error", "message"),
-    [((0, 4), ValueError, "in_features=0 is no"), ((5, -4), ValueError, "out_features=-4"), ((5, "4"), TypeError, "has type str")],
+    [
+        ((0, 4), ValueError, "in_features=0 is no"),
+        ((5, -4), ValueError, "out_features=-4"),
+        ((5, "4"), TypeError, "has type str"),
+    ],
 )
 def test_sizes_are_checked_at_construction(sizes: tuple[Any, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
