@@ -93,7 +93,7 @@ class FixedK:
             wanted = constant_sizes([shape[dim] for dim in batch])
             if constant_sizes(k.shape) != wanted:
                 raise ValueError(
-                    f"k has shape {tuple(k.shape)}, but batch_dim={_as_given(batch_dims)} of an input of shape "
+                    f"k has shape {tuple(k.shape)}, but batch_dim={_shown(batch_dims)} of an input of shape "
                     f"{tuple(shape)} has {wanted}; call set_k with an int or with one k per sample"
                 )
             order = sorted(range(k.dim()), key=lambda i: batch[i])
@@ -118,7 +118,7 @@ class FixedK:
         return {**self.__dict__, "home": _CPU, "held_as": None, "at_most": False}
 
 
-def _as_given(batch_dims: Sequence[int] | None) -> object:
+def _shown(batch_dims: Sequence[int] | None) -> object:
     """Return dims as users usually write them: an int for one dim, else a list."""
     if batch_dims is None:
         return None

@@ -1,8 +1,8 @@
-/* keep_first on a CPU for tensors whose features lie in rows of memory: of each row, copy what stays and zero the rest.
+/* keep_first on a CPU for tensors whose features lie in rows of memory: of each row, copy the kept part and zero the rest.
  *
  * Bytes are moved, not numbers, so that one function serves every dtype, and the tail is never read. Plain C without torch's
- * headers: an extension of Python's stable ABI, built where there is a compiler. Its threads are its own, made for one call; an
- * OpenMP of its own beside torch's would be a second pool of threads.
+ * headers: an extension of Python's stable ABI, built where there is a compiler. Each call starts its own
+ * threads: with OpenMP there would be a second pool of threads beside torch's.
  */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
@@ -20,11 +20,11 @@ typedef struct {
     const char *in;
     char *out;
     const void *k; /* one per row: float if `fractional`, else int64_t */
-    Py_ssize_t first, end, n, unit;
+    Py_ssize_t first, end, n, unit; /* rows first … end − 1 of n features of `unit` bytes */
     int fractional;
 } Rows;
 
-/* How many features of a row stay: j <= k; a NaN keeps none. */
+/* Return how many features of a row are kept: those with j <= k; none for NaN. */
 static inline Py_ssize_t kept_in(const Rows *rows, Py_ssize_t row) {
     if (rows->fractional) {
         const double e = ((const float *)rows->k)[row];
@@ -34,7 +34,7 @@ static inline Py_ssize_t kept_in(const Rows *rows, Py_ssize_t row) {
     return k >= rows->n ? rows->n : k > 0 ? (Py_ssize_t)k : 0;
 }
 
-/* Rows end at random, where the processor's own prefetching loses track: fetch the start of the next one by hand. */
+/* Rows end at random, where the processor's own prefetching loses track: fetch the start of the next row by hand. */
 static inline void fetch(const char *from, Py_ssize_t kept) {
 #ifdef __GNUC__
     for (Py_ssize_t byte = 0; byte < kept && byte < FETCHED; byte += 64)
@@ -116,7 +116,7 @@ static PyObject *keep_rows(PyObject *module, PyObject *const *args, Py_ssize_t c
 
 static PyMethodDef methods[] = {
     {"keep_rows", (PyCFunction)(void (*)(void))keep_rows, METH_FASTCALL,
-     "keep_rows(in, out, k, fractional, rows, n, unit, threads): addresses and sizes; out may be in."},
+     "keep_rows(in, out, k, fractional, rows, n, unit, threads): addresses and sizes (unit in bytes); out may be in."},
     {NULL, NULL, 0, NULL},
 };
 
