@@ -217,7 +217,7 @@ WRONG = {
     "layer": ({"layers": ["7"]}, KeyError, "no TailDropout is named '7'"),
     "no cost": ({"cost": "flops"}, ValueError, "cost='flops' is no cost"),
     "no inputs": ({"cost": "macs"}, TypeError, "counted on example inputs"),
-    "rising cost": ({"cost": lambda widths: -sum(widths.values())}, ValueError, "let it fall"),
+    "rising cost": ({"cost": lambda widths: -sum(widths.values())}, ValueError, "give a cost that falls"),
     "a cost that is no number": ({"cost": lambda widths: None}, TypeError, r"cost returned None \(NoneType\); let it return"),
     "a cost that is text": ({"cost": lambda widths: "12"}, TypeError, r"cost returned '12' \(str\); let it return a number"),
     "a cost that is NaN": ({"cost": lambda widths: float("nan")}, ValueError, "cost returned nan; let it return a finite"),

@@ -94,7 +94,7 @@ WRONG = {
     "a tensor": (NET, "2", FIVE[0][0], per_element, {}, TypeError, "batches has type Tensor"),
     "triples": (NET, "2", [(*FIVE[0], 1)], per_element, {}, TypeError, "not a pair"),
     "loss not callable": (NET, "2", FIVE, "mse", {}, TypeError, "loss has type str; give a callable"),
-    "loss None": (NET, "2", FIVE, lambda o, y: None, {}, TypeError, "the loss gave a NoneType"),
+    "loss None": (NET, "2", FIVE, lambda o, y: None, {}, TypeError, "the loss gave an object of type NoneType"),
     "complex loss": (NET, "2", FIVE, lambda o, y: o.sum() * 1j, {}, TypeError, "complex"),
     "loss of two shapes": (NET, "2", FIVE, lambda o, y: o.flatten()[: next(COUNT)], {}, ValueError, "per sample, always"),
     "loss of two kinds": (
