@@ -212,7 +212,7 @@ class _Run:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """In a `with` block, put a model into evaluation mode, without gradients and compiled code; restore the state at its end."""
+    """In a `with` block, put a model into evaluation mode, without gradients and compiled code, and restore its state."""
     # Not by `eval()`, which makes TailDropouts forget k, and which modules may override.
     modes = [(module, module.training) for module in model.modules()]
     gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []

@@ -140,7 +140,7 @@ class Frontier:
         return ax
 
     def to_frame(self) -> DataFrame:
-        """Return a pandas DataFrame with a row for each size: cost, share (cost / full cost), loss, stderr, width of each layer.
+        """Return a pandas DataFrame with a row for each size: cost, share (cost / full cost), loss, stderr and all widths.
 
         Raises:
             ImportError: if pandas is not installed.

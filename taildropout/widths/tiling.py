@@ -56,7 +56,7 @@ class Tiling:
         return max(1, (_ELEMENTS_CPU if tensors[0].is_cpu else _ELEMENTS) // max(1, self._largest))
 
     def layer_dim(self, call: int, input: Tensor, copies: int, feature: int) -> int:
-        """Return the dim of copies in the layer's input, at the call of the layer with index `call`; `feature`: dim of features.
+        """Return the dim of copies in the layer's input, at the layer's call with index `call`; `feature`: dim of features.
 
         Raises:
             RuntimeError: if there is no such dim, it is the dim of features, or a single copy has fewer calls of the layer.
