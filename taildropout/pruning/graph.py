@@ -188,7 +188,7 @@ def _cuts(traced: _Graph, layer: nn.Module, features: Sequence[int]) -> tuple[Cu
 
 
 def _around(graph: Any, start: Any, neighbours: str) -> Iterator[Any]:
-    """Yield the nodes before ("inputs") or after ("outputs") `start`, up to the first on each path that `_contracts`."""
+    """Yield the nodes before ("inputs") or after ("outputs") `start`, on each path up to and with the first that contracts."""
     seen, waiting = {start}, list(getattr(start, neighbours))
     while waiting:
         node = waiting.pop(0)

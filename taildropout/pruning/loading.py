@@ -82,7 +82,8 @@ def _check_arguments(model: object, state_dict: object) -> None:
         if isinstance(state_dict, nn.Module):
             raise TypeError("state_dict is the pruned model itself; give its state_dict()")
         raise TypeError(
-            f"state_dict has type {type(state_dict).__name__}; give the pruned model's state_dict(), as torch.load gives it back"
+            f"state_dict has type {type(state_dict).__name__}; give the pruned model's state_dict(), "
+            "as torch.load gives it back"
         )
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state_dict.get(key), Mapping):
@@ -96,7 +97,7 @@ def _check_slices(model: nn.Module, features: Mapping[str, int]) -> dict[nn.Modu
     """Return a SlicedTailDropout for each TailDropout that it replaces; `features` is by name.
 
     Raises:
-        KeyError: if a name is not that of a TailDropout.
+        KeyError: if a name is neither that of a TailDropout nor of a Slice.
     """
     modules, kept = dict(model.named_modules(remove_duplicate=False)), dict[nn.Module, nn.Module]()
     for name, k in features.items():

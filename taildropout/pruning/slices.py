@@ -53,7 +53,7 @@ def sliced(layer: TailDropout, features: int) -> SlicedTailDropout:
 
 
 def write_features(destination: Any, prefix: str, features: int) -> None:
-    """Write the number of features into the metadata of a state_dict, which has no keys for it."""
+    """Write the number of features into the metadata of a state_dict, not among its keys."""
     metadata = getattr(destination, "_metadata", {})
     metadata.setdefault(prefix[:-1], {})["features"] = features
 

@@ -103,7 +103,7 @@ def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def other_inputs(inputs: Inputs) -> Inputs:
-    """Return inputs with floats drawn uniformly between each tensor's least and largest element; other tensors are unchanged."""
+    """Return inputs with floats drawn uniformly between each tensor's least and largest element; keep other tensors."""
     generator = torch.Generator().manual_seed(_SEED)
 
     def draw(tensor: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ class Caller:
             return check_loss(self.loss(output, target))
 
     def _weight(self, batch: Any, target: Any) -> int:
-        """Return the number of labels for the model's own loss, else the number of elements of the target's first tensor."""
+        """Return the number of labels other than -100 for the model's own loss, else the number of elements of the target."""
         labels = batch.get("labels") if self.loss is None and isinstance(batch, dict) else None
         if isinstance(labels, Tensor) and not labels.is_floating_point():
             return int((labels != -100).sum())  # cross-entropy ignores labels of -100
