@@ -1,4 +1,4 @@
-"""prune, a smaller copy of a network that computes the same as the network at widths k; load_pruned, from its state_dict."""
+"""Cut a network down to the first k features of its layers (`prune`), and load a pruned network again (`load_pruned`)."""
 
 from .cut import PruningError
 from .loading import load_pruned

@@ -1,4 +1,4 @@
-"""What prune accepts: which layers and widths are meant, and which models can be cut at all."""
+"""Check the arguments of `prune`: find the layers and widths, and refuse models that cannot be cut."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..names import named
 from .cut import PruningError
 from .verification import Inputs
 
-# What methods of quantisation call the integers that stand for a weight.
+# The names under which methods of quantisation store integer weights.
 _INTEGER_WEIGHTS = ("weight", "qweight", "weight_packed", "W_q")
 
 
 def resolve(model: nn.Module, widths: Mapping[Any, Any]) -> dict[str, int]:
-    """Return k by the name of the layer; keys of `widths` are names, patterns as in `fnmatch`, or layers of the model.
+    """Return the width k of each layer by its name; keys of `widths` are names, patterns as in `fnmatch`, or layers.
 
     Raises:
         TypeError, ValueError, KeyError: as in `prune`.
@@ -40,14 +40,14 @@ def resolve(model: nn.Module, widths: Mapping[Any, Any]) -> dict[str, int]:
 
 
 def _matching(model: nn.Module, layers: Mapping[str, TailDropout], key: Any) -> list[TailDropout]:
-    """Return the layers that a key stands for."""
+    """Return the layers that a name, a pattern or a layer stands for."""
     if isinstance(key, TailDropout):
         if key not in layers.values():
             there = ", ".join(map(repr, layers))
-            raise ValueError(f"layer is not in the model (a copy is another layer); there are {there}")
+            raise ValueError(f"layer is not in the model (a copy is another layer); the model's TailDropouts are: {there}")
         return [key]
     if not isinstance(key, str):
-        raise TypeError(f"layer is a {type(key).__name__}; give a TailDropout of the model, or its name")
+        raise TypeError(f"layer has type {type(key).__name__}; give a TailDropout of the model, or its name")
     return list(named(model, TailDropout, key, "layer").values())
 
 
@@ -60,10 +60,10 @@ def _check_width(k: Any) -> int:
 
 
 def as_arguments(example_inputs: Any) -> Inputs:
-    """Return the example inputs as positional or named arguments of the model.
+    """Return the example inputs as a tuple of positional arguments or a dict of keyword arguments of the model.
 
     Raises:
-        TypeError: if they are neither.
+        TypeError: if the example inputs are neither a tensor, a tuple, a list nor a mapping.
     """
     if isinstance(example_inputs, Tensor):
         return (example_inputs,)
@@ -74,19 +74,19 @@ def as_arguments(example_inputs: Any) -> Inputs:
     if type(example_inputs).__module__ == "numpy":
         raise TypeError("example_inputs is a NumPy array; give tensors: torch.from_numpy(array)")
     raise TypeError(
-        f"example_inputs is a {type(example_inputs).__name__}; give a tensor, a tuple of arguments or a dict of them"
+        f"example_inputs has type {type(example_inputs).__name__}; give a tensor, or a tuple or a dict of arguments"
     )
 
 
 def check_model(model: nn.Module) -> None:
-    """Refuse models whose weights are not there as plain numbers.
+    """Refuse models whose weights are not plain tensors of floats in memory.
 
     Raises:
         ValueError: if the model is compiled.
-        PruningError: if a weight is on the meta device, quantised, sharded or not yet made.
+        PruningError: if a weight is on the meta device, quantised, sharded or uninitialised (lazy).
     """
     if any(hasattr(module, "_orig_mod") for module in model.modules()):
-        raise ValueError("the model is compiled; prune what it was made of (model._orig_mod), and compile the result")
+        raise ValueError("the model is compiled; prune the original model (model._orig_mod), and compile the result")
     for name, module in model.named_modules():
         if ".ao.nn.quantized" in type(module).__module__ or ".nn.quantized" in type(module).__module__:
             raise _quantised(name, type(module).__name__)
@@ -117,7 +117,10 @@ def _quantised(name: str, kind: str) -> PruningError:
 
 
 def tied(model: nn.Module, names: set[str]) -> str | None:
-    """Return the names of a parameter that a cut of these modules or parameters touches and that other modules share."""
+    """Return the names of a parameter that several modules share and that belongs to the modules or parameters `names`.
+
+    Returns None if there is no such parameter.
+    """
     owners: dict[int, dict[int, str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         owner = model.get_submodule(name.rpartition(".")[0])
@@ -129,5 +132,5 @@ def tied(model: nn.Module, names: set[str]) -> str | None:
 
 
 def devices_of(model: nn.Module) -> set[torch.device]:
-    """Return the GPUs that hold weights of the model."""
+    """Return the GPUs that hold parameters or buffers of the model."""
     return {tensor.device for tensor in [*model.parameters(), *model.buffers()] if tensor.is_cuda}

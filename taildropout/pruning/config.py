@@ -1,4 +1,4 @@
-"""Set the widths in a model's `config`, as those of Hugging Face models, to the widths that pruning left."""
+"""Set the hidden sizes in a pruned model's `config`, as Hugging Face models have one, to the new widths."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-# Names of the hidden size of a feed-forward block, in configs of models that cannot be built again from their config alone.
+# Names of the hidden size of a feed-forward block in configs, for models that cannot be built from their config alone.
 _NAMES = (
     *("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "n_inner", "d_ff", "d_inner", "hidden_dim"),
     *("ffn_hidden_size", "feed_forward_size", "mlp_dim", "moe_intermediate_size", "inner_dim"),
@@ -19,14 +19,17 @@ _MOST_TRIES = 32
 
 
 def adapt_config(model: nn.Module, widths: Mapping[str, int], sizes: Mapping[str, int]) -> list[str]:
-    """Set the widths in every config of a pruned model, in place, and return messages about those that no one number fits.
+    """Set the hidden sizes in every config of a pruned model, in place.
 
     Args:
         model: the pruned model.
-        widths: how many features of the layers that were cut stay, by name.
-        sizes: how many features they had, likewise.
+        widths: how many features each cut layer keeps, by the layer's name.
+        sizes: how many features each layer had before, by the layer's name.
+
+    Returns:
+        A message for each config that cannot describe the pruned model, for instance since no one number fits all layers.
     """
-    said: dict[str, str] = {}  # by the name of the module that holds the config
+    problems: dict[str, str] = {}  # by the name of the module that holds the config
     for name, module, config in _configs(model):
         inside = {layer: k for layer, k in widths.items() if layer.startswith(f"{name}." if name else "")}
         full = {sizes[layer] for layer in inside}
@@ -40,21 +43,21 @@ def adapt_config(model: nn.Module, widths: Mapping[str, int], sizes: Mapping[str
         named = [key for key in named if _entries(config)[key] is not None] or named
         if named:
             shown = ", ".join(f"{key} = {_entries(config)[key]}" for key in named)
-            said[name] = f"keeps {shown}, since no one number fits all layers"
-    if widths and not said and _is_built_otherwise(model):
-        said[""] = "holds no width of the layers that were cut, so from_pretrained cannot build the pruned model"
+            problems[name] = f"keeps {shown}, since no one number fits all layers"
+    if widths and not problems and _cannot_be_rebuilt(model):
+        problems[""] = "holds no width of the layers that were cut, so from_pretrained cannot build the pruned model"
     return [
         f"the config of {name or type(model).__name__!r} {why}; "
         "to load the pruned weights, build the model at full size and call load_pruned(model, state_dict)"
-        for name, why in said.items()
-        if name == "" or "" not in said  # the outermost config stands for those of its parts
+        for name, why in problems.items()
+        if name == "" or "" not in problems  # one message on the outermost config is enough
     ]
 
 
 def _adapt_lists(module: nn.Module, config: Any, widths: Mapping[str, int]) -> bool:
-    """Set lists that hold a width for each layer, as in Gemma 3n; return False if there are none, or they do not fit.
+    """Set lists that hold a width for each layer, as in Gemma 3n; return False if there are no lists, or they do not fit.
 
-    The first number in a layer's name is its place in the list.
+    The first number in a layer's name is its index in the list.
     """
     lists = {key: list(value) for key, value in _entries(config).items() if key in _NAMES and isinstance(value, list | tuple)}
     for values in lists.values():
@@ -67,8 +70,8 @@ def _adapt_lists(module: nn.Module, config: Any, widths: Mapping[str, int]) -> b
     return fresh is not None and _shapes(module).items() <= fresh.items() and _set(config, lists)
 
 
-def _is_built_otherwise(model: Any) -> bool:
-    """Return True if a model is built again from its config by `from_pretrained`, and its config gives other shapes."""
+def _cannot_be_rebuilt(model: Any) -> bool:
+    """Return True for a model with `save_pretrained` whose config builds a model of other shapes."""
     if not hasattr(model, "save_pretrained") or not hasattr(model, "config"):
         return False
     fresh = _built(model, model.config, {})
@@ -90,7 +93,10 @@ def _entries(config: Any) -> dict[str, Any]:
 
 
 def _adapt(module: nn.Module, config: Any, keys: list[str], widths: list[int]) -> bool:
-    """Set the keys to values with which the module could be built as it is now; return False if there are none."""
+    """Set `keys` to values from which a module of the present shapes is built; return False if no such values are found.
+
+    If the module cannot be built from its config alone, set the known names of hidden sizes, where all layers have one width.
+    """
     shapes = _shapes(module)
     before = {key: _entries(config)[key] for key in keys}
     values = [[*widths, before[key]] for key in keys]
@@ -112,14 +118,14 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _built(module: nn.Module, config: Any, values: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None:
-    """Return the shapes of a module built from the config with these values; None if it cannot be built from that alone."""
+    """Return the shapes of a module built from the config with these values; None if the config alone does not build it."""
     changed = copy.deepcopy(config)
     if not _set(changed, values):
         return None
     try:
         with torch.device("meta"):
             return _shapes(type(module)(changed))
-    except Exception:  # of whatever type: what a constructor wants besides a config is its own business
+    except Exception:  # of any type, as a constructor may need more than a config
         return None
 
 

@@ -1,4 +1,4 @@
-"""Cut, the removal of features from one module or parameter; PruningError, raised where no cut is right."""
+"""Cut, the removal of features from one module or parameter; PruningError, raised if a network cannot be cut."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Cut:
     Attributes:
         name: the name of the module or parameter.
         features: the indices to remove.
-        handler: the function that removes them, given the module or parameter.
-        dim: the dim of features, in a parameter.
-        reads: True for features that the module reads, False for features that it makes.
+        handler: the function that removes features, called with the module or parameter and the indices.
+        dim: the dim of features; used for a parameter only.
+        reads: True for features of the module's input, False for features of its output.
     """
 
     name: str
@@ -32,7 +32,11 @@ class Cut:
     reads: bool
 
     def apply(self, network: nn.Module) -> None:
-        """Remove the features from `network`, in place; frozen parameters stay frozen."""
+        """Remove the features from `network`, in place; frozen parameters stay frozen.
+
+        Raises:
+            PruningError: if the weight is computed from other parameters.
+        """
         parent, _, child = self.name.rpartition(".")
         owner = network.get_submodule(parent)
         target = getattr(owner, child) if child else owner
@@ -52,7 +56,7 @@ class Cut:
 
 
 def merge(cuts: Iterable[Cut]) -> tuple[Cut, ...]:
-    """Join the cuts of one module on the same side, since the indices of a second cut would be shifted by the first."""
+    """Join all cuts of a module's input, and of its output, into one each: a first cut would shift the indices of a second."""
     merged: dict[tuple[Any, ...], Cut] = {}
     for cut in cuts:
         side = cut.name, cut.handler, cut.dim, cut.reads

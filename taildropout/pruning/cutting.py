@@ -1,4 +1,7 @@
-"""Cutting a network: find the features that a tail reaches, add up what they contributed, and remove them."""
+"""Cut a network: find the features that depend on a layer's tail, add their contribution to biases, and remove them.
+
+The tail of a layer is its features beyond the first k.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ from .slices import Slice, sliced
 
 @dataclass(frozen=True)
 class Plan:
-    """How a network is cut: the cuts, the width of every layer, and the layers that slice since their input keeps its size."""
+    """How a network is cut: the cuts, the width of every layer by name, and the names of the layers that slice.
+
+    A layer slices if its input keeps its size: it selects the first k features.
+    """
 
     cuts: tuple[Cut, ...]
     widths: Mapping[str, int]
@@ -29,7 +35,7 @@ class Plan:
 
 @contextmanager
 def _reading(network: nn.Module, cuts: Sequence[Cut], see: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Call `see` with the name and the input, as (positions, features), of every module that a cut makes read less."""
+    """In a `with` block, call `see(name, input)` for every module whose input is cut; `input` is (positions, features)."""
     handles = []
 
     def record(name: str, dim: int, module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -52,9 +58,19 @@ def _reading(network: nn.Module, cuts: Sequence[Cut], see: Callable[[str, Tensor
 def reached(
     network: nn.Module, layer: str, k: int, cuts: Sequence[Cut], run: Callable[[nn.Module], object]
 ) -> dict[str, Tensor]:
-    """Mark the features of each module that the layer's tail reaches, by filling the tail with NaN.
+    """Find the input features of each module that depend on the tail of `layer`, by filling the tail with NaN in a run.
 
-    The graph knows which modules read the tail; in which order it is laid out there (flattened, permuted) only a run shows.
+    The graph shows which modules read the tail. Only a run shows at which indices, after a flattening or a permutation.
+
+    Args:
+        network: the network.
+        layer: the name of a TailDropout.
+        k: its width.
+        cuts: the cuts that the graph proposes.
+        run: runs the network.
+
+    Returns:
+        By module name, a bool tensor (features,): True where the feature depends on the tail.
     """
     marks: dict[str, Tensor] = {}
 
@@ -75,10 +91,15 @@ def reached(
 
 
 def located(modules: Mapping[str, str], cuts: Sequence[Cut], marks: Mapping[str, Tensor]) -> list[Cut]:
-    """Return the cuts with the features that the layer's tail reaches.
+    """Return the cuts with their features replaced by the features marked, for modules with a mark.
+
+    Args:
+        modules: the type of each module, by its name.
+        cuts: the cuts that the graph proposes.
+        marks: the result of `reached`.
 
     Raises:
-        PruningError: if the tail reaches all features that a module reads.
+        PruningError: if all features that a module reads are marked.
     """
     found = []
     for cut in cuts:
@@ -93,7 +114,7 @@ def located(modules: Mapping[str, str], cuts: Sequence[Cut], marks: Mapping[str,
 
 
 class Constants:
-    """What dropped features are where a Linear or a convolution reads them: f(0) of an activation is not always 0."""
+    """The values of dropped features at the modules that read them: constants, not always 0, as f(0) of an activation f."""
 
     def __init__(self, network: nn.Module, cuts: Sequence[Cut]) -> None:
         self.network, self.cuts = network, cuts
@@ -102,7 +123,7 @@ class Constants:
         self.varying: set[str] = set()
 
     def recording(self) -> Any:
-        """Return a context in which a run of the network records them."""
+        """Return a context manager, inside of which a run of the network records the values."""
         return _reading(self.network, self.cuts, self._record)
 
     def _record(self, name: str, read: Tensor) -> None:
@@ -115,10 +136,10 @@ class Constants:
             self.varying.add(name)
 
     def added(self) -> dict[str, Tensor]:
-        """Return what dropped features add to the outputs of the modules that read them.
+        """Return the constants, (outputs,), that dropped features add to the outputs of modules, by module name.
 
         Raises:
-            PruningError: if that is not a constant.
+            PruningError: if a contribution is not constant.
         """
         added = {}
         for name, constant in self.read.items():
@@ -128,9 +149,9 @@ class Constants:
             which = _described(self.network, name)
             if isinstance(module, CONVOLUTIONS) and module.groups > 1:
                 _check_convolution(module, which, constant)
-                continue  # channel by channel: before the layer anything goes, after it the next module reads the constant
+                continue  # depthwise: a dropped channel stays apart from the others, until the next module reads it
             if name in self.varying:
-                raise PruningError(f"at the places of the dropped features, {which} reads what did not pass the layer")
+                raise PruningError(f"at the indices of the dropped features, {which} reads values that did not pass the layer")
             if isinstance(module, CONVOLUTIONS):
                 _check_convolution(module, which, constant)
             if constant.any():
@@ -141,14 +162,14 @@ class Constants:
 
 
 def _check_convolution(module: Any, which: str, constant: Tensor) -> None:
-    """Raise PruningError if a convolution does not add the same everywhere for constant features."""
+    """Raise PruningError if constant features do not add the same constant to a convolution's output at every position."""
     if 1 < module.groups < module.in_channels:
         raise PruningError(f"{which} has {module.groups} groups of features, each with outputs of its own")
     padded = module.padding_mode == "zeros" and (module.padding == "same" or any(module.padding))
     if module.groups == 1 and constant.any() and (module.transposed or padded):
         raise PruningError(
-            f"{which} reads dropped features as a constant, {float(constant.abs().max()):.3g}, but other things at "
-            "its borders (an activation with f(0) = 0 leaves nothing of them)"
+            f"{which} reads dropped features as a constant, {float(constant.abs().max()):.3g}, but not at its borders; use an "
+            "activation with f(0) = 0"
         )
 
 
@@ -157,7 +178,14 @@ def _described(network: nn.Module, name: str) -> str:
 
 
 def cut_down(network: nn.Module, plan: Plan, added: Mapping[str, Tensor], remove: bool = False) -> None:
-    """Cut a network, in place; the biases take up what dropped features added."""
+    """Cut a network, in place, and add the contribution of dropped features to biases.
+
+    Args:
+        network: the network to cut.
+        plan: the cuts, and the layers.
+        added: the constant to add to the bias of each module, by name; a module without a bias gets one.
+        remove: True to also remove the layers, False to keep them with their k features.
+    """
     for cut in plan.cuts:
         cut.apply(network)
     for name, constant in added.items():
@@ -181,7 +209,7 @@ def cut_down(network: nn.Module, plan: Plan, added: Mapping[str, Tensor], remove
 
 
 def put(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put a module in every place of another."""
+    """Replace the module `old` by `new` in every place of the network."""
     places: Collection[tuple[nn.Module, str]] = [
         (parent, name) for parent in network.modules() for name, child in parent._modules.items() if child is old
     ]

@@ -1,11 +1,11 @@
-"""Which weights belong to the tail of a TailDropout: a walk through torch-pruning's graph of a network.
+"""Find the weights of a TailDropout's tail (its features beyond the first k), by a walk through torch-pruning's graph.
 
-The result is a proposal. The graph follows autograd by the names of operations and takes unknown operations for feature-wise;
-`prune` checks every proposal by running it.
+The result is a proposal. The graph follows autograd by the names of operations, and assumes that unknown operations are
+feature-wise; `prune` checks every proposal by running the network.
 
 The walk is our own: torch-pruning's `get_pruning_group` does not end on some networks with attention, GPT-2 with one layer for
-instance (its issues 430, 456 and 527: the same operation is walked again for every new list of the same indices). Here an index
-of a module is walked once.
+instance (torch-pruning's issues 430, 456 and 527: the same operation is walked again for every new list of the same indices).
+Here every index of a module is walked once.
 """
 
 from __future__ import annotations
@@ -41,19 +41,20 @@ _MIXING = (
     "glu",
     "attention",
 )
-# How torch-pruning fails inside on networks that it cannot follow.
+# The errors that torch-pruning raises on networks that it cannot follow.
 _FAILURES = (AttributeError, IndexError, KeyError, RecursionError, TypeError)
-# The most indices that are walked for one layer, which take seconds.
+# The most indices that are walked for one layer: so many take seconds.
 _MOST_INDICES = 1_000_000
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """Cuts for the tail of one layer, and obstacles to them before and after the layer.
+    """Cuts for the tail of one layer, and descriptions of the operations that may make cuts wrong.
 
     Attributes:
-        everything: the cuts on both sides of the layer, or why the graph cannot be followed before it.
+        everything: the cuts before and after the layer, or the reason why the graph cannot be followed before the layer.
         after: the cuts after the layer.
+        obstacles_before, obstacles_after: the operations before and after the layer that need all features.
     """
 
     everything: tuple[Cut, ...] | str
@@ -63,21 +64,21 @@ class Proposal:
 
 
 class _Graph(NamedTuple):
-    """torch-pruning's graph, and the nodes of which it does not know how they map indices, with its error."""
+    """torch-pruning's graph, and the error for each node whose mapping of indices torch-pruning cannot find."""
 
     graph: Any
     unmapped: dict[Any, Exception]
 
 
 class _Index(NamedTuple):
-    """An index as torch-pruning's mappings take it."""
+    """An index in the form that torch-pruning's mappings need."""
 
     idx: int
     root_idx: int
 
 
 def _build(network: nn.Module, features: dict[nn.Module, int], run: Callable[[nn.Module], list[Any]]) -> _Graph:
-    """Build torch-pruning's graph of `network`, which cannot be used for anything else afterwards."""
+    """Build torch-pruning's graph of `network`, which cannot be used afterwards; the arguments are as for `propose`."""
     try:
         import torch_pruning
     except ImportError as error:
@@ -116,9 +117,9 @@ def _build(network: nn.Module, features: dict[nn.Module, int], run: Callable[[nn
 
 
 def _map_indices(graph: Any, update: Callable[[Any], None]) -> dict[Any, Exception]:
-    """Have torch-pruning find how each node maps indices, and return the nodes where it fails.
+    """Have torch-pruning find how each node maps indices, and return the error of each node for which it fails.
 
-    Called for all nodes at once, it would give up the whole network for one node, the concatenation of a cache for instance.
+    Called for all nodes at once, `update` would fail for all because of one node, such as the concatenation of a cache.
     """
     nodes = graph.module2node
     failed: dict[Any, Exception] = {}
@@ -135,19 +136,23 @@ def _map_indices(graph: Any, update: Callable[[Any], None]) -> dict[Any, Excepti
 def _cannot_follow(error: Exception) -> PruningError:
     return PruningError(
         f"torch-pruning cannot follow the features through this network ({type(error).__name__}: {error}). "
-        "A concatenation with what no layer made, the network's input for instance, is one such place: "
-        "add two products instead of concatenating, or leave that input to a second Linear"
+        "One cause is a concatenation with a tensor that no layer made, such as the network's input: "
+        "add two products instead of concatenating, or give that tensor to a second Linear"
     )
 
 
 def _contracts(graph: Any, node: Any) -> bool:
-    """Return True if features end at this node, as in a Linear: those read and those made are different ones."""
+    """Return True if the input features and the output features of a node are different features, as for a Linear."""
     handler = graph.get_pruner_of_module(node.module)
     return bool(handler.prune_in_channels != handler.prune_out_channels)
 
 
 def _cuts(traced: _Graph, layer: nn.Module, features: Sequence[int]) -> tuple[Cut, ...]:
-    """Find every module and parameter with weights of these features of the layer."""
+    """Return a cut for every module and parameter that holds weights of these features of the layer.
+
+    Raises:
+        PruningError: if the graph cannot be followed.
+    """
     graph = traced.graph
     found: dict[tuple[Any, Any], set[int]] = {}
     waiting = [(graph.module2node[layer], graph.get_pruner_of_module(layer).prune_out_channels, features)]
@@ -162,8 +167,8 @@ def _cuts(traced: _Graph, layer: nn.Module, features: Sequence[int]) -> tuple[Cu
         walked += len(new)
         if walked > _MOST_INDICES:
             raise PruningError(
-                "torch-pruning's graph has a circle on which features become ever more (its issues 430 and 527); attention "
-                "that reads the features of the layer, reshaped into heads, is one such place"
+                "torch-pruning's graph has a cycle on which the number of features grows without end (its issues 430 and 527); "
+                "one cause is attention that reads the features of the layer, reshaped into heads"
             )
         for dependency in node.dependencies if new else ():
             if dependency.is_triggered_by(handler):
@@ -183,7 +188,7 @@ def _cuts(traced: _Graph, layer: nn.Module, features: Sequence[int]) -> tuple[Cu
 
 
 def _around(graph: Any, start: Any, neighbours: str) -> Iterator[Any]:
-    """Yield the nodes from `start` in one direction, up to and including those where features end."""
+    """Yield the nodes before ("inputs") or after ("outputs") `start`, on each path up to and with the first that contracts."""
     seen, waiting = {start}, list(getattr(start, neighbours))
     while waiting:
         node = waiting.pop(0)
@@ -219,7 +224,7 @@ def _obstacle(graph: Any, node: Any, after: bool) -> str | None:
 
 
 def _own_weight(graph: Any, node: Any) -> str | None:
-    """Return the name of the parameter that a product reads itself, transposed perhaps."""
+    """Return the name of the parameter that a matrix product reads directly or through one operation, such as a transpose."""
     for each in [*node.inputs, *(deeper for input in node.inputs for deeper in input.inputs)]:
         if isinstance(each.module, nn.Parameter) and each.module.dim() > 1:
             return str(graph._param_to_name[each.module])
@@ -227,7 +232,7 @@ def _own_weight(graph: Any, node: Any) -> str | None:
 
 
 def _obstacles(graph: Any, layer: Any, neighbours: str) -> tuple[str, ...]:
-    """Describe what needs all features of a layer, before or after it, as far as names tell."""
+    """Describe the operations that need all features, before ("inputs") or after ("outputs") a layer, as far as names tell."""
     after = neighbours == "outputs"
     nodes = list(_around(graph, layer, neighbours))
     found = [obstacle for node in nodes if (obstacle := _obstacle(graph, node, after))]
@@ -241,7 +246,7 @@ def _obstacles(graph: Any, layer: Any, neighbours: str) -> tuple[str, ...]:
 
 @contextmanager
 def _severed(node: Any) -> Iterator[None]:
-    """Hide the dependencies between a node and its inputs."""
+    """In a `with` block, hide the dependencies between a node and its inputs."""
     around = [node, *node.inputs]
     dependencies = [each.dependencies for each in around]
     for each in node.inputs:
@@ -260,10 +265,13 @@ def propose(
     """Propose cuts for the tails of layers, from one graph.
 
     Args:
-        network: a copy, which is used up.
-        widths: how many features stay, by the name of the TailDropout.
-        features: how many features there are, likewise.
+        network: a copy of the network, which cannot be used afterwards.
+        widths: how many features each layer keeps, by the name of the TailDropout.
+        features: how many features each layer has, by the name of the TailDropout.
         run: runs the network on inputs that need gradients and returns its outputs as a list.
+
+    Returns:
+        A proposal for each layer, by name.
 
     Raises:
         ImportError: if torch-pruning is missing.

@@ -1,4 +1,4 @@
-"""Handlers: how torch-pruning removes features from modules that it does not know, or that it would cut wrongly."""
+"""Handlers, by which torch-pruning removes features from modules that it does not know or would cut wrongly."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def _keep(tensor: Tensor, dim: int, gone: Sequence[int]) -> nn.Parameter:
 
 
 class Handler:
-    """What torch-pruning asks about a type of module. This base class removes nothing: the module mixes features."""
+    """Remove features from a type of module, for torch-pruning. This base class refuses: the module mixes features."""
 
     pruning_dim = 1
 
     def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
-        raise PruningError(f"a {type(layer).__name__} mixes features")
+        raise PruningError(f"{type(layer).__name__} mixes features")
 
     def prune_in_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
-        raise PruningError(f"a {type(layer).__name__} mixes features")
+        raise PruningError(f"{type(layer).__name__} mixes features")
 
     def get_out_channels(self, layer: Any) -> int | None:
         return None
@@ -39,7 +39,7 @@ class Handler:
 
 
 class _TailDropoutHandler(Handler):
-    """A TailDropout has no weights, and as many features as it was seen to give."""
+    """TailDropout: no weights to cut. `features` holds the number of features of each layer, as found in a run."""
 
     def __init__(self, features: dict[nn.Module, int]) -> None:
         self.features = features
@@ -56,7 +56,7 @@ class _TailDropoutHandler(Handler):
 
 
 class _RecurrentHandler(Handler):
-    """RNN, LSTM and GRU: features that they read can go; features that they make they read again themselves."""
+    """RNN, LSTM and GRU: input features can be removed, but not output features, which the module reads at the next step."""
 
     def prune_in_channels(self, layer: nn.RNNBase, idxs: Sequence[int]) -> nn.Module:
         for name in ("weight_ih_l0", "weight_ih_l0_reverse")[: 1 + layer.bidirectional]:
@@ -67,7 +67,7 @@ class _RecurrentHandler(Handler):
 
 
 class _GroupNormHandler(Handler):
-    """GroupNorm: whole groups can go. Where k cuts through a group, sizes no longer fit."""
+    """GroupNorm: whole groups can be removed. If k cuts through a group, the sizes no longer fit, and the trials fail."""
 
     def prune_out_channels(self, layer: nn.GroupNorm, idxs: Sequence[int]) -> nn.Module:
         size = layer.num_channels // layer.num_groups
@@ -87,7 +87,7 @@ class _GroupNormHandler(Handler):
 
 
 class _Conv1DHandler(Handler):
-    """`Conv1D` of Hugging Face transformers."""
+    """`Conv1D` of Hugging Face transformers: a Linear whose weight is (inputs, outputs)."""
 
     def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> nn.Module:
         layer.weight, layer.bias = _keep(layer.weight, 1, idxs), _keep(layer.bias, 0, idxs)
@@ -128,7 +128,10 @@ def _cloned(module: nn.Module, *args: Any) -> Tensor:
 
 
 def install(network: nn.Module, features: dict[nn.Module, int]) -> dict[type[nn.Module], Handler]:
-    """Make the modules of `network` visible to autograd, each as one node, and return the handlers by type of module."""
+    """Make modules of `network` visible to autograd, each as one node, and return the handlers by type of module.
+
+    `features` holds the number of features of each TailDropout.
+    """
     handlers: dict[type[nn.Module], Handler] = {}
     for module in network.modules():
         if isinstance(module, TailDropout):

@@ -21,25 +21,25 @@ from .slices import Slice, read_features, sliced
 def load_pruned(model: Model, state_dict: Mapping[str, Tensor], *, slices: Mapping[str, int] | None = None) -> Model:
     """Cut a model that was built at full size to the shapes of a pruned checkpoint, and load the checkpoint, in place.
 
-    The model then is what `prune` returned: it has the checkpoint's weights and sizes (`in_features` and the like), in its own
-    dtype and on its own device; weights on the meta device become those of the checkpoint. Parameters that change their size
-    are new ones, so construct an optimizer afterwards.
+    The model then is what `prune` returned: it has the checkpoint's weights and sizes (`in_features` and the like), in the
+    model's own dtype and on its own device. Weights on the meta device get the checkpoint's device. Parameters that change
+    their size are new tensors, so construct an optimizer afterwards.
 
-    Where a layer of the pruned network slices (`prune` warned of it), this stands in the metadata of `state_dict()`, which
-    `torch.save` keeps. A safetensors file does not: give `slices` then.
+    If a layer of the pruned network slices its input (`prune` warned of it), the metadata of `state_dict()` records the width,
+    and `torch.save` keeps the metadata. A safetensors file does not: give `slices` then.
 
     Args:
         model: a model as it was before pruning.
-        state_dict: the `state_dict()` of the pruned network, as a file gives it back.
-        slices: how many features the layers keep that slice, by name. Default: those in the metadata of `state_dict`.
+        state_dict: the `state_dict()` of the pruned network, for instance read from a file.
+        slices: how many features each layer that slices keeps, by name. Default: the metadata of `state_dict`.
 
     Returns:
         The model.
 
     Raises:
-        PruningError: if the checkpoint does not fit the model; the message names the module. Nothing is changed then.
-        TypeError: if `model` is no module or `state_dict` no dict of tensors.
-        KeyError: if `slices` names no TailDropout.
+        PruningError: if the checkpoint does not fit the model; the message names the module, and the model is unchanged.
+        TypeError: if `model` is not a module or `state_dict` not a dict of tensors.
+        KeyError: if a name in `slices` is not that of a TailDropout.
 
     Example:
         >>> def build():
@@ -65,7 +65,7 @@ def load_pruned(model: Model, state_dict: Mapping[str, Tensor], *, slices: Mappi
 
 
 def _widths(model: nn.Module, sizes: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, int], dict[str, int]]:
-    """Return the attributes that become smaller: the new numbers and the old ones."""
+    """Return the new and old values of the integer attributes that become smaller, by names such as "0.in_features"."""
     small, full = {}, {}
     for name, changed in sizes.items():
         for key, new in changed.items():
@@ -77,23 +77,28 @@ def _widths(model: nn.Module, sizes: Mapping[str, Mapping[str, Any]]) -> tuple[d
 
 def _check_arguments(model: object, state_dict: object) -> None:
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; give an nn.Module built at full size")
+        raise TypeError(f"model has type {type(model).__name__}; give an nn.Module built at full size")
     if not isinstance(state_dict, Mapping):
         if isinstance(state_dict, nn.Module):
             raise TypeError("state_dict is the pruned model itself; give its state_dict()")
         raise TypeError(
-            f"state_dict is a {type(state_dict).__name__}; give the pruned model's state_dict(), as torch.load gives it back"
+            f"state_dict has type {type(state_dict).__name__}; give the pruned model's state_dict(), "
+            "as torch.load gives it back"
         )
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state_dict.get(key), Mapping):
             raise TypeError(f"state_dict is a checkpoint with more than weights in it; give checkpoint[{key!r}]")
     for key, value in state_dict.items():
         if not isinstance(value, Tensor) and not str(key).endswith("_extra_state"):
-            raise TypeError(f"state_dict[{key!r}] is a {type(value).__name__}; give a dict of tensors")
+            raise TypeError(f"state_dict[{key!r}] has type {type(value).__name__}; give a dict of tensors")
 
 
 def _check_slices(model: nn.Module, features: Mapping[str, int]) -> dict[nn.Module, nn.Module]:
-    """Return the modules that slice, by those whose place they take."""
+    """Return a SlicedTailDropout for each TailDropout that it replaces; `features` is by name.
+
+    Raises:
+        KeyError: if a name is neither that of a TailDropout nor of a Slice.
+    """
     modules, kept = dict(model.named_modules(remove_duplicate=False)), dict[nn.Module, nn.Module]()
     for name, k in features.items():
         layer = modules.get(name)
@@ -106,7 +111,7 @@ def _check_slices(model: nn.Module, features: Mapping[str, int]) -> dict[nn.Modu
 
 
 def _held(name: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of the tensors that a module holds itself, or that the checkpoint has for it besides."""
+    """Return the names of a module's own tensors that the checkpoint has, and "bias" if pruning added one."""
     own = [key for key, tensor in [*module._parameters.items(), *module._buffers.items()] if tensor is not None]
     if _takes_bias(module) and _key(name, "bias") in tensors:
         own.append("bias")
@@ -114,7 +119,7 @@ def _held(name: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> list[s
 
 
 def _takes_bias(module: nn.Module) -> bool:
-    """Return True for a module without a bias that may have got one in pruning, for what dropped features added."""
+    """Return True for a Linear or convolution without a bias, to which pruning may have added one."""
     return is_product(module) and module._parameters.get("bias", 0) is None
 
 
@@ -123,10 +128,10 @@ def _key(name: str, key: str) -> str:
 
 
 def _check_keys(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Check that the keys are those of the model; add weights that are tied to others, and which files may leave out.
+    """Check that the keys of `tensors` are those of the model; first add tied weights, which files may leave out, in place.
 
     Raises:
-        PruningError: if they are not.
+        PruningError: if keys are missing, or unknown to the model.
     """
     wanted = model.state_dict(keep_vars=True)
     by_identity: dict[int, list[str]] = {}
@@ -140,7 +145,7 @@ def _check_keys(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     for key in [key for key in tensors if key not in wanted]:
         owner = modules.get(key.rpartition(".")[0])
         if isinstance(owner, TailDropout) and key.rpartition(".")[2] == "k":
-            del tensors[key]  # checkpoints of the original package hold one
+            del tensors[key]  # checkpoints of the original package hold this entry
     missing = [key for key in wanted if key not in tensors]
     extra = [key for key in tensors if key not in wanted and not _is_new_bias(modules, key)]
     if not missing and not extra:
@@ -151,7 +156,7 @@ def _check_keys(model: nn.Module, tensors: dict[str, Tensor]) -> None:
             f"{{key.removeprefix({prefix!r}): tensor for key, tensor in state_dict.items()}}"
         )
     shown = "; ".join(
-        f"{what} {', '.join(map(repr, keys[:5]))}{' and others' if len(keys) > 5 else ''}"
+        f"{what} {', '.join(map(repr, keys[:5]))}{f' and {len(keys) - 5} more' if len(keys) > 5 else ''}"
         for what, keys in (("the checkpoint lacks", missing), ("the model has no", extra))
         if keys
     )
@@ -184,7 +189,10 @@ def _sizes(name: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[
 def _resize(
     module: nn.Module, name: str, tensors: Mapping[str, Tensor], sizes: Mapping[str, Any], made: dict[Tensor, Any]
 ) -> None:
-    """Give a module tensors of the checkpoint's shapes and attributes that agree; `made` keeps tied parameters tied."""
+    """Give a module empty tensors of the checkpoint's shapes, and set the attributes `sizes`.
+
+    `made` maps old tensors to new ones, so that tied parameters stay tied.
+    """
     for key in _held(name, module, tensors):
         value, old = tensors[_key(name, key)], getattr(module, key)
         if old is not None and old.shape == value.shape and not old.is_meta:

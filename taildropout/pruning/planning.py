@@ -1,4 +1,4 @@
-"""Planner: choose for every layer whether its input is cut too or the layer slices, by trying."""
+"""Planner: find by trials which layers have their input cut too, and which must slice their input."""
 
 from __future__ import annotations
 
@@ -34,7 +34,15 @@ def _known(cuts: tuple[Cut, ...] | str) -> tuple[Cut, ...]:
 
 
 class Planner:
-    """Finds a plan that proves right: every layer cut on both sides, or slicing where its input must keep its size."""
+    """Find a plan that passes the trials: every layer is cut on both sides, or slices if its input must keep its size.
+
+    Args:
+        copies: copies of the model.
+        network: a copy with all layers at their widths.
+        widths: how many features each layer keeps, by name; less than it has.
+        sizes: how many features each layer has, by name.
+        inputs: the example inputs.
+    """
 
     def __init__(
         self, copies: Copies, network: nn.Module, widths: Mapping[str, int], sizes: Mapping[str, int], inputs: Inputs
@@ -51,7 +59,11 @@ class Planner:
         self.inputs = inputs
 
     def _plan(self, names: Mapping[str, bool]) -> Plan:
-        """Return the plan for these layers; True for those that slice."""
+        """Return the plan for these layers; `names` maps each layer to True if it slices.
+
+        Raises:
+            PruningError: if the graph proposes no cut, or a parameter to be cut is shared by several modules.
+        """
         cuts: list[Cut] = []
         for name, slices in names.items():
             proposed = self.proposals[name].after if slices else self.proposals[name].everything
@@ -64,20 +76,20 @@ class Planner:
         return Plan(merge(cuts), {name: self.widths[name] for name in names}, sliced)
 
     def _try(self, names: Mapping[str, bool]) -> tuple[Plan, dict[str, Tensor]] | str:
-        """Return a plan that proved right and what dropped features add, or the reason why it is wrong."""
+        """Return a plan that passed the trials and the constants to add to biases, or the reason why the plan fails."""
         if self.trials is None:
             self.trials = Trials(self.copies, self.inputs)
         try:
             plan = self._plan(names)
             return plan, prove(self.trials, plan)
-        except Exception as error:  # of whatever type a network raises that was cut where it must not be
+        except Exception as error:  # a network that was cut wrongly may raise any type
             return str(error) or type(error).__name__
 
     def solve(self) -> tuple[Plan, dict[str, Tensor], dict[str, str]]:
-        """Return the plan, what dropped features add, and for each layer that slices the reason.
+        """Return the plan, the constants to add to biases by module, and by layer the reason why it slices.
 
         Raises:
-            PruningError: if there is none.
+            PruningError: if no plan passes the trials.
         """
         everything = dict.fromkeys(self.widths, False)
         found = self._try(everything)
@@ -88,7 +100,7 @@ class Planner:
             reason = found if len(everything) == 1 else self._reason(name)
             choice[name] = reason is not None
             if reason is not None:
-                excuses[name] = "; ".join(self.proposals[name].obstacles_before) or f"cutting it too went wrong ({reason})"
+                excuses[name] = "; ".join(self.proposals[name].obstacles_before) or f"cutting its input failed ({reason})"
         last = self._try(choice)
         if isinstance(last, str):
             raise PruningError(self._refusal(choice, last))
@@ -98,7 +110,7 @@ class Planner:
         """Return why one layer alone cannot be cut on both sides, or None if it can.
 
         Raises:
-            PruningError: if it cannot be cut at all.
+            PruningError: if the layer cannot be cut even when it slices.
         """
         found = self._try({name: False})
         if not isinstance(found, str):
@@ -114,6 +126,6 @@ class Planner:
         return (
             f"{what} without changing what the network computes: {reason}."
             + (f" After the layer, {' and '.join(obstacles)}." if obstacles else "")
-            + " Have only operations feature by feature between it and a Linear or a convolution, by moving it, or prune "
+            + " Move the layer so that only feature-wise operations stand between it and a Linear or a convolution, or prune "
             "another layer"
         )

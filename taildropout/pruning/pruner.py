@@ -24,7 +24,10 @@ from .verification import Copies, Inputs, difference, evaluating, rounding, run,
 
 @contextmanager
 def _undisturbed(model: nn.Module, inputs: Inputs) -> Iterator[None]:
-    """Keep random numbers and the mode of autograd, and turn off the fast path of transformers, which bypasses layers."""
+    """In a `with` block, turn off gradients and torch's fast path for attention, which bypasses layers; restore all state.
+
+    The states of torch's random number generators are restored too.
+    """
     devices = devices_of(model) | {each.device for each in tree_leaves(inputs) if isinstance(each, Tensor) and each.is_cuda}
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -57,7 +60,7 @@ def _features(network: nn.Module, names: Mapping[str, int], inputs: Inputs) -> d
 
 
 class _Missing:
-    """Marks an argument that was not given."""
+    """Default of an argument that was not given."""
 
 
 @overload
@@ -69,29 +72,31 @@ def prune(  # type: ignore[misc]  # the third argument is k or, after a dict, ex
 ) -> Any:
     """Return a smaller copy of a model, without the features of its layers beyond the first k.
 
-    The copy computes what the model computes under `set_k(k)`. This is checked for all layers together, in evaluation and in
-    float64, on the example inputs and, since equality may be luck, for two more sets of weights with inputs drawn in the range
-    of those given. Where an activation makes something other than 0 of a dropped feature, the next bias takes that up.
+    The copy computes what the model computes under `set_k(k)`. This is checked for all layers together, in evaluation mode and
+    in float64: on the example inputs, and with two more sets of weights on inputs drawn in the range of the example inputs,
+    since equality with one set of weights may be a coincidence. If an activation maps 0 to another constant, dropped features
+    contribute this constant, which is added to the next bias.
 
-    Where the features come from something that cannot be cut exactly (a LayerNorm, a GRU, the model's own input), it stays as
-    it is, and the layer slices; a warning says so. Buffers, hooks, training modes and frozen weights are copied, gradients are
-    not. The model itself stays untouched. Widths in a `config` (`intermediate_size`, `n_inner`, ...) are set in the copy where
-    one number fits all layers, or else a warning says that they stay. Beyond the model, memory for about three copies of it is
-    needed. Needs the extra `prune` (torch-pruning, by Fang et al. 2023, "DepGraph", for the graph).
+    If the features come from a module that cannot be cut exactly (a LayerNorm, a GRU) or from the model's input, that module
+    keeps its size, and the layer slices: it selects the first k features of its input. A warning says so. Buffers, hooks,
+    training modes and frozen weights are copied, gradients are not. The model itself is unchanged. Widths in a `config`
+    (`intermediate_size`, `n_inner`, ...) are set in the copy if one number fits all layers; otherwise a warning says that they
+    are not. Memory is needed for the model and about three copies. Needs the extra `prune` (torch-pruning, by Fang et al. 2023,
+    "DepGraph", for the graph).
 
     Args:
         model: any module that contains the layers.
-        layer: a TailDropout of the model, or its name as in `model.named_modules()`; or a dict of names, or patterns as in
-            `fnmatch`, and widths, which takes the place of `layer` and `k`.
-        k: how many features stay, from 1 to the number n that the layer has.
+        layer: a TailDropout of the model, or its name as in `model.named_modules()`; or, in place of `layer` and `k`, a dict
+            from layers, names or patterns as in `fnmatch` to widths.
+        k: how many features are kept, from 1 to the layer's number of features n.
         example_inputs: a tensor, a tuple or list of positional arguments, or a dict of keyword arguments, for `model`.
-        remove: also remove the layers, which otherwise stay for further training, with their p and k features.
+        remove: True to also remove the layers; by default they stay, with their p and k features, for further training.
 
     Returns:
         A copy of the model, of the same type, with fewer weights; for k = n with as many.
 
     Raises:
-        PruningError: if no cut leaves the function unchanged; the message names what mixes features and what can be done.
+        PruningError: if no cut leaves the outputs unchanged; the message names the operations that mix features and a remedy.
             Also if the weights are quantised, sharded, offloaded or tied.
         TypeError: if an argument is of a wrong type.
         ValueError: if k is less than 1 or greater than n; if a layer is not in the model, or not called.
@@ -114,8 +119,8 @@ def prune(  # type: ignore[misc]  # the third argument is k or, after a dict, ex
             raise TypeError(f"k={k!r} is given beside a dict of widths; call prune(model, widths, example_inputs)")
     elif not isinstance(layer, str | nn.Module):
         raise TypeError(
-            f"layer is a {type(layer).__name__}; give a TailDropout of the model, or its name; for several layers give a dict "
-            "of widths, prune(model, {name: k, ...}, example_inputs)"
+            f"layer has type {type(layer).__name__}; give a TailDropout of the model, or its name; for several layers give a "
+            "dict of widths, prune(model, {name: k, ...}, example_inputs)"
         )
     elif k is _Missing or example_inputs is _Missing:
         raise TypeError("k or example_inputs is missing; call prune(model, layer, k, example_inputs)")
@@ -130,7 +135,7 @@ def prune(  # type: ignore[misc]  # the third argument is k or, after a dict, ex
 
 
 def _pruned(model: Model, widths: dict[str, int], inputs: Inputs, remove: bool) -> tuple[Model, list[str]]:
-    """Return the smaller copy, and warnings."""
+    """Return the smaller copy, and the messages of warnings."""
     copies = Copies(model)
     network = copies.another()
     set_widths(network, dict.fromkeys(widths))
@@ -158,7 +163,7 @@ def _pruned(model: Model, widths: dict[str, int], inputs: Inputs, remove: bool) 
             raise PruningError(f"in its own precision the network changes: {found}; prune model.double()")
         del candidate
     messages = [
-        f"{name!r} now slices {widths[name]} of {sizes[name]} features, and what makes them keeps its size: {excuse}"
+        f"{name!r} now slices {widths[name]} of {sizes[name]} features, and its input keeps its size: {excuse}"
         for name, excuse in excuses.items()
     ]
     return smaller, messages + adapt_config(smaller, cut, sizes)

@@ -1,4 +1,4 @@
-"""Which attributes a module has when its tensors have given shapes, and whether the shapes fit each other."""
+"""Find the attributes that a module has when its tensors have given shapes, and check that the shapes fit each other."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _conv1d(module: Any, shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
 
 def _convolution(module: Any, shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
     first, second = shapes["weight"][:2]
-    # Groups change only where every channel is one of its own, and then there are as many as channels.
+    # Pruning changes the number of groups only if every channel is its own group.
     depthwise = 1 < module.groups == module.in_channels
     groups = first if depthwise else module.groups
     inputs, outputs = (first, second * groups) if module.transposed else (second * groups, first)
@@ -66,7 +66,7 @@ def _recurrent(module: Any, shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
     return {"input_size": inputs, **fixed, **rows}
 
 
-# What other shapes and attributes follow from the shapes of a module's tensors, by type.
+# By type of module, a function from the shapes of its tensors to the attributes and other shapes that follow.
 _KNOWN: list[tuple[type[nn.Module] | tuple[type[nn.Module], ...], Callable[[Any, Mapping[str, tuple[int, ...]]], Sizes]]] = [
     (nn.Linear, _linear),
     (CONVOLUTIONS, _convolution),

@@ -1,4 +1,4 @@
-"""Modules that stand where a layer was whose input could not be made smaller: they take its first features."""
+"""Modules that replace a TailDropout whose input keeps its size: they select the first features of the input."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SlicedTailDropout(TailDropout):
 
 
 class Slice(nn.Module):
-    """The first `features` features of its input."""
+    """Select the first `features` features of the input along `dim`."""
 
     def __init__(self, features: int, dim: int) -> None:
         super().__init__()
@@ -53,12 +53,12 @@ def sliced(layer: TailDropout, features: int) -> SlicedTailDropout:
 
 
 def write_features(destination: Any, prefix: str, features: int) -> None:
-    """Write the number of features into the metadata of a state_dict, where it is no key."""
+    """Write the number of features into the metadata of a state_dict, not among its keys."""
     metadata = getattr(destination, "_metadata", {})
     metadata.setdefault(prefix[:-1], {})["features"] = features
 
 
 def read_features(state_dict: Any) -> dict[str, int]:
-    """Return the number of features of every slice by the module's name, from the metadata of a state_dict."""
+    """Return the number of features that each slicing module keeps, by its name, from the metadata of a state_dict."""
     metadata = getattr(state_dict, "_metadata", {})
     return {name: entries["features"] for name, entries in metadata.items() if "features" in entries}

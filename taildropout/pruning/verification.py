@@ -1,4 +1,4 @@
-"""Whether two networks compute the same: for the weights and inputs given, and for others, as equality may be luck."""
+"""Check that two networks compute the same, for their own weights and inputs and for drawn ones, as equality may be luck."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from .cutting import Constants, Plan, cut_down
 
 Inputs = tuple[Any, ...] | dict[str, Any]
 
-# Networks of the same form with other weights, on which a plan must prove right as well.
-_TRIALS = 2
+_TRIALS = 2  # how many further sets of weights a plan must prove right with
 _SEED = 0  # the draws below are the same every time, and take nothing from the global generator
 _CHUNK = 2**20  # how many weights are drawn at once, so that drawing needs little memory
 
@@ -32,13 +31,13 @@ def _own(leaf: Any) -> Any:
 
 
 def run(network: nn.Module, inputs: Inputs) -> list[Any]:
-    """Return the outputs in a list. The network gets a copy of the inputs, since it may change them (a cache for instance)."""
+    """Return the leaves of the network's outputs. The network gets a copy of the inputs, since it may modify them (a cache)."""
     inputs = tree_map_only(object, _own, inputs)
     return leaves_of(network(**inputs) if isinstance(inputs, dict) else network(*inputs))
 
 
 def evaluating(model: nn.Module) -> nn.Module:
-    """Return a copy in evaluation; not by `eval()`, which a model may override and which forgets k.
+    """Return a copy of a model in evaluation mode; not by `eval()`, which models may override and which resets k.
 
     Raises:
         PruningError: if the model cannot be copied.
@@ -62,14 +61,14 @@ def evaluating(model: nn.Module) -> nn.Module:
 
 
 class Copies:
-    """Copies of a model in evaluation, of which one is in memory at a time."""
+    """Copies of a model in evaluation mode, of which only one is in memory at a time."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self._before: list[weakref.ref[Any]] = []
 
     def another(self) -> nn.Module:
-        """Return a copy; the one before, to which nothing should refer any more, is freed first."""
+        """Return a new copy; first free the last one, to which the caller must not refer any more."""
         self.free()
         network = evaluating(self.model)
         self._before = references_to(network)
@@ -86,13 +85,13 @@ def references_to(network: nn.Module) -> list[weakref.ref[Any]]:
 
 
 def free(references: Sequence[weakref.ref[Any]]) -> None:
-    """Collect garbage if something that is no longer needed is still in memory: modules may refer to each other in a circle."""
+    """Collect garbage if a reference is still alive: modules that refer to each other in a cycle stay in memory until then."""
     if any(reference() is not None for reference in references):
         gc.collect()
 
 
 def set_widths(network: nn.Module, widths: Mapping[str, int | None]) -> None:
-    """Set k on layers of a copy, which nobody else uses."""
+    """Set k on the named TailDropouts of a copy; None for all features."""
     for name, k in widths.items():
         layer = network.get_submodule(name)
         assert isinstance(layer, TailDropout)
@@ -104,7 +103,7 @@ def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def other_inputs(inputs: Inputs) -> Inputs:
-    """Return other inputs of the same kind: floats drawn between the least and the largest of those given."""
+    """Return inputs with floats drawn uniformly between each tensor's least and largest element; keep other tensors."""
     generator = torch.Generator().manual_seed(_SEED)
 
     def draw(tensor: Tensor) -> Tensor:
@@ -118,9 +117,9 @@ def other_inputs(inputs: Inputs) -> Inputs:
 
 
 def _draw_weights(network: nn.Module, trial: int) -> None:
-    """Change the weights and running statistics of a network, in place, so that none is 0 or equal to another.
+    """Change the weights and running statistics of a network at random, in place, so that none is 0 or equal to another.
 
-    They stay within their old sizes, so that variances stay positive.
+    Each is multiplied by 0.5 to 1.5, and a fifth of its tensor's root mean square is added at most: variances stay positive.
     """
     generator = torch.Generator().manual_seed(_SEED + trial)
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
@@ -135,7 +134,7 @@ def _draw_weights(network: nn.Module, trial: int) -> None:
 
 
 def rounding(network: nn.Module, inputs: Inputs) -> float:
-    """Return the largest machine epsilon among weights and inputs."""
+    """Return the largest machine epsilon among the dtypes of weights, buffers and inputs; 0 if none is floating."""
     every = [*network.parameters(), *network.buffers(), *tree_leaves(inputs)]
     floats = [each for each in every if isinstance(each, Tensor) and each.is_floating_point()]
     return max((torch.finfo(each.dtype).eps for each in floats), default=0.0)
@@ -148,21 +147,21 @@ def _double(tensor: Tensor) -> Tensor:
 class Trials:
     """Copies of a network in float64, one at a time: the first with its own weights and inputs, the others with drawn ones.
 
-    In float64 rounding hides nothing. A network that insists on its own precision is tried in it.
+    In float64, rounding errors are too small to hide a wrong cut. A network that does not run in float64 keeps its own dtype.
     """
 
     def __init__(self, copies: Copies, inputs: Inputs) -> None:
         """Find out whether the network runs in float64.
 
         Raises:
-            PruningError: if it neither does nor has the precision of float32, or if it computes something else at every call.
+            PruningError: if the network does not run in float64 and is less precise than float32, or if two runs differ.
         """
         self.copies, self.inputs = copies, inputs
         self.double = True
         network, inputs = self._first()
         try:
             first = run(network, inputs)
-        except Exception as error:  # of whatever type: that of a dtype which does not fit is the network's choice
+        except Exception as error:  # a dtype that does not fit may raise any type
             self.double = False
             del network
             network, inputs = self._first()
@@ -174,7 +173,7 @@ class Trials:
             first = run(network, inputs)
         if found := difference(first, run(network, inputs), rounding(network, inputs)):
             raise PruningError(
-                f"the network computes something else at every call: {found}; make it deterministic in evaluation"
+                f"the network gives other outputs at every call: {found}; make it deterministic in evaluation mode"
             )
 
     def _first(self) -> tuple[nn.Module, Inputs]:
@@ -194,10 +193,13 @@ class Trials:
 
 
 def prove(trials: Trials, plan: Plan) -> dict[str, Tensor]:
-    """Check that cutting by `plan` changes nothing in any trial, and return what dropped features add with its own weights.
+    """Check that cutting by `plan` changes no output in any trial, and return the constants to add to biases, by module.
+
+    The constants are those of the network's own weights.
 
     Raises:
-        Exception: if it changes something; of whatever type a network raises that was cut where it must not be.
+        PruningError: if an output changes, or no module before a layer is cut.
+        Exception: whatever the network raises if it was cut wrongly.
     """
     own: dict[str, Tensor] | None = None
     for network, inputs in trials:
@@ -222,10 +224,10 @@ def prove(trials: Trials, plan: Plan) -> dict[str, Tensor]:
 
 @contextmanager
 def sizes_given(network: nn.Module, names: Mapping[str, Any], sizes: dict[str, int]) -> Iterator[None]:
-    """Record how many features the named layers give, where there is a sample at all.
+    """In a `with` block, record in `sizes` how many features the named layers return; ignore outputs without elements.
 
     Raises:
-        PruningError: if a layer gives several numbers of features.
+        PruningError: if a layer returns different numbers of features.
     """
 
     def record(name: str, module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -247,9 +249,9 @@ def sizes_given(network: nn.Module, names: Mapping[str, Any], sizes: dict[str, i
 def difference(theirs: Sequence[Any], ours: Sequence[Any], eps: float) -> str | None:
     """Describe how two lists of outputs differ by more than rounding; return None if they do not.
 
-    Rounding is a difference within half of the digits, √eps relative to the largest element of a tensor. A sum of m terms in
-    another order is off by m·eps at most, which in float64 leaves room for networks that amplify it a thousandfold; the
-    contribution of a feature, with weights drawn anew, is larger by orders of magnitude.
+    A difference counts as rounding up to √eps times the largest element of a tensor, with the larger of `eps` and the tensor's
+    machine epsilon. A sum of m terms in another order is off by m·eps at most, which in float64 leaves room for networks that
+    amplify the error a thousandfold. The contribution of a feature, with drawn weights, is larger by orders of magnitude.
     """
     if len(theirs) != len(ours):
         return f"{len(theirs)} outputs became {len(ours)}"

@@ -1,4 +1,4 @@
-"""`scree`, the loss of a network at every width; `frontier`, a width for each layer; and their results."""
+"""Measure the loss at every width of a layer (`scree`), and find the best widths of all layers at many costs (`frontier`)."""
 
 from .measuring import scree
 from .result import Scree

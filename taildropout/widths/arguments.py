@@ -1,4 +1,4 @@
-"""The arguments of `scree` and `frontier`: checked, and layers found by name."""
+"""Check the arguments of `scree` and `frontier`, and find layers by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from ..names import named
 
 
 def find_layers(model: nn.Module, layer: Any) -> dict[str, TailDropout]:
-    """Return the layers by name: of a name, a layer (named ""), or a sequence of both and of patterns."""
+    """Return the layers that `layer` stands for, by name.
+
+    Args:
+        model: the model that contains the layers.
+        layer: a name; a TailDropout, which is returned under the name ""; or a sequence of names, TailDropouts and patterns.
+
+    Raises:
+        TypeError, ValueError, KeyError: as in `scree`.
+    """
     if isinstance(layer, str):
         matches = named(model, TailDropout, layer, "layer")
         if layer not in matches:
@@ -32,7 +40,7 @@ def find_layers(model: nn.Module, layer: Any) -> dict[str, TailDropout]:
         )
         exact = not isinstance(part, str) or part in matches
         for name, module in matches.items():
-            if module in layers.values() and not exact:  # one pattern may match two names of a module, or overlap another
+            if module in layers.values() and not exact:  # a pattern may match two names of a module, or overlap another pattern
                 continue
             if module in layers.values():
                 raise ValueError(f"layer {name!r} is given twice; give each once")
@@ -44,16 +52,21 @@ def find_layers(model: nn.Module, layer: Any) -> dict[str, TailDropout]:
 
 def _check_layer(model: nn.Module, layer: Any) -> TailDropout:
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; give an nn.Module")
+        raise TypeError(f"model has type {type(model).__name__}; give an nn.Module")
     if not isinstance(layer, TailDropout):
-        raise TypeError(f"layer is a {type(layer).__name__}; give a TailDropout of the model, or its name")
+        raise TypeError(f"layer has type {type(layer).__name__}; give a TailDropout of the model, or its name")
     if not any(module is layer for module in model.modules()):
-        raise ValueError(f"{layer} is no module of this {type(model).__name__}; give one that is, or its name")
+        raise ValueError(f"{layer} is no module of this {type(model).__name__}; give a TailDropout of the model, or its name")
     return layer
 
 
 def check_widths(widths: Iterable[int] | str | None) -> list[int] | str | None:
-    """Return widths in ascending order; None and "log" as they are."""
+    """Check `widths` and return them in ascending order; return None and "log" unchanged.
+
+    Raises:
+        TypeError: if `widths` is neither ints, "log" nor None.
+        ValueError: if there is no width, or a width is negative or repeated.
+    """
     if widths is None or (isinstance(widths, str) and widths == "log"):
         return widths
     if isinstance(widths, str) or not isinstance(widths, Iterable):
@@ -72,7 +85,11 @@ def check_widths(widths: Iterable[int] | str | None) -> list[int] | str | None:
 
 
 def widths_up_to(n: int, asked: list[int] | str | None) -> list[int]:
-    """Return the widths asked for, of a layer with n features."""
+    """Return the requested widths of a layer with n features: 0 … n for None; 0, 1, 2, 4 … n for "log".
+
+    Raises:
+        ValueError: if a width is greater than n.
+    """
     if isinstance(asked, list):
         if asked[-1] > n:
             raise ValueError(f"width {asked[-1]} is greater than the {n} features of the layer; give {n} or less")
@@ -81,13 +98,13 @@ def widths_up_to(n: int, asked: list[int] | str | None) -> list[int]:
 
 
 def check_limit(name: str, value: object, what: str) -> None:
-    """Raise ValueError unless the argument is None or an int of 1 or more."""
+    """Raise ValueError unless `value` is None or an int of 1 or more; `what` names the things counted, for the message."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise ValueError(f"{name}={value!r} is no number of {what}; give an int, 1 or more, or None")
 
 
 def length(batches: Iterable[Any]) -> int | None:
-    """Return how many batches there are, or None if they do not tell."""
+    """Return the number of batches, or None if `batches` has no length."""
     try:
         return len(batches)  # type: ignore[arg-type]
     except TypeError:  # a generator has no length

@@ -1,4 +1,4 @@
-"""How a batch becomes a call of the model, and what the loss of the output is compared with."""
+"""Call a model with a batch, and compute the loss of its output."""
 
 from __future__ import annotations
 
@@ -19,42 +19,42 @@ Call = Callable[[Any, Any], Any]
 
 @dataclass(frozen=True)
 class Example:
-    """A batch on the device: what the model is called with, and what the loss gets beside the output."""
+    """A batch on the device, as the input of the model and the target of the loss."""
 
     input: Any
     target: Any
-    weight: int  # of the batch's mean loss among those of other batches
-    keywords: bool  # is the input a dict of the model's arguments?
+    weight: int  # of the batch's mean loss, in the mean over batches
+    keywords: bool  # True if the input is a dict of keyword arguments
 
 
 class Caller:
-    """Call a model with batches, and compute the loss of its outputs."""
+    """Call a model with batches, and compute the loss of its outputs; the arguments are those of `scree`."""
 
     def __init__(self, model: nn.Module, loss: Loss | None, call: Call | None, device: torch.device | str | None) -> None:
         if isinstance(loss, type):
             raise TypeError(f"loss is the class {loss.__name__}; give an instance of it: {loss.__name__}()")
         if loss is not None and not callable(loss):
-            raise TypeError(f"loss is a {type(loss).__name__}; give a callable of output and target")
+            raise TypeError(f"loss has type {type(loss).__name__}; give a callable of output and target")
         if call is not None and not callable(call):
-            raise TypeError(f"call is a {type(call).__name__}; give a callable of model and batch")
+            raise TypeError(f"call has type {type(call).__name__}; give a callable of model and batch")
         self.model, self.loss, self.call = model, loss, call
         if device is None:
-            # Weights that are moved in only while they are used stand on "meta" meanwhile.
+            # Offloaded weights are on "meta" whenever they are not in use.
             device = next((parameter.device for parameter in model.parameters() if not parameter.is_meta), None)
         self.device = device
 
     def read(self, batch: Any, number: int) -> Example:
-        """Check a batch and move it to the device.
+        """Check a batch, move it to the device, and return its input and target; `number` counts batches from 1, for messages.
 
         Raises:
-            TypeError: if nothing says how the model is called with it, or it holds NumPy arrays.
+            TypeError: if the batch is neither a pair nor a dict and `call` is None, or if the batch holds a NumPy array.
         """
         pair = isinstance(batch, tuple | list) and len(batch) == 2
         batch = dict(batch) if isinstance(batch, Mapping) else tuple(batch) if pair else batch
         if self.call is None and not pair and not isinstance(batch, dict):
             raise TypeError(
-                f"batch {number} is a {type(batch).__name__}, not a pair; let batches give (input, target), or dicts of the "
-                "model's arguments, or say how the model is called: call=lambda model, batch: ..."
+                f"batch {number} has type {type(batch).__name__} and is not a pair; give batches of (input, target), or dicts "
+                "of the model's arguments, or a function that calls the model: call=lambda model, batch: ..."
             )
         if any(type(leaf).__module__ == "numpy" and hasattr(leaf, "__array_interface__") for leaf in tree_leaves(batch)):
             raise TypeError(f"batch {number} holds a NumPy array; give tensors: torch.from_numpy(array)")
@@ -67,31 +67,37 @@ class Caller:
         return Example(input, target, self._weight(batch, target), self.call is None and not pair)
 
     def run(self, input: Any, keywords: bool) -> Any:
-        """Return the model's output."""
+        """Return the model's output for an input; `keywords` is True if the input is a dict of keyword arguments."""
         if self.call is not None:
             return self.call(self.model, input)
         return self.model(**input) if keywords else self.model(input)
 
     def loss_of(self, output: Any, target: Any) -> Tensor:
-        """Return the loss of an output, 0-d for a mean or 1-d with one element per sample."""
+        """Return the loss of an output, 0-d for a mean or 1-d with one element per sample.
+
+        Raises:
+            TypeError: if the loss is no number and no tensor of numbers.
+            ValueError: if `loss` is None and the output has no loss.
+        """
         if self.loss is None:
             return check_loss(_own_loss(output))
         with FewClasses() if isinstance(output, Tensor) and output.is_cpu else nullcontext():
             return check_loss(self.loss(output, target))
 
     def _weight(self, batch: Any, target: Any) -> int:
+        """Return the number of labels other than -100 for the model's own loss, else the number of elements of the target."""
         labels = batch.get("labels") if self.loss is None and isinstance(batch, dict) else None
         if isinstance(labels, Tensor) and not labels.is_floating_point():
-            return int((labels != -100).sum())  # the others are ignored by a cross-entropy
+            return int((labels != -100).sum())  # cross-entropy ignores labels of -100
         sizes = [leaf.numel() for leaf in tree_leaves((target, batch)) if isinstance(leaf, Tensor)]
         return sizes[0] if sizes else 1
 
 
 def check_batches(batches: Any) -> None:
-    """Raise TypeError for what gives no batches."""
+    """Raise TypeError unless `batches` is an iterable, and neither a tensor, a str nor a mapping."""
     if isinstance(batches, Tensor | str | Mapping) or not isinstance(batches, Iterable):
         raise TypeError(
-            f"batches is a {type(batches).__name__}; give an iterable of pairs (input, target), or of dicts of arguments"
+            f"batches has type {type(batches).__name__}; give an iterable of pairs (input, target), or of dicts of arguments"
         )
 
 
@@ -99,7 +105,7 @@ def _own_loss(output: Any) -> Any:
     loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     if loss is None:
         raise ValueError(
-            f"the model gave a {type(output).__name__} without a loss of its own; "
-            "give a loss, or batches with what the model needs to compute one, such as labels"
+            f"the model's output, of type {type(output).__name__}, has no loss; "
+            "give a loss, or batches from which the model computes its own loss (with labels, for instance)"
         )
     return loss

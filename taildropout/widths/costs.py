@@ -1,8 +1,8 @@
-"""Parameters and operations of a network at chosen widths, without cutting it each time.
+"""Count the parameters or operations of a network at any widths, after cutting each layer only once.
 
-A layer is cut once, by `prune`. The shapes of the weights then show how many entries of each dim go with each of its features.
-The size of a weight is the product of its dims, and a dim is linear in the widths. So parameters are known exactly for every
-choice of widths: linear in each width, and with products of two where layers feed each other.
+`prune` cuts each layer once. The new shapes show by how many entries each dim of a weight shrinks for each dropped feature. So
+every dim is a linear function of the widths, and a weight has as many parameters as the product of its dims: an exact count,
+linear in each width, with products of two widths where one layer feeds another.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Cost = Literal["parameters", "macs"] | Callable[[Mapping[str, int]], float]
 
 @dataclass
 class _Weight:
-    """The shape of a parameter: `gone[layer]` entries of each dim go with every feature of the layer."""
+    """The shape of a parameter at full width, and how it shrinks when features are dropped."""
 
     shape: tuple[int, ...]
-    macs: float  # multiplications for each entry, in one forward on the example inputs
-    gone: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    macs: float  # multiply-accumulate operations for each entry, in one forward on the example inputs
+    gone: dict[str, tuple[int, ...]] = field(default_factory=dict)  # by layer: entries that each dim loses per dropped feature
 
     def size(self, dropped: Mapping[str, int]) -> int:
-        """Return the number of entries when so many features of each layer are dropped."""
+        """Return the number of entries after `dropped[layer]` features of each layer are dropped."""
         sizes = list(self.shape)
         for layer, per_feature in self.gone.items():
             sizes = [size - gone * dropped[layer] for size, gone in zip(sizes, per_feature, strict=True)]
@@ -42,7 +42,13 @@ class _Weight:
 class CostModel:
     """Parameters, or multiply-accumulate operations (MACs), of a network as a function of the widths of its layers.
 
-    MACs are those that torch's `FlopCounterMode` counts in a forward on the example inputs.
+    MACs are half of the operations that torch's `FlopCounterMode` counts in a forward on the example inputs.
+
+    Args:
+        model: the model at full width.
+        layers: the number of features of each layer, by name.
+        example_inputs: as for `prune`.
+        macs: True to count MACs, False to count parameters.
     """
 
     def __init__(self, model: nn.Module, layers: Mapping[str, int], example_inputs: Any, macs: bool) -> None:
@@ -51,15 +57,15 @@ class CostModel:
         self._macs = macs
         network = evaluating(model)
         counted, self._weights = self._measure(network)
-        self._other = counted - self._in_weights(dict.fromkeys(layers, 0))
-        self._added: dict[str, int] = {}  # parameters that cutting a layer adds: biases
-        self._slopes: dict[str, float] = {}  # MACs for each feature, in other operations than those with a weight
+        self._other = counted - self._in_weights(dict.fromkeys(layers, 0))  # MACs of operations without a weight
+        self._added: dict[str, int] = {}  # by layer: parameters that cutting adds, such as biases
+        self._slopes: dict[str, float] = {}  # by layer: MACs saved per dropped feature in operations without a weight
         for layer, n in layers.items():
             if n > 1:
                 self._learn(model, layer, n, example_inputs)
 
     def __call__(self, widths: Mapping[str, int]) -> float:
-        """Return the cost at these widths."""
+        """Return the parameters or MACs at these widths, by layer."""
         dropped = {layer: n - widths[layer] for layer, n in self.layers.items()}
         if not self._macs:
             added = sum(count for layer, count in self._added.items() if dropped[layer])
@@ -68,14 +74,14 @@ class CostModel:
         return self._other - slopes + self._in_weights(dropped)
 
     def _in_weights(self, dropped: Mapping[str, int]) -> float:
-        """Return the MACs of all operations with a weight."""
+        """Return the MACs of all operations with a weight, after `dropped[layer]` features of each layer are dropped."""
         return sum(weight.macs * weight.size(dropped) for weight in self._weights.values())
 
     def _learn(self, model: nn.Module, layer: str, n: int, example_inputs: Any) -> None:
-        """Cut a layer, to learn what goes with its features."""
+        """Cut one layer to half its width, and record how much the weights and the MACs shrink per dropped feature."""
         k = (n + 1) // 2
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # what cannot be cut keeps its size, which is seen here
+            warnings.simplefilter("ignore", UserWarning)  # modules that keep their size show it in their shapes
             smaller = prune(model, layer, k, example_inputs)
         shapes = {name: tuple(parameter.shape) for name, parameter in smaller.named_parameters()}
         for name, weight in self._weights.items():
@@ -91,7 +97,7 @@ class CostModel:
             self._slopes[layer] = (self._other + self._in_weights(dropped) - counted) / (n - k)
 
     def _measure(self, network: nn.Module) -> tuple[float, dict[str, _Weight]]:
-        """Return the MACs of a forward, and every parameter with its share in them."""
+        """Return the MACs of a forward, and the parameters by name with their MACs; 0 MACs if parameters are counted."""
         weights = {name: _Weight(tuple(parameter.shape), 0.0) for name, parameter in network.named_parameters()}
         if not self._macs:
             return 0.0, weights
@@ -111,10 +117,11 @@ class CostModel:
 def cost_function(
     cost: Any, model: nn.Module, layers: Mapping[str, int], example_inputs: Any
 ) -> Callable[[Mapping[str, int]], float]:
-    """Return the cost as a function of the widths.
+    """Return the cost as a function of the widths by layer; `layers` holds the number of features by layer.
 
     Raises:
-        TypeError, ValueError: if it is neither "parameters", "macs" nor callable, or needs example inputs that are missing.
+        ValueError: if `cost` is neither "parameters", "macs" nor callable.
+        TypeError: if `cost` is not callable and `example_inputs` is None.
         PruningError: if a layer cannot be cut.
         ImportError: if torch-pruning is missing.
     """
@@ -123,21 +130,22 @@ def cost_function(
     if cost not in ("parameters", "macs"):
         raise ValueError(f"cost={cost!r} is no cost; give 'parameters', 'macs', or a callable of a dict of widths")
     if example_inputs is None:
-        raise TypeError(f"cost={cost!r} is counted on example inputs, as for prune; give them, or a callable as cost")
+        raise TypeError(f"cost={cost!r} is counted on example inputs; give example_inputs as for prune, or a callable as cost")
     with torch.random.fork_rng(), torch.no_grad():
         return CostModel(model, layers, example_inputs, macs=cost == "macs")
 
 
 def check_cost(cost: Any) -> float:
-    """Return what a callable gave as a cost.
+    """Return the value of a cost function as a float.
 
     Raises:
-        TypeError, ValueError: if it is no number.
+        TypeError: if the value is not a number.
+        ValueError: if the value is NaN or infinite.
     """
     if isinstance(cost, bool | str) or not hasattr(cost, "__float__"):
-        raise TypeError(f"cost gave {cost!r}, a {type(cost).__name__}; let it return a number for a dict of widths")
+        raise TypeError(f"cost returned {cost!r} ({type(cost).__name__}); let it return a number for a dict of widths")
     if not isfinite(number := float(cost)):
-        raise ValueError(f"cost gave {number}; let it return a finite number for a dict of widths")
+        raise ValueError(f"cost returned {number}; let it return a finite number for a dict of widths")
     return number
 
 
@@ -148,6 +156,6 @@ def _as_arguments(example_inputs: Any) -> tuple[Any, ...] | dict[str, Any]:
         return tuple(example_inputs)
     if not any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(example_inputs)):
         raise TypeError(
-            f"example_inputs is a {type(example_inputs).__name__}; give a tensor, a tuple of arguments or a dict of them"
+            f"example_inputs has type {type(example_inputs).__name__}; give a tensor, or a tuple or a dict of arguments"
         )
     return (example_inputs,)

@@ -1,4 +1,4 @@
-"""A model's outputs at many widths of one layer, by the fastest strategy that agrees with the model."""
+"""Compute a model's outputs at many widths of one layer, by the fastest strategy whose outputs agree with the model's own."""
 
 from __future__ import annotations
 
@@ -21,9 +21,16 @@ from .tiling import Tiling
 class Evaluation:
     """Evaluate a model at many widths of `layer`, inside the `with` block of `interception`.
 
-    `start` runs the model on the first batch. `choose_strategy` finds the fastest strategy that gives what the model gives.
-    `outputs` yields the model's output at each width. `run` calls the model with an input; `own_loss` says that its output
-    holds a loss, which is needed for each copy.
+    Call `start` and `choose_strategy` with the first batch, then `outputs` with every batch.
+
+    Args:
+        layer: the layer whose width is varied.
+        interception: the interception of the model's modules.
+        max_rows: as in `scree`.
+        own_loss: True if the model computes its own loss, which then is computed for each copy of the samples.
+
+    Attributes:
+        run: calls the model with an input; to be set before the first batch.
     """
 
     run: Callable[[Any], Any]
@@ -32,11 +39,11 @@ class Evaluation:
         self, layer: TailDropout, interception: Interception, max_rows: int | None = None, own_loss: bool = False
     ) -> None:
         self.layer, self.interception, self.max_rows = layer, interception, max_rows
-        self.inside = LossPerCopy(lambda: self.replay.copies) if own_loss else nullcontext()
+        self.loss_mode = LossPerCopy(lambda: self.replay.copies) if own_loss else nullcontext()
         self.replay = Replay(layer, max_rows)
-        self.reasons = list[str]()
-        self.replayable = False  # may what stands before the layer be replayed?
-        self._dims: list[int | None] = []  # along which dim of each output tensor the copies lie
+        self.reasons = list[str]()  # why faster strategies were rejected
+        self.replayable = False  # may the outputs of modules before the layer be replayed?
+        self._dims: list[int | None] = []  # for each output tensor, the dim along which the copies lie
         self._at_zero: list[Any] = []  # the first batch's output tensors at width 0
         self._known: dict[int, Any] = {}  # outputs of the first batch, by width
 
@@ -47,12 +54,16 @@ class Evaluation:
 
     @property
     def method(self) -> str:
-        """The strategy in words, with the reason why it is no faster one."""
+        """The strategy in words, with the reasons why faster strategies were rejected."""
         whole = "" if self.replayable else ", all of the model each time"
         return f"{self.strategy}{whole}{': ' if self.reasons else ''}{'; '.join(self.reasons)}"
 
     def start(self, input: Any) -> int:
-        """Run the model at width 0 and return the layer's number of features."""
+        """Run the model on the first batch at width 0, and return the layer's number of features.
+
+        Raises:
+            ValueError: if the model never calls the layer.
+        """
         self.replay.forget()
         self._at_zero = leaves_of(self._forward(input, [0])[0])
         if self.replay.recording is None:
@@ -61,11 +72,11 @@ class Evaluation:
                 "give a layer that model(input) uses in evaluation"
             )
         n = self.replay.recording.input.shape[self.layer.dropout_dim]
-        return min(n, getattr(self.layer, "features", n))  # of a layer that `prune` made slice
+        return min(n, getattr(self.layer, "features", n))  # a SlicedTailDropout reads more features than it keeps
 
     def choose_strategy(self, input: Any, widths: Sequence[int]) -> None:
-        """Try strategies, the fastest first, and keep the first that agrees with the model itself at four of the widths."""
-        # Two at a time: the last two go together because copies at width 0 are all zero, which hides a sum over them.
+        """Try strategies, the fastest first, and keep the first whose outputs equal the model's own at four of the widths."""
+        # Two widths a forward. Copies at width 0 are all zero, so a sum over copies shows only in the last two widths.
         last = len(widths) - 1
         probes = [widths[at] for at in (0, last // 4, (last + 1) // 2, last)]
         at = {k: leaves_of(self._forward(input, [k])[0]) if k else self._at_zero for k in probes}
@@ -95,12 +106,12 @@ class Evaluation:
         self.replay.max_copies = None
         if wrong := self._error(input, probes, expected):
             self.replayable = False
-            self.reasons.append(f"what stands before the layer cannot be given again ({wrong})")
+            self.reasons.append(f"the outputs of modules before the layer cannot be replayed ({wrong})")
 
     def outputs(self, input: Any, widths: Sequence[int], recording: Recording | None = None) -> Iterator[tuple[int, Any]]:
-        """Yield the model's output at each of the widths, as (place among the widths, output), in any order.
+        """Yield (index into `widths`, model's output at that width) for every width, in any order.
 
-        `recording`: of this input, if there is one already.
+        `recording` is a recording of a forward on this input, if one exists.
         """
         self.replay.forget()
         self.replay.recording = recording
@@ -115,7 +126,7 @@ class Evaluation:
             except Exception as error:
                 if self.strategy.dim is None and not self.replayable:
                     raise
-                # The next try, a step nearer to the model itself, shows whether the error is the model's own.
+                # Try again with a simpler strategy: an error of the model itself comes back.
                 self.reasons.append(f"in a later batch, {_not_working(self.strategy, _in_words(error))}")
                 self.replayable = self.replayable and self.strategy.dim is not None
                 self.replay.strategy, self.replay.tiling = ONE_AT_A_TIME, None
@@ -125,6 +136,7 @@ class Evaluation:
                 yield places.pop(k), output
 
     def _copying_strategies(self) -> Iterator[Strategy]:
+        """Yield the strategies that copy the layer's output, for each possible dim; if there are none, record the reason."""
         assert self.replay.recording is not None
         ndim = self.replay.recording.input.dim()
         feature = self.layer.dropout_dim % ndim
@@ -145,25 +157,25 @@ class Evaluation:
         self.replay.forget()
 
     def _error(self, input: Any, widths: Sequence[int], expected: Sequence[list[Any]]) -> str | None:
-        """Say how the strategy's outputs at these widths differ from those expected; None if they do not."""
+        """Describe how the strategy's outputs at these widths differ from `expected`; return None if they do not."""
         outputs: list[Any] = []
         try:
             while len(outputs) < len(widths):
                 outputs += self._forward(input, widths[len(outputs) :])
             pairs = zip(expected, map(leaves_of, outputs), strict=True)
             return next(filter(None, (difference(*pair, 0) for pair in pairs)), None)
-        except Exception as error:  # not the caller's: the model itself has run on this batch
+        except Exception as error:  # the strategy's fault: the model itself has run on this batch
             return _in_words(error)
 
     def _tiling_error(self, input: Any, widths: Sequence[int], expected: dict[int, list[Any]], single: Recording) -> str | None:
-        """Say how outputs with one k per sample differ from those expected; None, and keep them, if they do not.
+        """Describe how outputs with one k per sample differ from `expected`; if they do not, keep them and return None.
 
-        As many widths as fit go together, so that the first batch needs no further forward for them.
+        A forward computes as many widths as fit, so that `outputs` needs no further forward for them on the first batch.
         """
         tiling = self.replay.tiling
         assert tiling is not None
         probes, others = list(expected), [k for k in widths if k not in expected]
-        # Samples that are not in dim 0 may be positions of a sequence: many copies would make that very long.
+        # Any other dim than 0 may hold the positions of a sequence, which many copies would make very long.
         fit = tiling.copies_at_a_time(input, self.max_rows) if tiling.dim == 0 else 2
         groups = [(probes + others)[:fit]] if fit >= len(probes) else [probes[:2], probes[-2:]]
         outputs: dict[int, Any] = {}
@@ -177,20 +189,20 @@ class Evaluation:
                     return wrong
             tiled = self.replay.recording
             self.replayable = tiled is not None and tiling.learn_outputs(single, tiled, len(groups[-1]))
-        except Exception as error:  # not the caller's: the model itself has run on this batch
+        except Exception as error:  # the strategy's fault: the model itself has run on this batch
             return _in_words(error)
         self._known = outputs
         return None
 
     def _forward(self, input: Any, widths: Sequence[int]) -> list[Any]:
-        """Return the outputs at the first of the widths, as many as one forward of the model computes."""
+        """Run the model once, and return its outputs at the first of the widths: as many as one forward computes."""
         if not self.replayable:
             self.replay.forget()
         tiling = self.replay.tiling
         tiled, copied = False, input
         if tiling is not None:
             fit = self.replay.max_copies or tiling.copies_at_a_time(input, self.max_rows)
-            # The first forward on a batch has one copy: it records what the others replay.
+            # The first forward on a batch has one copy: it records the outputs that later forwards replay.
             recorded = self.replay.recording is not None or not self.replayable or self.replay.max_copies is not None
             widths = widths[: fit if recorded else 1]
             tiled = len(widths) > 1
@@ -198,7 +210,7 @@ class Evaluation:
         self.replay.begin(widths, tiled)
         self.interception.handler = self.replay
         try:
-            with self.inside:
+            with self.loss_mode:
                 output = self.run(copied)
         except DivergedError:
             self.replayable = False

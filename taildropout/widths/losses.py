@@ -1,4 +1,4 @@
-"""Losses at several widths: checked, computed copy by copy where the model computes its own, and averaged over batches."""
+"""Compute a model's own loss for each copy of its samples, check the values of losses, and average losses over batches."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _LOSSES = {
 
 
 class LossPerCopy(TorchFunctionMode):
-    """Compute the losses inside a model for each copy of its samples: a row of numbers in place of one number.
+    """Compute the losses inside a model for each copy of its samples: a tensor of one loss per copy in place of one number.
 
-    `copies` is called for how many copies lie along dim 0 at the moment.
+    `copies` returns the number of copies that lie along dim 0 when a loss is called.
     """
 
     def __init__(self, copies: Callable[[], int]) -> None:
@@ -49,9 +49,9 @@ class LossPerCopy(TorchFunctionMode):
 
 
 class FewClasses(TorchFunctionMode):
-    """Compute the same cross-entropy, with the classes in a dim that is not the last.
+    """Compute cross-entropy faster for fewer than 16 classes, by moving the classes out of the last dim.
 
-    A softmax over fewer than 16 numbers in a row takes torch's CPU code up to eight times as long, longer than all the rest.
+    On a CPU, torch's softmax over fewer than 16 numbers in the last dim takes up to eight times as long.
     """
 
     def __torch_function__(
@@ -68,18 +68,31 @@ class FewClasses(TorchFunctionMode):
 
 
 def check_loss(value: Any) -> Tensor:
-    """Return a loss as a tensor, 0-d for a mean or 1-d with one element per sample."""
+    """Return a loss as a tensor, 0-d for a mean or 1-d with one element per sample, averaged over any further dims.
+
+    Raises:
+        TypeError: if the loss is neither a real number nor a tensor of real numbers.
+    """
     if isinstance(value, Real):
         return torch.tensor(float(value), dtype=torch.float64)
     if not isinstance(value, Tensor) or value.is_complex():
-        what = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        what = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"an object of type {type(value).__name__}"
         raise TypeError(f"the loss gave {what}; it should give a number, or a tensor of one number per sample")
-    losses: Tensor = value if value.is_floating_point() else value.float()  # right or wrong, say
+    losses: Tensor = value if value.is_floating_point() else value.float()  # bools or ints, of a metric
     return losses if losses.dim() < 2 else losses.flatten(1).mean(1, dtype=torch.promote_types(losses.dtype, torch.float32))
 
 
 def stack_losses(values: Sequence[Tensor], labels: Sequence[Any], batch: int) -> Tensor:
-    """Return the losses of a batch: (labels,) if they are means, else (labels, samples). A label says where: "width 3"."""
+    """Stack the losses of a batch at several widths, in float64 on the CPU: (widths,) for means, else (widths, samples).
+
+    Args:
+        values: the loss at each width, from `check_loss`.
+        labels: a description of each width, such as "width 3", for messages.
+        batch: the number of the batch, for messages.
+
+    Raises:
+        ValueError: if shapes differ, there is no sample, or a loss is NaN.
+    """
     if len({value.shape for value in values}) > 1 or values[0].shape == (0,):
         shapes = ", ".join(str(tuple(shape)) for shape in sorted({value.shape for value in values}))
         raise ValueError(f"the loss gave {shapes} in batch {batch}; it should give a mean, or one number per sample, always")
@@ -95,14 +108,18 @@ class RunningMean:
 
     def __init__(self, keep: bool = False) -> None:
         self.weight = 0
-        self.units = 0  # independent ones: samples, or batches if only their means are known
+        self.units = 0  # independent values: samples, or batches if only their means are known
         self.sum: Tensor | float = 0.0
-        self.squares: Tensor | float = 0.0  # of deviations from the mean
+        self.squares: Tensor | float = 0.0  # weighted sum of squared deviations from the mean
         self.dims = 0
         self.keep, self.kept = keep, list[Tensor]()
 
     def add(self, losses: Tensor, weight: int) -> None:
-        """Add a batch: (widths, samples), or means of the given weight (widths,)."""
+        """Add a batch: losses of shape (widths, samples), or means of shape (widths,), which count `weight` times.
+
+        Raises:
+            ValueError: if some batches give means and others a loss per sample, or if `keep` is True and batches give means.
+        """
         if self.units and losses.dim() != self.dims:
             raise ValueError("the loss gave means in some batches and one number per sample in others; let it give one kind")
         if self.keep and losses.dim() == 1:
@@ -124,10 +141,10 @@ class RunningMean:
             self.kept.append(losses)
 
     def result(self) -> tuple[Tensor, Tensor]:
-        """Return the mean and its standard error, which is NaN if there is only one unit."""
+        """Return the mean and its standard error, (widths,) each; the error is NaN for a single sample or batch mean."""
         variance = torch.as_tensor(self.squares) / (self.units - 1 or torch.nan)
         return torch.as_tensor(self.sum) / self.weight, (variance / self.weight).sqrt()
 
     def all(self) -> Tensor | None:
-        """Return every loss, (widths, samples), if they were kept."""
+        """Return every loss, (widths, samples), or None if `keep` is False."""
         return torch.cat(self.kept, 1) if self.keep else None

@@ -82,58 +82,59 @@ def scree(
 ) -> Scree | dict[str, Scree]:
     """Measure the mean loss of a model at every width of one of its layers, or of each of several.
 
-    The result is that of a loop over `layer.set_k(k)` with the model in evaluation mode. But what stands before the layer runs
-    once for each batch, and what follows runs for many widths at a time. Four strategies are tried, the fastest first, and
-    compared with the model itself on the first batch, at four of the widths:
+    The result is that of a loop over `layer.set_k(k)` with the model in evaluation mode. But the modules before the layer run
+    once for each batch, and the modules after it run for many widths at a time. Four strategies are tried, the fastest first,
+    and compared with the model itself on the first batch, at four of the widths:
 
     * running sums, if a Linear reads the layer: its output at every width is a running sum over features, in float32 at least
-      and begun anew after 32 widths, so it is as exact as the Linear itself;
+      and restarted every 32 widths, so it is as exact as the Linear itself;
     * a copy of the layer's output for each width, side by side along its dim of samples;
-    * one k per sample: a copy of the whole batch for each width, for networks with a connection around the layer, such as the
-      residual connections of a transformer;
+    * one k per sample: a copy of the whole batch for each width, for networks with a residual connection around the layer, such
+      as transformers;
     * one width at a time, where samples depend on one another.
 
-    `Scree.method` says which strategy was used, and why no faster one. Mode, k, grad mode and the state of torch's random
-    numbers are as before in the end, also after an exception. Other TailDropouts keep the k that is set there, or all features.
-    Compiled models are evaluated without their compiled code.
+    `Scree.method` says which strategy was used, and why no faster one. Training modes, k, grad mode and the state of torch's
+    random number generators are restored at the end, also after an exception. Other TailDropouts keep their k, or all features
+    if no k is set. Compiled models are evaluated without their compiled code.
 
     Args:
         model: any module that contains the layer.
         layer: a TailDropout of the model, or its name as in `model.named_modules()`; or a sequence of layers, names and
-            patterns as in `fnmatch`. The width of one layer is varied at a time. What stands before the layers is shared.
+            patterns as in `fnmatch`. The width of one layer is varied at a time.
         batches: a list, a DataLoader, any iterable of
             pairs (input, target), for which `model(input)` is called, or of
             dicts and other mappings (`BatchEncoding`), for which `model(**batch)` is called, or of
-            anything else, if `call` is given. They may hold tensors in tuples, lists and dicts.
-        loss: called as `loss(output, target)` with the output at one width; for batches that are no pairs as
-            `loss(output, batch)`. It gives the loss of each sample (a tensor whose first dim counts samples; its mean is taken
-            over the others), or the mean over the batch (a 0-d tensor or a number). Means are weighted by the number of
-            elements of the target, so that the last batch may be smaller. Any metric that is a mean will do, such as
-            `lambda output, target: output.argmax(1) == target`. If None, the model's own: `output.loss` or `output["loss"]`,
-            weighted by the number of labels other than -100.
-        widths: from 0 to the layer's number of features n; an iterable of ints; "log" for 0, 1, 2, 4, 8 … n; all if None.
-        call: called as `call(model, batch)` and returns the output. Default: as said under `batches`.
-        device: where batches go; if None, to that of the model's first parameter that is on one ("meta" is none). The model is
-            not moved.
-        max_rows: how many samples, all copies counted, go through what follows the layer at a time; one copy at least. By
-            default as many as hold about half a million numbers at the layer (16 million on a GPU); with one k per sample, four
-            million numbers in the largest of the layer's input and the model's outputs (64 million on a GPU).
-        max_batches: use no more than so many batches; all if None.
-        per_sample: keep the loss of each sample at each width.
-        maximize: True if more is better, as for an accuracy; False for a loss. Kept in the result, for `choose`. Known without
-            it for torch's losses and the model's own.
+            anything else, if `call` is given. Batches may hold tensors in tuples, lists and dicts.
+        loss: called as `loss(output, target)` with the output at one width, or as `loss(output, batch)` for batches that are
+            not pairs. It returns the loss of each sample (a tensor whose first dim is that of samples, averaged over its other
+            dims), or the mean over the batch (a 0-d tensor or a number). Means are weighted by the number of elements of the
+            target, so that the last batch may be smaller. Any metric that is a mean will do, such as
+            `lambda output, target: output.argmax(1) == target`. If None, the model's own loss is used: `output.loss` or
+            `output["loss"]`, weighted by the number of labels other than -100.
+        widths: an iterable of ints from 0 to the layer's number of features n; "log" for 0, 1, 2, 4, 8 … n; all if None.
+        call: called as `call(model, batch)` and returns the output. Default: the call described under `batches`.
+        device: the device that batches are moved to; by default that of the model's first parameter that is not on "meta". The
+            model is not moved.
+        max_rows: the most samples in one forward after the layer, counted over all copies; one copy is always allowed. Default:
+            as many samples as have about half a million elements at the layer (16 million on a GPU); with one k per sample,
+            four million elements in the largest of the layer's input and the model's outputs (64 million on a GPU).
+        max_batches: the most batches to use; all if None.
+        per_sample: True to keep the loss of each sample at each width.
+        maximize: True if more is better, as for an accuracy; False for a loss. Kept in the result, for `choose`. Not needed for
+            torch's losses and the model's own loss.
         name: what is measured, for plots and tables; by default the name of the loss.
         progress: show a progress bar on a terminal or in a notebook, if tqdm or rich is installed.
 
     Returns:
-        A `Scree`: widths, mean losses and their standard errors. For a sequence of layers a dict of them by name, in its order.
+        A `Scree`: widths, mean losses and their standard errors. For a sequence of layers, a dict of `Scree` by layer name, in
+        the order of the sequence.
 
     Raises:
         KeyError: if the model has no TailDropout of this name.
         TypeError: if an argument is of a wrong type, a batch is of a form that the model cannot be called with, or the loss
             gives no number.
         ValueError: if the layer is not in the model or never called, a layer or a width is repeated or a width is outside
-            0 … n, there is no batch, a loss is NaN, or there is neither a loss nor a model with its own.
+            0 … n, there is no batch, a loss is NaN, or `loss` is None and the model's output has no loss.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), TailDropout(), nn.Linear(8, 1))
@@ -149,7 +150,7 @@ def scree(
     check_limit("max_rows", max_rows, "rows")
     check_limit("max_batches", max_batches, "batches")
     if not isinstance(maximize, bool | None):
-        raise TypeError(f"maximize={maximize!r} is a {type(maximize).__name__}; give True, False or None")
+        raise TypeError(f"maximize={maximize!r} has type {type(maximize).__name__}; give True, False or None")
     count = 0
     with evaluation_mode(model), Interception(model) as interception:
         runs = [_Run(part, caller, interception, asked, max_rows, per_sample) for part in layers.values()]
@@ -173,7 +174,7 @@ def scree(
 
 
 class _Run:
-    """The widths of one layer, from batch to batch."""
+    """The measurement of one layer: its widths, and its losses over the batches so far."""
 
     def __init__(
         self,
@@ -190,7 +191,7 @@ class _Run:
         self.widths: list[int] = []
 
     def add(self, example: Example, number: int, recording: Recording | None) -> None:
-        """Add the losses of a batch; the first one also shows the widths and the strategy."""
+        """Add the losses of a batch; the first batch (`number` 1) also determines the widths and the strategy."""
         self.evaluation.run = partial(self.caller.run, keywords=example.keywords)
         with at_k(self.layer, 0):
             if number == 1:
@@ -204,15 +205,15 @@ class _Run:
         self.mean.add(losses, example.weight)
 
     def result(self, maximize: bool | None, name: str) -> Scree:
-        """Return the losses so far."""
+        """Return the mean losses over the batches so far."""
         every = self.mean.all()
         return Scree(tuple(self.widths), *self.mean.result(), self.evaluation.method, every, maximize=maximize, name=name)
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, without compiled code and without traces."""
-    # Not by `eval()`, in which TailDropouts forget k, and modules may do more than that.
+    """In a `with` block, put a model into evaluation mode, without gradients and compiled code, and restore its state."""
+    # Not by `eval()`, which makes TailDropouts forget k, and which modules may override.
     modes = [(module, module.training) for module in model.modules()]
     gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     fastpath = torch.backends.mha.get_fastpath_enabled()  # which bypasses the layers of an nn.TransformerEncoder

@@ -1,4 +1,4 @@
-"""A progress bar over batches: that of tqdm or rich, where one of them is installed and somebody is there to see it."""
+"""A progress bar over batches, by tqdm or rich, on a terminal or in a notebook."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ Item = TypeVar("Item")
 
 
 def track(items: Iterable[Item], what: str, show: bool, total: int | None = None) -> Iterable[Item]:
-    """Return `items`, with a progress bar on stderr while they are iterated if `show`.
+    """Return `items`, and show a progress bar on stderr while they are iterated.
 
-    There is none if stderr is no terminal and this is no notebook, or if neither tqdm nor rich is installed. In a notebook
-    without ipywidgets tqdm's bar is text, and rich has none: both would warn instead.
+    No bar is shown if `show` is False, outside of a terminal and a notebook, or if neither tqdm nor rich is installed. In a
+    notebook without ipywidgets, tqdm shows its text bar and rich shows none, since both would warn of missing widgets.
+
+    Args:
+        items: the items to iterate over.
+        what: the label of the bar.
+        show: False for no bar.
+        total: the number of items, if known.
     """
     notebook = "ipykernel" in sys.modules
     if not show or not (sys.stderr.isatty() or notebook):

@@ -14,7 +14,7 @@ from ..trees import leaves_of
 
 
 class Handler(Protocol):
-    """Called in place of a module's forward; `forward` is the module's own."""
+    """A function called in place of the forward of a module; `forward` is the module's own forward."""
 
     def __call__(self, module: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the module's output."""
@@ -22,12 +22,12 @@ class Handler(Protocol):
 
 
 class Interception:
-    """Hand every call of a module inside `model` to `handler`, in a `with` block. Without a handler, the module is called."""
+    """In a `with` block, pass every call of a module of `model` to `handler`, or to the module itself if `handler` is None."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.handler: Handler | None = None
-        self._forwards: list[tuple[nn.Module, Any]] = []  # to be restored
+        self._forwards: list[tuple[nn.Module, Any]] = []  # the attributes to restore, None if not set
 
     def __enter__(self) -> Interception:
         for module in self.model.modules():
@@ -47,15 +47,18 @@ class Interception:
 
 
 class DivergedError(RuntimeError):
-    """Replaying the recorded outputs changed the layer's input, or what was recorded was written into."""
+    """Replaying the recorded outputs changed the layer's input, or a recorded tensor was modified in place."""
 
 
-# A sum of few terms may be rounded otherwise for more samples at a time. So many steps of rounding are allowed.
+# Tolerance in machine epsilons: torch may round a sum differently for another number of samples.
 _ROUNDINGS = 64
 
 
 class Recording:
-    """The calls that ended before a layer was called, without the calls inside those; and the layer's input."""
+    """The calls, as (module, output), that ended before a layer was called, and the layer's input.
+
+    A call made inside another recorded call is left out.
+    """
 
     def __init__(self, calls: Sequence[tuple[nn.Module, Any]], input: Tensor) -> None:
         self.calls, self.input = tuple(calls), input
@@ -64,11 +67,14 @@ class Recording:
 
     @property
     def outputs(self) -> list[Any]:
-        """The output of each call."""
+        """The outputs of the recorded calls."""
         return [output for _, output in self.calls]
 
     def check(self, input: Tensor, copies: int = 1, dim: int | None = None) -> None:
-        """Raise DivergedError unless `input` is the recorded one, or so many copies of it side by side along `dim`."""
+        """Raise DivergedError if `input` is not the recorded input, or if a recorded tensor was modified.
+
+        With `dim`, `input` must be `copies` copies of the recorded input side by side along `dim`, up to rounding.
+        """
         if [writes(tensor) for tensor in self._tensors] != self._written or input.dtype != self.input.dtype:
             raise DivergedError
         if dim is None:
@@ -90,13 +96,13 @@ class Recorder:
         self._calls: list[tuple[nn.Module, Any]] = []
 
     def __call__(self, module: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call the module and record its output."""
+        """Call the module and record its output, in place of the outputs of calls inside it."""
         if module in self._waiting:
             self.reach(module, *args, **kwargs)
         start = len(self._calls)
         output = forward(*args, **kwargs)
         if self._waiting:
-            self._calls[start:] = [(module, output)]  # in place of the calls inside
+            self._calls[start:] = [(module, output)]
         return output
 
     def reach(self, layer: nn.Module, input: Tensor) -> None:
@@ -108,14 +114,14 @@ class Recorder:
 class Player:
     """Return the recorded outputs in their order, instead of calling the modules.
 
-    `change` makes of a recorded output what is returned; it gets the number of the call.
+    If `change` is given, `change(index of the call, recorded output)` is returned instead.
     """
 
     def __init__(self, recording: Recording, change: Callable[[int, Any], Any] | None = None) -> None:
         self._calls, self._change, self._next = recording.calls, change, 0
 
     def __call__(self, module: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Return the recorded output if this call is the next recorded one; else call the module, which contains the layer."""
+        """Return the recorded output if this module is that of the next recorded call; otherwise call the module."""
         number = self._next
         if number == len(self._calls) or self._calls[number][0] is not module:
             return forward(*args, **kwargs)
@@ -125,5 +131,5 @@ class Player:
 
 
 def writes(tensor: Tensor) -> object:
-    """Return how often the tensor was written into; 0 for tensors of inference mode, which do not count that."""
+    """Return how many times a tensor was modified in place; 0 for an inference tensor, which does not count."""
     return 0 if tensor.is_inference() else times_written(tensor)

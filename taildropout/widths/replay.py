@@ -1,4 +1,4 @@
-"""One forward of a model at several widths of a layer: what happens before the layer, at it, and after it."""
+"""Run one forward of a model at several widths of a layer, by handling the calls of the model's modules."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .running_sums import RunningSums
 from .strategy import ONE_AT_A_TIME, copies_at_widths
 from .tiling import Tiling
 
-# How many elements all copies together may have at the layer, unless the caller sets a limit: on a CPU, what fits a cache; on
-# other devices, what makes a kernel launch negligible.
+# The most elements that all copies together have at the layer, unless the caller sets a limit: on a CPU, few enough for its
+# cache; on other devices, enough to make the time of a kernel launch negligible.
 _ELEMENTS_CPU, _ELEMENTS = 2**19, 2**24
 
 
 class Replay:
     """Handle the calls of modules during one forward of a model at several widths of `layer`.
 
-    `begin` says which widths. Before the layer, outputs are recorded, or replayed from `recording`. At the layer, `strategy`
-    decides what is handed on.
+    Call `begin` before each forward. The outputs of modules before the layer are recorded, or replayed from `recording`.
+    `strategy` determines the output of the layer.
     """
 
     def __init__(self, layer: TailDropout, max_rows: int | None) -> None:
@@ -31,7 +31,7 @@ class Replay:
         self.strategy = ONE_AT_A_TIME
         self.tiling: Tiling | None = None  # for "one k per sample"
         self.max_copies: int | None = None  # a limit while strategies are tried
-        self.linears: list[nn.Linear] = []  # all that read the layer's output
+        self.linears: list[nn.Linear] = []  # the Linears that read the layer's output
         self.recording: Recording | None = None
         self.shapes: list[torch.Size] = []  # of the layer's input, at each of its calls in this forward
         self.widths: Sequence[int] = ()
@@ -42,18 +42,18 @@ class Replay:
         self._sums: RunningSums | None = None
 
     def forget(self) -> None:
-        """Drop the recording: a new batch begins."""
+        """Drop the recording, before a new batch or another strategy."""
         self.recording, self._sums = None, None
 
     @property
     def copies(self) -> int:
-        """How many copies of the samples there are at this moment of the forward."""
+        """The number of copies of the samples at this point of the forward."""
         return len(self.widths) if self._tiled or (self.strategy.dim is not None and self.shapes) else 1
 
     def begin(self, widths: Sequence[int], tiled: bool = False) -> None:
-        """Begin a forward at the first of `widths`; afterwards `self.widths` are those computed.
+        """Prepare a forward at the first of `widths`; after the forward, `self.widths` holds the widths that were computed.
 
-        `tiled`: the model gets one copy of its input for each of the widths.
+        `tiled` is True if the model's input holds one copy of the batch for each of the widths.
         """
         self.widths, self._tiled, self.shapes, self._output = widths, tiled, [], None
         if self.recording is None:
@@ -107,13 +107,13 @@ class Replay:
         assert self.strategy.dim is not None
         self.widths = self.widths[: self._copies_at_a_time(input, self.strategy.dim)]
         if self.strategy.kind == "running sums":
-            return torch.empty_like(input, device="meta")  # without memory: an error for all who read it but the Linear
+            return torch.empty_like(input, device="meta")  # takes no memory, and any other reader fails
         return copies_at_widths(input, self.widths, self.layer.dropout_dim, self.strategy.dim)
 
     def _at_linear(self, linear: nn.Linear, forward: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
         if self.strategy.kind != "running sums":
             output = forward(input)
-            is_plain = getattr(forward, "__func__", None) is nn.Linear.forward  # no other's; and no autocast, see dtypes
+            is_plain = getattr(forward, "__func__", None) is nn.Linear.forward  # no override; equal dtypes: no autocast
             if is_plain and output.dtype == input.dtype == linear.weight.dtype and linear not in self.linears:
                 self.linears.append(linear)
             return output
@@ -126,7 +126,7 @@ class Replay:
         return sums.movedim(0, self.strategy.dim).flatten(self.strategy.dim, self.strategy.dim + 1)
 
     def _is_layer_output(self, input: object) -> bool:
-        """Return True if `input` is the layer's output and nothing was written into it since."""
+        """Return True if `input` is the layer's output and was not modified since."""
         return isinstance(input, Tensor) and input is self._output and writes(input) == self._output_written
 
     def _copies_at_a_time(self, input: Tensor, dim: int) -> int:

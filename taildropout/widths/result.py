@@ -28,12 +28,13 @@ class Scree:
 
     Attributes:
         widths: the widths k, in ascending order.
-        loss: mean loss, or metric, at each width: float64, one element per width, as are:
-        stderr: its standard error over samples. Where the loss gave only the means of batches it is estimated from how these
-            differ, and NaN if there was but one batch.
-        method: how the network was evaluated, and why not faster.
-        per_sample: the loss of each sample at each width, (widths, samples), if it was asked for.
-        maximize: True if more is better, as for an accuracy; False for a loss; None if nobody said so.
+        loss: mean loss, or metric, at each width; float64, (widths,).
+        stderr: standard error of the mean loss at each width; float64, (widths,). It is estimated from the samples, or from the
+            means of batches if the loss returned only these. NaN if there was only one sample, or one such mean.
+        method: the strategy by which the network was evaluated, and why no faster one.
+        per_sample: the loss of each sample at each width, (widths, samples); None unless `scree` was called with
+            `per_sample=True`.
+        maximize: True if more is better, as for an accuracy; False for a loss; None if unknown.
         name: what was measured, such as "CrossEntropyLoss".
 
     A result has a length, the number of widths; and `result[k]` is the loss at width k. Iterating gives the widths, as for a
@@ -63,7 +64,7 @@ class Scree:
         """Return the loss at width k.
 
         Raises:
-            KeyError: if it was not measured.
+            KeyError: if width k was not measured.
         """
         if k not in self.widths:
             raise KeyError(f"width {k!r} was not measured; those measured are {_shown(self.widths)}")
@@ -79,13 +80,16 @@ class Scree:
         """Choose the width to cut down to.
 
         Args:
-            tolerance: what may be lost, relative to the best loss; for "tolerance" only.
-            maximize: True if more is better, False if less is; by default as `scree` was told. Without either, values that fall
-                from the first to the last width are a loss; for values that rise, there is no guess.
+            tolerance: the accepted loss above the best, as a fraction of the best; only for "tolerance".
+            maximize: True if more is better, False if less is better; by default the attribute `maximize`. If both are None,
+                values that do not rise from the first to the last width are taken for a loss, and rising values are an error.
             method: "tolerance": the smallest width with loss ≤ best + tolerance · |best|. "one_standard_error": the smallest
-                with loss ≤ best + the standard error there (Breiman et al., "Classification and regression trees", 1984).
-                "elbow": the one farthest below the line from the first to the last point of the curve (Satopää et al.,
-                "Finding a kneedle in a haystack", 2011).
+                width with loss ≤ best + standard error of the best (Breiman et al., "Classification and regression trees",
+                1984). "elbow": the width farthest below the line from the first to the last point of the curve (Satopää et
+                al., "Finding a kneedle in a haystack", 2011).
+
+        Returns:
+            One of the measured widths.
 
         Raises:
             TypeError: if an argument is of a wrong type.
@@ -97,9 +101,9 @@ class Scree:
             2
         """
         if isinstance(tolerance, bool) or not isinstance(tolerance, Real):
-            raise TypeError(f"tolerance={tolerance!r} is a {type(tolerance).__name__}; give a number, 0 or more")
+            raise TypeError(f"tolerance={tolerance!r} has type {type(tolerance).__name__}; give a number, 0 or more")
         if not 0 <= tolerance < math.inf:
-            raise ValueError(f"tolerance={tolerance} is no tolerance; give a number, 0 or more")
+            raise ValueError(f"tolerance={tolerance} is out of range; give a number, 0 or more")
         loss = -self.loss if self._more_is_better(maximize) else self.loss
         best = int(loss.argmin())
         if method == "tolerance":
@@ -127,7 +131,7 @@ class Scree:
 
     def _more_is_better(self, maximize: bool | None) -> bool:
         if not isinstance(maximize, bool | None):
-            raise TypeError(f"maximize={maximize!r} is a {type(maximize).__name__}; give True or False")
+            raise TypeError(f"maximize={maximize!r} has type {type(maximize).__name__}; give True or False")
         maximize = self.maximize if maximize is None else maximize
         if maximize is None and self.loss[-1] > self.loss[0]:
             raise ValueError(
@@ -138,20 +142,20 @@ class Scree:
         return bool(maximize)
 
     def plot(self, ax: Axes | None = None, *, label: str | None = None, chosen: int | bool = True, **kwargs: Any) -> Axes:
-        """Draw the loss over the width, with a band of one standard error to either side where that is known.
+        """Draw the loss over the width, with a band of ± one standard error where the standard error is known.
 
         Args:
-            ax: where to draw, beside what is there; new axes if None.
-            label: of the line, in the legend. Default: what was measured.
-            chosen: the width to be marked; True for that of `choose()`, if it can tell; False for none.
+            ax: the axes to draw on, which may hold other lines; new axes if None.
+            label: the label of the line in the legend; by default the attribute `name`.
+            chosen: the width to mark; True for the width from `choose()`, if it needs no `maximize`; False for none.
             kwargs: further arguments of matplotlib's `Axes.plot`, such as `color` and `linestyle`.
 
         Returns:
             The axes drawn on.
 
         Raises:
-            ImportError: if there is no matplotlib.
-            KeyError: if the width to be marked was not measured.
+            ImportError: if matplotlib is not installed.
+            KeyError: if the width to mark was not measured.
         """
         ax = new_axes() if ax is None else ax
         loss, stderr = self.loss.tolist(), self.stderr.tolist()
@@ -168,7 +172,7 @@ class Scree:
             arrow = {"arrowstyle": "-|>", "color": line.get_color()}
             where: dict[str, Any] = {"xytext": (0, 24), "textcoords": "offset points", "ha": "center"}
             ax.annotate(f"k = {k}", (k, self[k]), color=line.get_color(), arrowprops=arrow, **where)
-        if self.widths[-1] > 4 * len(self.widths):  # far apart: "log"
+        if self.widths[-1] > 4 * len(self.widths):  # widths far apart, as with widths="log"
             ax.set_xscale("symlog", base=2, linthresh=1)
             ax.xaxis.set_major_formatter("{x:.0f}")
         ax.set_xlabel("width k (first features kept)")
@@ -188,14 +192,14 @@ class Scree:
         """Return a pandas DataFrame with the columns loss and stderr, and the widths as its index.
 
         Raises:
-            ImportError: if there is no pandas.
+            ImportError: if pandas is not installed.
         """
         pandas = import_pandas()
         columns = {"loss": self.loss.tolist(), "stderr": self.stderr.tolist()}
         return pandas.DataFrame(columns, index=pandas.Index(self.widths, name="width"))
 
     def to_json(self) -> str:
-        """Return everything as JSON text; numbers that JSON lacks are written as "nan" and "inf"."""
+        """Return all attributes as JSON text; non-finite numbers are written as "nan", "inf" and "-inf"."""
         content = {
             "format": _FORMAT,
             "version": _VERSION,
@@ -211,10 +215,10 @@ class Scree:
 
     @classmethod
     def from_json(cls, text: str) -> Scree:
-        """Read what `to_json` wrote, also before a result had a name and a direction.
+        """Return the result that `to_json` wrote; `name` and `maximize` may be missing, as in older files.
 
         Raises:
-            ValueError: if the text is no JSON, not written by `to_json`, of another version, or damaged.
+            ValueError: if the text is not JSON, not written by `to_json`, of another version, or damaged.
         """
         content = read_json(text, _FORMAT, _VERSION)
         try:
@@ -245,7 +249,7 @@ def new_axes() -> Axes:
     """Return new axes of matplotlib.
 
     Raises:
-        ImportError: if there is no matplotlib.
+        ImportError: if matplotlib is not installed.
     """
     try:
         from matplotlib import pyplot
@@ -259,7 +263,7 @@ def import_pandas() -> Any:
     """Return the module pandas.
 
     Raises:
-        ImportError: if there is none.
+        ImportError: if pandas is not installed.
     """
     try:
         import pandas

@@ -1,4 +1,4 @@
-"""A Linear at many widths of its input: from one to the next, the features between them are added."""
+"""Compute a Linear at ascending widths of its input: each step adds the features between two widths to the last output."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-# After so many steps one product over all their features takes the place of their sum: of n rounding errors only
-# n / _STEPS + _STEPS add up.
+# Every _STEPS steps, one product over the features of all these steps replaces their sum. So the rounding errors of
+# n / _STEPS + _STEPS additions add up, and not those of n.
 _STEPS = 32
 
 
 @dataclass
 class _Sum:
-    """What a Linear gives at a width, and some steps ago."""
+    """The output of a Linear at `width` (`total`), and `steps` steps earlier at `base_width` (`base`)."""
 
     width: int
     total: Tensor
@@ -25,7 +25,7 @@ class _Sum:
 
 
 class RunningSums:
-    """What Linears give for the first features of one `input`, (*, n), at ascending widths, a few at a time."""
+    """Compute the outputs of Linears for the first k features of one `input`, (*, n), at ascending k, a few widths per call."""
 
     def __init__(self, input: Tensor) -> None:
         self.shape, self.dtype = input.shape[:-1], input.dtype
@@ -35,13 +35,13 @@ class RunningSums:
         self.reached: dict[nn.Linear, _Sum] = {}
 
     def __call__(self, linear: nn.Linear, widths: Sequence[int]) -> Tensor:
-        """The outputs, (widths, *, outputs), in the dtype of the input."""
+        """Return the outputs of `linear` at these widths, (widths, *, outputs), in the dtype of the input."""
         weight = linear.weight.T.to(self.columns.dtype)
         bias: Tensor | None = linear.bias
         nothing = weight.new_zeros(weight.shape[1]) if bias is None else bias.to(weight.dtype)
         sums = weight.new_empty(len(widths), self.columns.shape[1], weight.shape[1])
         reached = self.reached.get(linear)
-        if reached is None or reached.width > widths[0]:  # not asked before, or twice in a forward
+        if reached is None or reached.width > widths[0]:  # the first call, or a second one in a forward
             reached = self.reached[linear] = _Sum(0, nothing, 0, nothing)
         for k, output in zip(widths, sums, strict=True):
             again = reached.steps == _STEPS

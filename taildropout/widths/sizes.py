@@ -1,4 +1,4 @@
-"""Frontier, the sizes of a network that are worth having: reading, choosing, drawing and storing."""
+"""Frontier, the best widths of a network at many costs: reading, choosing, drawing and storing."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ class Size:
 
     Attributes:
         widths: the width of each layer, by name.
-        cost: what a network of these widths costs.
+        cost: the cost of a network of these widths, in the unit of `Frontier.cost_name`.
         loss: mean loss, or metric, on the held-out batches.
-        stderr: its standard error; NaN if it is not known, see `Scree`.
-        search_loss: the mean loss on the batches that the search used. It is too good, since these widths were chosen by it.
+        stderr: standard error of `loss`; NaN if unknown, see `Scree`.
+        search_loss: mean loss, or metric, on the batches of the search. It is too good on average, since the search chose the
+            widths by it.
     """
 
     widths: dict[str, int]
@@ -43,14 +44,14 @@ class Frontier:
     """Sizes of a network with a width for each layer, as `frontier` finds them.
 
     Attributes:
-        points: the sizes by rising cost, and so by falling loss on the batches of the search. Full width is the last one,
-            unless a smaller size beats it.
-        full: full width.
+        points: the sizes by rising cost; `search_loss` improves with the cost. Full width is the last size, unless a smaller
+            size is at least as good.
+        full: the size at full width.
         cost_name: what the cost counts: "parameters", "macs", or the name of the function.
         maximize: True if more of the measured value is better.
         name: what was measured, such as "CrossEntropyLoss".
-        method: how the widths were searched and judged.
-        forwards: how many times the search went over its batches.
+        method: how many choices of widths were evaluated, and on which batches the sizes were judged.
+        forwards: the number of passes of the search over its batches.
     """
 
     points: tuple[Size, ...]
@@ -74,17 +75,17 @@ class Frontier:
         """Choose widths, for `prune` or `at_k`.
 
         Args:
-            cost: the most that the network may cost: a share of the cost at full width if it is at most 1, such as .4;
-                otherwise an absolute cost. The size with the best value on the batches of the search is chosen.
-            tolerance: what may be lost, relative to the best value on the held-out batches. The smallest such size is chosen.
-                Default, without `cost`: 0.01
+            cost: the most that the network may cost: a share of the cost at full width if it is at most 1, such as 0.4;
+                otherwise an absolute cost. Of the sizes within this cost, the one with the best `search_loss` is chosen.
+            tolerance: the accepted loss above the best held-out loss, as a fraction of the best. Of the sizes within this
+                tolerance, the cheapest is chosen. Default, if `cost` is None: 0.01.
 
         Returns:
             The width of each layer, by name.
 
         Raises:
             TypeError: if an argument is not a number.
-            ValueError: if both are given, a number is out of range, or no size is so small.
+            ValueError: if both arguments are given, a number is out of range, or every size costs more than `cost`.
 
         Example:
             >>> small, full = Size({"drop": 2}, 30.0, 1.05, 0.1, 1.0), Size({"drop": 8}, 90.0, 1.0, 0.1, 0.9)
@@ -112,18 +113,18 @@ class Frontier:
         return -value if self.maximize else value
 
     def plot(self, ax: Axes | None = None, *, label: str | None = None, **kwargs: Any) -> Axes:
-        """Draw the held-out loss over the cost, with a band of one standard error to either side where that is known.
+        """Draw the held-out loss over the cost, with a band of ± one standard error if all standard errors are known.
 
         Args:
-            ax: where to draw, beside what is there; new axes if None.
-            label: of the line, in the legend. Default: what was measured.
+            ax: the axes to draw on, which may hold other lines; new axes if None.
+            label: the label of the line in the legend; by default the attribute `name`.
             kwargs: further arguments of matplotlib's `Axes.plot`, such as `color` and `linestyle`.
 
         Returns:
             The axes drawn on.
 
         Raises:
-            ImportError: if there is no matplotlib.
+            ImportError: if matplotlib is not installed.
         """
         ax = new_axes() if ax is None else ax
         costs, losses = [size.cost for size in self.points], [size.loss for size in self.points]
@@ -139,10 +140,10 @@ class Frontier:
         return ax
 
     def to_frame(self) -> DataFrame:
-        """Return a pandas DataFrame, a row for each size: cost, its share of full width, loss, stderr, and a width per layer.
+        """Return a pandas DataFrame with a row for each size: cost, share (cost / full cost), loss, stderr and all widths.
 
         Raises:
-            ImportError: if there is no pandas.
+            ImportError: if pandas is not installed.
         """
         pandas = import_pandas()
         rows = [
@@ -153,17 +154,17 @@ class Frontier:
         return frame
 
     def to_json(self) -> str:
-        """Return everything as JSON text; numbers that JSON lacks are written as "nan" and "inf"."""
+        """Return all attributes as JSON text; non-finite numbers are written as "nan", "inf" and "-inf"."""
         points = [_without_nan(asdict(size)) for size in self.points]
         content = asdict(self) | {"points": points, "full": _without_nan(asdict(self.full))}
         return json.dumps({"format": _FORMAT, "version": _VERSION} | content, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Frontier:
-        """Read what `to_json` wrote.
+        """Return the frontier that `to_json` wrote.
 
         Raises:
-            ValueError: if the text is no JSON, not written by `to_json`, of another version, or damaged.
+            ValueError: if the text is not JSON, not written by `to_json`, of another version, or damaged.
         """
         content = read_json(text, _FORMAT, _VERSION)
         try:
@@ -184,7 +185,7 @@ class Frontier:
 
 def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; give a number, 0 or more")
+        raise TypeError(f"{name}={value!r} has type {type(value).__name__}; give a number, 0 or more")
     number = float(value)
     if not 0 <= number < math.inf:
         raise ValueError(f"{name}={value} is out of range; give a number, 0 or more")

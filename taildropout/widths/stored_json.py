@@ -7,10 +7,10 @@ from typing import Any
 
 
 def read_json(text: str, format: str, version: int) -> dict[str, Any]:
-    """Return the content without `format` and `version`.
+    """Return the dict that JSON text holds, without its entries "format" and "version".
 
     Raises:
-        ValueError: if the text is not JSON, or of another format or version.
+        ValueError: if the text is not JSON, or if these entries differ from `format` and `version`.
     """
     try:
         content: Any = json.loads(text)

@@ -1,4 +1,4 @@
-"""How the outputs at several widths are computed, and the tensors that this takes."""
+"""The strategies by which outputs at several widths are computed; copies of tensors, made and split."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..trees import flatten
 
 Kind = Literal["running sums", "copies", "one k per sample", "one width at a time"]
 
-PER_COPY = -1  # in place of a dim: the output is a number, and the copies made it a row of numbers
+PER_COPY = -1  # in place of a dim: the output is 0-d for one copy (a loss), and 1-d with an element per copy for several
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Strategy:
     * "copies": the layer hands on a copy of its input for each width, side by side along `dim`.
     * "running sums": the same, but the copies begin after the Linear that reads the layer, whose output at every width is a
       running sum over features.
-    * "one k per sample": the model gets a copy of its input for each width, side by side along `dim`, and the layer keeps
-      as many features of each sample as belong to its copy. So every connection around the layer has its copies too.
+    * "one k per sample": the model gets a copy of its input for each width, side by side along `dim`, and the layer keeps the
+      first k features of each sample, with the k of its copy. So residual connections around the layer are copied too.
     * "one width at a time": a forward for each width, as a loop over `set_k` does.
     """
 
@@ -39,7 +39,10 @@ ONE_AT_A_TIME = Strategy("one width at a time")
 
 
 def copies_at_widths(input: Tensor, widths: Sequence[int], feature: int, dim: int) -> Tensor:
-    """Return the first features of `input` at each of the widths, side by side along `dim`."""
+    """Return a copy of `input` for each width k, side by side along `dim`, with the features from k on set to 0.
+
+    `feature` is the dim of features.
+    """
     feature %= input.dim()
     n = input.shape[feature]
     shape = list(input.shape)
@@ -52,17 +55,21 @@ def copies_at_widths(input: Tensor, widths: Sequence[int], feature: int, dim: in
 
 
 def repeat(tensor: Tensor, dim: int, copies: int) -> Tensor:
-    """Return copies of a tensor, side by side along `dim`."""
+    """Return `copies` copies of a tensor, side by side along `dim`."""
     shape = list(tensor.shape)
     shape.insert(dim, copies)
     return tensor.unsqueeze(dim).expand(shape).flatten(dim, dim + 1)
 
 
 def dim_of_copies(output: Any, single: Any, copies: int) -> int | None:
-    """Return the dim of `output` that is `copies` times as long as in `single`; None if their shapes are equal.
+    """Return the dim of `output` that is `copies` times as long as in `single`.
+
+    Returns:
+        The dim; `PER_COPY` if `single` is 0-d and `output` has shape (copies,); None if the shapes are equal, or if `output` or
+        `single` is not a tensor.
 
     Raises:
-        RuntimeError: if their shapes differ in another way.
+        RuntimeError: if the shapes differ in another way.
     """
     if not isinstance(output, Tensor) or not isinstance(single, Tensor) or output.shape == single.shape:
         return None
@@ -76,7 +83,7 @@ def dim_of_copies(output: Any, single: Any, copies: int) -> int | None:
 
 
 def split_copies(output: Any, dims: Sequence[int | None], copies: int) -> list[Any]:
-    """Split an output, whose tensors hold the copies along `dims`, into one output for each copy."""
+    """Split an output, whose tensors hold the copies along `dims` (None: the same for all copies), into one for each copy."""
     leaves, rebuild = flatten(output)
     parts = [_parts(leaf, dim, copies) for leaf, dim in zip(leaves, dims, strict=True)]
     return [rebuild(leaves) for leaves in zip(*parts, strict=True)]

@@ -1,4 +1,4 @@
-"""What a loss measures: its name, and whether more of it is better."""
+"""The name of a loss or metric, and whether more of it is better."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _innermost(loss: Any) -> Any:
 
 
 def direction_of(loss: Callable[..., Any] | None) -> bool | None:
-    """Return False for a loss of torch, or the model's own (None), of which less is better; None if that is unknown."""
+    """Return whether more is better: False for torch's losses and for the model's own loss (None); None if unknown."""
     loss = _innermost(loss)
     if loss is None:
         return False
@@ -30,7 +30,7 @@ def direction_of(loss: Callable[..., Any] | None) -> bool | None:
 
 
 def name_of(loss: Callable[..., Any] | None) -> str:
-    """Return the name of a loss; "loss" for the model's own (None), and "" if it has none."""
+    """Return the name of a loss; "loss" for the model's own loss (None), and "" for a lambda or another loss without a name."""
     loss = _innermost(loss)
     if loss is None:
         return "loss"

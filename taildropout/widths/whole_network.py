@@ -44,38 +44,38 @@ def frontier(
 ) -> Frontier:
     """Find the best width for each layer of a model, at many sizes from full width down to one feature a layer.
 
-    The search evaluates widths exactly, by forwards over the batches. From one cost to the next it shrinks each layer alone,
-    which shows how much loss each layer costs there. Features are ordered by importance, so this loss grows faster than the
-    cost saved, as a power of it. The widths at which the sum of these powers is least are evaluated too, and the best of all
-    is where the search goes on. So it needs an evaluation for each layer and size. (A greedy search, which shrinks one layer by
-    a small step at a time, needs one for each layer and step.) The rest of `max_forwards` goes into exchanges, in which one
-    layer grows and another shrinks. If `max_forwards` allows all choices of widths, all are evaluated. Costs lie denser towards
-    small sizes, where the loss changes most.
+    The search evaluates widths exactly, by forwards over the batches. At each cost it shrinks each layer alone, from the best
+    widths at the cost before, and measures how much the loss rises. Features are ordered by importance, so the loss rises
+    faster than the cost saved: as a power of the cost saved. The widths at which the sum of these powers over all layers is
+    least are evaluated too, and the search continues from the best widths. So the search needs an evaluation for each layer and
+    size. (A greedy search, which shrinks one layer by a small step at a time, needs one for each layer and step.) The rest of
+    `max_forwards` is spent on exchanges, in which one layer grows and another shrinks. If `max_forwards` allows all choices of
+    widths, all are evaluated. Costs lie denser towards small sizes, where the loss changes most.
 
     The more the features of the layers are ordered by importance, the closer the result comes to the best: on a small network
-    trained with TailDropout within 1 %. The widths are chosen on one part of the batches and judged on another, since the loss
-    that they were chosen by is too good.
+    trained with TailDropout, to within 1 %. The widths are chosen on one part of the batches and judged on another, since the
+    loss by which widths are chosen is too good.
 
     Args:
-        model: any module with TailDropouts. It is left as it was, as by `scree`.
-        batches: as for `scree`. They are kept in memory, as they are gone over many times.
-        loss: as for `scree`; the model's own if None.
+        model: any module with TailDropouts. Its state is restored at the end, as by `scree`.
+        batches: as for `scree`. All batches are kept in memory, since the search passes over them many times.
+        loss: as for `scree`; the model's own loss if None.
         example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments, as for `prune`; needed unless
             `cost` is callable.
         cost: "parameters"; or "macs", the multiply-accumulate operations of a forward on the example inputs; or a callable that
-            gets a dict of widths by layer and returns a number, which falls with each width. The first two are counted by
-            cutting each layer once, which needs the extra `prune`.
-        layers: the layers whose widths are chosen: names, patterns as in `fnmatch`, or TailDropouts; all if None. Others keep
-            what is set there.
-        held_out: batches that judge the sizes; if None, every second one of `batches` (a single batch does both, and
-            `Frontier.method` says so).
-        sizes: how many sizes to find; fewer are found if not so many beat the smaller ones.
-        max_forwards: about how many times the search may go over its batches. Below (number of layers + 2) * `sizes` not every
-            layer is shrunk alone at every size, which is less exact.
-        max_batches: use no more than so many of `batches`, and of `held_out`; all if None.
+            gets a dict of widths by layer and returns a number, which must not rise when a width falls. Parameters and MACs are
+            counted by cutting each layer once, which needs the extra `prune`.
+        layers: the layers whose widths are chosen: names, patterns as in `fnmatch`, or TailDropouts; all if None. Other layers
+            keep their k, or all features if no k is set.
+        held_out: the batches on which the sizes are judged; if None, every second one of `batches` (a single batch is used for
+            the search and for judging, and `Frontier.method` says so).
+        sizes: how many sizes to find; fewer are returned if fewer are better than all cheaper ones.
+        max_forwards: about how many passes over its batches the search may make. With fewer than (number of layers + 2) *
+            `sizes`, not every layer is shrunk alone at every size, which is less exact.
+        max_batches: the most batches to use of `batches`, and of `held_out`; all if None.
         call: as for `scree`.
         device: as for `scree`.
-        maximize: True if more is better, as for an accuracy. Known without it for torch's losses and the model's own.
+        maximize: True if more is better, as for an accuracy. Not needed for torch's losses and the model's own loss.
         name: what is measured, for plots; by default the name of the loss.
         progress: show a progress bar on a terminal or in a notebook, if tqdm or rich is installed.
 
@@ -86,7 +86,7 @@ def frontier(
         KeyError: if a name or pattern matches no TailDropout.
         TypeError: as `scree`; or if example inputs are missing, or `cost` returns no number.
         ValueError: as `scree`; or if the model has no TailDropout; if a layer is never called; if `cost` returns NaN or inf; or
-            if the value is greater at full width than at the least, and `maximize` is needed to know which is better.
+            if the loss is greater at full width than at one feature per layer, and `maximize` is needed.
         PruningError, ImportError: as `prune`, if `cost` is not callable.
 
     Example:
@@ -103,7 +103,7 @@ def frontier(
     for argument, value in (("sizes", sizes), ("max_forwards", max_forwards), ("max_batches", max_batches)):
         check_limit(argument, value, argument.removeprefix("max_"))
     if not isinstance(maximize, bool | None):
-        raise TypeError(f"maximize={maximize!r} is a {type(maximize).__name__}; give True, False or None")
+        raise TypeError(f"maximize={maximize!r} has type {type(maximize).__name__}; give True, False or None")
     caller = Caller(model, loss, call, device)
     searched, judged, how = _split(batches, held_out, max_batches)
     with evaluation_mode(model):
@@ -131,7 +131,10 @@ def frontier(
                 "accuracy, maximize=False for a loss"
             )
         if cost_at(most) < cost_at(least):
-            raise ValueError(f"the cost is {cost_at(most):.6g} at full width, {cost_at(least):.6g} at the least; let it fall")
+            raise ValueError(
+                f"the cost is {cost_at(most):.6g} at full width and more at one feature a layer, {cost_at(least):.6g}; "
+                "give a cost that falls when widths fall"
+            )
         judged_sizes: dict[tuple[int, ...], Size] = {}
         chosen = search.sizes(_targets(cost_at(least), cost_at(most), sizes), partial(_track, progress, sizes))
         for widths in dict.fromkeys([*chosen, most]):
@@ -154,12 +157,16 @@ def _track(show: bool, total: int, targets: Iterable[float]) -> Iterable[float]:
 
 
 def _targets(least: float, most: float, sizes: int) -> list[float]:
-    """Return costs from `most` down to `least`, denser towards the least: as squares."""
+    """Return `sizes` costs from `most` down to `least`, whose distances from `least` fall as squares."""
     return [most, *(least + (most - least) * (1 - step / (sizes - 1)) ** 2 for step in range(1, sizes))]
 
 
 def _split(batches: Iterable[Any], held_out: Iterable[Any] | None, max_batches: int | None) -> tuple[list[Any], list[Any], str]:
-    """Return the batches of the search, those that judge it, and a sentence on the latter."""
+    """Return the batches of the search, the batches on which sizes are judged, and a description of the second.
+
+    Raises:
+        ValueError: if there is no batch.
+    """
     every = list(islice(batches, max_batches))
     if not every:
         raise ValueError("batches is empty, or an iterator that is used up; give at least one batch, (input, target) say")
@@ -170,12 +177,16 @@ def _split(batches: Iterable[Any], held_out: Iterable[Any] | None, max_batches: 
             raise ValueError("held_out is empty, or an iterator that is used up; give at least one batch, or None")
         return every, judged, f"judged on {len(judged)} others"
     if len(every) == 1:
-        return every, every, "judged on the same one: too good by what the choice gained"
+        return every, every, "judged on the same one, so the losses are too good"
     return every[::2], every[1::2], f"judged on {len(every[1::2])} others"
 
 
 def _full_widths(caller: Caller, layers: Mapping[str, TailDropout], batch: Any) -> dict[str, int]:
-    """Return the number of features of each layer, found by running the model."""
+    """Return the number of features of each layer by name, found by running the model on one batch.
+
+    Raises:
+        ValueError: if the model never calls a layer.
+    """
     features: dict[str, int] = {}
 
     def record(name: str, module: TailDropout, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -195,7 +206,7 @@ def _full_widths(caller: Caller, layers: Mapping[str, TailDropout], batch: Any) 
 
 
 def _mean(caller: Caller, widths: Mapping[str, int], batches: Sequence[Any]) -> tuple[float, float]:
-    """Return the mean loss at these widths, and its standard error."""
+    """Return the mean loss of the batches at these widths, and its standard error."""
     mean = RunningMean()
     with at_k(caller.model, dict(widths)):
         for number, batch in enumerate(batches, 1):

@@ -170,9 +170,9 @@ def changed(**tensors: Tensor) -> Callable[[], dict[str, Tensor]]:
             r"all keys of the state_dict begin with 'lit\.net\.', .* give \{key.removeprefix\('lit\.net\.'\): tensor for",
         ),
         (lambda: {"state_dict": small_state(), "epoch": 3}, TypeError, r"give checkpoint\['state_dict'\]"),
-        (lambda: {**small_state(), "epoch": 3}, TypeError, r"state_dict\['epoch'\] is a int; give a dict of tensors"),
+        (lambda: {**small_state(), "epoch": 3}, TypeError, r"state_dict\['epoch'\] has type int; give a dict of tensors"),
         (lambda: mlp(), TypeError, r"state_dict is the pruned model itself; give its state_dict\(\)"),
-        (lambda: 3, TypeError, "state_dict is a int; give the pruned model's"),
+        (lambda: 3, TypeError, "state_dict has type int; give the pruned model's"),
         (lambda: "small.pt", TypeError, "as torch.load gives it back"),
     ],
 )

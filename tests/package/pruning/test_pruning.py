@@ -309,12 +309,12 @@ def test_a_transformer_in_training_mode_and_its_fast_path() -> None:
         ({"layer": "0"}, KeyError, "no TailDropout is named '0'; those of Sequential are: '2'"),
         ({"layer": "none"}, KeyError, "no TailDropout is named"),
         ({"layer": TailDropout()}, ValueError, "layer is not in the model .*'2'"),
-        ({"layer": nn.Linear(2, 2)}, TypeError, "layer is a Linear; give a TailDropout"),
-        ({"layer": 2}, TypeError, "layer is a int; give"),
-        ({"layer": ["2"]}, TypeError, "layer is a list; .*for several layers give a dict of widths"),
+        ({"layer": nn.Linear(2, 2)}, TypeError, "layer has type Linear; give a TailDropout"),
+        ({"layer": 2}, TypeError, "layer has type int; give"),
+        ({"layer": ["2"]}, TypeError, "layer has type list; .*for several layers give a dict of widths"),
         ({"model": nn.Linear(5, 2)}, ValueError, "Linear has no TailDropout"),
         ({"model": "model"}, TypeError, "^model has type str; give an nn.Module$"),
-        ({"example_inputs": None}, TypeError, "example_inputs is a NoneType; give a tensor"),
+        ({"example_inputs": None}, TypeError, "example_inputs has type NoneType; give a tensor"),
         ({"example_inputs": np.ones((3, 4))}, TypeError, r"NumPy array; give tensors: torch\.from_numpy"),
         ({"example_inputs": torch.ones(3, 4).double()}, RuntimeError, "shapes cannot be multiplied"),
     ],
@@ -350,5 +350,5 @@ def test_what_torch_pruning_cannot_follow_is_a_pruning_error() -> None:
         def forward(self, input: Tensor) -> Any:
             return self.last(torch.cat([self.dropout(self.first(input)), input], -1))
 
-    with pytest.raises(PruningError, match=r"torch-pruning cannot follow .* concatenation with what no layer made"):
+    with pytest.raises(PruningError, match=r"torch-pruning cannot follow .* concatenation with a tensor that no layer made"):
         prune(Skip(), "dropout", 5, torch.randn(4, 8))

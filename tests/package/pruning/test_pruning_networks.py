@@ -258,7 +258,7 @@ SLICED = {
     ),
     "read elsewhere": (
         {"a": nn.Linear(5, 8), "drop": TailDropout(), "out": nn.Linear(8, 2), "other": nn.Linear(8, 2)},
-        lambda m, x: m.out(m.drop(m.a(x))) + m.other(m.a(x)), (6, 5), 48 + 8 + 18, "'other' .Linear. reads what did not pass",
+        lambda m, x: m.out(m.drop(m.a(x))) + m.other(m.a(x)), (6, 5), 48 + 8 + 18, "'other' .Linear. reads values that",
     ),
     "groups before": (
         {"a": nn.Conv1d(4, 8, 3, groups=2), "drop": TailDropout(**CHANNELS), "out": nn.Conv1d(8, 2, 3)},

@@ -58,7 +58,7 @@ def test_keys_are_names_patterns_or_layers() -> None:
         (({"2": 3}, 3, x()), TypeError, r"k=3 is given beside a dict of widths; call prune\(model, widths, example_inputs\)"),
         (({"2": 3},), TypeError, r"example_inputs is missing; call prune\(model, widths, example_inputs\)"),
         (("2", x()), TypeError, "k or example_inputs is missing"),
-        (({2: 3}, x()), TypeError, "layer is a int; give a TailDropout"),
+        (({2: 3}, x()), TypeError, "layer has type int; give a TailDropout"),
     ],
 )
 def test_bad_widths(arguments: Any, error: type[Exception], message: str) -> None:
@@ -153,7 +153,7 @@ def test_a_walk_without_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(graph, "_MOST_INDICES", 20_000)
     model, ids = gpt().double(), torch.randint(30, (2, 5))
     model.lm_head = nn.Identity()
-    with pytest.raises(PruningError, match="a circle on which features become ever more"):
+    with pytest.raises(PruningError, match="a cycle on which the number of features grows"):
         prune(model, {"*": 5}, ids)
 
 
@@ -169,7 +169,7 @@ def test_where_the_graph_ends_before_the_layer_the_layer_slices(monkeypatch: pyt
     monkeypatch.setattr(graph, "_MOST_INDICES", 5 * 77)  # what the walk needs on both sides
     assert prune(model, "2", 3, x())[0].out_features == 3
     monkeypatch.setattr(graph, "_MOST_INDICES", 4 * 77)
-    with pytest.warns(UserWarning, match="'2' now slices 3 of 80 features.*a circle"):
+    with pytest.warns(UserWarning, match="'2' now slices 3 of 80 features.*a cycle"):
         smaller = prune(model, "2", 3, x())
     assert (smaller[0].out_features, smaller[3].in_features) == (80, 3)
 
