@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .asv_process import STARTING, Case, CaseFailed, Surroundings, Worker
+from .asv_process import STARTING, Case, CaseFailed, Context, Worker
 from .environments import Environment
 from .messages import BASE, BASE_COPY
 from .processes import Broken
@@ -39,7 +39,7 @@ class Plan:
 class Pair:
     """Two processes on one core; `sides` maps the name of each to its version, the first being base."""
 
-    def __init__(self, shared: Surroundings, sides: Mapping[str, Environment], core: int | None, caches: "Caches") -> None:
+    def __init__(self, shared: Context, sides: Mapping[str, Environment], core: int | None, caches: "Caches") -> None:
         self.shared, self.sides, self.core, self.caches = shared, sides, core, caches
         self.stack = ExitStack()
         self.workers: dict[str, Worker] = {}

@@ -17,7 +17,7 @@ from queue import Queue
 from typing import Any, TypeVar
 
 from ..system import machine
-from .asv_process import BudgetSpent, Case, CaseFailed, Surroundings
+from .asv_process import BudgetSpent, Case, CaseFailed, Context
 from .environments import Environment
 from .estimate import Duration
 from .guarded import kill_all
@@ -50,7 +50,7 @@ class MeasuredPair:
 class PairComparison:
     """Two versions of a project, and everything that was measured of them."""
 
-    shared: Surroundings
+    shared: Context
     base: Environment
     head: Environment
     cases: Mapping[str, Case]

@@ -64,7 +64,7 @@ class Decision:
 
 
 def log_ratio(base: Sequence[float], head: Sequence[float]) -> float:
-    """Return the logarithm of the median of head / base over the rounds of one process, which are pairs of times."""
+    """Return the logarithm of the median of head / base over the rounds of one process; each round gives both a time."""
     return math.log(statistics.median(h / b for h, b in zip(head, base, strict=True)))
 
 
