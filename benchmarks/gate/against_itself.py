@@ -37,9 +37,9 @@ def disagreeing(logs: Mapping[str, Sequence[float]], threshold: float) -> dict[s
 
 
 def with_machine(rows: Sequence[Row], logs: Mapping[str, Sequence[float]], threshold: float) -> list[Row]:
-    """Return the rows unchanged, unless base differs from itself: then every verdict that needed a measurement is UNSTABLE.
+    """Return the rows unchanged, unless base differs from itself.
 
-    The first row then names the machine.
+    Then every verdict but FAILED and INCOMPARABLE becomes UNSTABLE, and a first row says that the machine is unstable.
     """
     found = disagreeing(logs, threshold)
     if not found:

@@ -167,7 +167,7 @@ def tune_instructions(workload: Injectable, base: Version, folder: Path, say: Sa
 
 @contextmanager
 def competitors(wanted: bool) -> Iterator[None]:
-    """If `wanted`, run a busy process for every core while the context lasts; these end with this process, too."""
+    """If `wanted`, run a busy process for every core while the context lasts; they also end when this process dies."""
     busy = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: [0] * 100_000"
     running = [subprocess.Popen([sys.executable, "-c", busy]) for _ in range(os.cpu_count() or 1) if wanted]
     try:
