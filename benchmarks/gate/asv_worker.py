@@ -48,7 +48,7 @@ class Process:
         self.name = ""
 
     def answer(self, command: dict[str, Any]) -> None:
-        """Carry out one command and write the answer: what the method returns, `skipped`, `error` or `forked`."""
+        """Carry out one command and write the answer: the method's result, `skipped`, `error` or `forked`."""
         what = command.pop("do")
         try:
             answer = getattr(self, what)(**command)

@@ -1,4 +1,4 @@
-"""Judge instructions: a change counts if it exceeds the case's margin in two processes, which load the sides in turn first.
+"""Judge instructions: a change counts if it exceeds the case's margin in two processes, the second of which loads head first.
 
 The margin comes from the difference between two copies of base. Counting under valgrind is slow, so only cases with the trait
 `instructions` are counted, on all cores at a time, for at most a quarter of the comparison's time or two minutes.

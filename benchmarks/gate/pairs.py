@@ -93,9 +93,9 @@ class PairComparison:
                 self.environment.update(pair.environment)
 
     def note_trial(self, name: str, failed: Mapping[str, CaseFailed]) -> None:
-        """Store why a benchmark cannot be measured: lacking if base alone failed (it is new in head) or it was skipped.
+        """Store why a benchmark cannot be measured: as lacking if it is new in head, or skipped, else as a failure.
 
-        Otherwise the benchmark is a failure.
+        It counts as new in head if base alone failed, and as skipped if every side that failed skips it.
         """
         errors = {side: error.error for side, error in failed.items()}
         if all(error.lacking for error in failed.values()) or set(failed) == {BASE}:

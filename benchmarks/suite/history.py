@@ -35,7 +35,7 @@ class Pinned:
 
 @cache
 def pinned() -> ModuleType:
-    """Return the pinned version of the package."""
+    """Return the pinned version of the package. Raises NotAvailable if it is not in .asv/pinned."""
     if not COMMIT.exists():
         raise NotAvailable("no pinned version is laid out here; python -m benchmarks run does it")
     return load(PINNED, "taildropout_pinned")
