@@ -84,7 +84,7 @@ def check(case: str, runs: Mapping[str, Run]) -> None:
         return
     first, *others = (run() for run in runs.values())
     if not all(torch.equal(first, other) for other in others):
-        raise suite.WrongResult(f"the outputs of {' and '.join(runs)} differ, though nothing is drawn")
+        raise suite.WrongResult(f"the outputs of {' and '.join(runs)} differ, though the case draws no random numbers")
 
 
 def rounds(case: str, runs: Mapping[str, Run], seconds: float, seed: int) -> Mapping[str, Sequence[float]]:

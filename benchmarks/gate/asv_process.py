@@ -86,7 +86,7 @@ class Worker:
         os.write(self.commands, (json.dumps({"do": what, **more}) + "\n").encode())
         answer: dict[str, Any] = json.loads(self.line(seconds))
         if "forked" in answer:
-            raise CaseFailed(self.side, "it forks, and the child process comes back from the call", fatal=True)
+            raise CaseFailed(self.side, "it forks, and the child process returns from the call", fatal=True)
         if "error" in answer or "skipped" in answer:
             lacking = "skipped" in answer
             raise CaseFailed(self.side, answer["skipped" if lacking else "error"], lacking=lacking)

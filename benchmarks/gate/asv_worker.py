@@ -149,7 +149,7 @@ class Process:
             before = printed_bytes()
             benchmark.func(*benchmark._build_params())
             if printed_bytes() > before and os.getpid() == self.pid:
-                raise ValueError("it prints to standard output, so that its time is that of printing; print in setup, or not")
+                raise ValueError("it prints to standard output, which would be part of its time; print in setup, or not at all")
             benchmark.do_teardown()
             self.set_up()
         gc.collect()
@@ -214,9 +214,9 @@ class Process:
             try:
                 value = float(value)
             except (TypeError, ValueError):
-                raise NotImplementedError(f"it gives {type(value).__name__} and no number") from None
+                raise NotImplementedError(f"its figure is no number (type: {type(value).__name__})") from None
         if not math.isfinite(value):
-            raise NotImplementedError(f"it gives {value!r}")
+            raise NotImplementedError(f"its figure, {value!r}, is not finite")
         return {"figure": value}
 
     def release(self) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def estimate(sample: Sequence[float]) -> Estimate:
     """
     n = len(sample)
     if n < 2:
-        raise ValueError(f"{n} process(es) give no interval; hand in 2 or more")
+        raise ValueError(f"{n} process(es) give no interval; give 2 or more")
     centre = statistics.fmean(sample)
     error = statistics.stdev(sample) / math.sqrt(n)
     reach = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * error

@@ -78,7 +78,9 @@ def check(model: nn.Module, smaller: nn.Module, tokens: Tensor) -> None:
     with torch.no_grad():
         expected, found = model(tokens), smaller.eval()(tokens)
     if not torch.allclose(found, expected, rtol=1e-3, atol=1e-4):
-        raise WrongResult(f"the pruned network is off by {float((found - expected).abs().max()):.3g}")
+        raise WrongResult(
+            f"the pruned network differs from the network at width {KEPT} by {float((found - expected).abs().max()):.3g}"
+        )
 
 
 def peak() -> int:

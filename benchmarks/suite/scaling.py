@@ -48,7 +48,7 @@ class Scaling:
         for found in measured():
             if (found["strategy"], found["layer"], found["processes"]) == (strategy, layer, processes()):
                 return float(found["inverse efficiency"])
-        raise NotAvailable(f"{strategy} needs two GPUs" if strategy == "data_parallel" else "there is one process")
+        raise NotAvailable(f"{strategy} needs two {'GPUs' if strategy == 'data_parallel' else 'processes'} or more")
 
 
 def processes() -> int:

@@ -75,7 +75,7 @@ def make_ddp(case: "Case", package: ModuleType | None) -> Callable[[], list[floa
 
 
 def pipe(stream: IO[str] | None) -> IO[str]:
-    """Return the stream itself, which the type checker takes for None otherwise."""
+    """Return `stream`, which is not None; the assertion tells the type checker."""
     assert stream is not None
     return stream
 

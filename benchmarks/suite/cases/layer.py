@@ -62,7 +62,9 @@ def check(case: Case, x: torch.Tensor, gradient: torch.Tensor, result: Any) -> N
     """Raise WrongResult unless `result` is a correct output of the layer for `x`."""
     output, grad = result if case.direction == "train" else (result, None)
     if output.shape != x.shape or output.dtype != x.dtype:
-        raise WrongResult(f"{case.name}: {tuple(output.shape)} {output.dtype} from {tuple(x.shape)} {x.dtype}")
+        raise WrongResult(
+            f"{case.name}: the output is {tuple(output.shape)} {output.dtype}, the input {tuple(x.shape)} {x.dtype}"
+        )
     if case.layer in ("TailDropout", ORIGINAL):
         check_tail(case, x, output.detach())
         kept = output != 0
