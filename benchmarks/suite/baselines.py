@@ -86,7 +86,7 @@ def make(name: str, layer: str, package: ModuleType) -> Callable[[], Any]:
 
 
 def build(name: str, package: ModuleType) -> nn.Module:
-    """Return the baseline layer, with its default rates except for `OPTIONS`."""
+    """Return the baseline layer that is timed, from the package's `baselines`, for inputs of FEATURES features."""
     kind, _, law = name.partition("-")
     make = feature(feature(package, "baselines"), kind)
     if kind == "NestedDropout":
