@@ -38,7 +38,7 @@ def cases() -> Mapping[str, Traits]:
 
 
 def traits(case: suite.Case) -> Traits:
-    """Return what the gate must know of a case."""
+    """Return the traits of a case."""
     eager = case.mode == "eager"
     return Traits(
         exclusive=case.device == "cuda" or case.model == "ddp",
@@ -49,7 +49,10 @@ def traits(case: suite.Case) -> Traits:
 
 
 def build(folder: Path) -> str:
-    """Build the C code in place by the version's own pyproject.toml; a version without it, or no compiler, runs plain torch."""
+    """Build the C code of the version in `folder` in place, by the version's own pyproject.toml.
+
+    Return an empty text, or a note if there is no C code afterwards: the version then runs plain torch.
+    """
     if (folder / "pyproject.toml").exists():
         command = [sys.executable, "-c", BUILD, "--quiet", "build_ext", "--inplace"]
         subprocess.run(command, cwd=folder, capture_output=True, check=False)
@@ -59,7 +62,7 @@ def build(folder: Path) -> str:
 
 
 def environment() -> Mapping[str, Any]:
-    """Return torch's version, its vector instructions, and the GPU."""
+    """Return torch's version, the CPU's vector instructions that it uses, and the GPU with its clock."""
     values: dict[str, Any] = {"torch": torch.__version__, "vectors": torch.backends.cpu.get_cpu_capability()}
     if torch.cuda.is_available():
         values["gpu"] = torch.cuda.get_device_name()
@@ -71,26 +74,26 @@ def environment() -> Mapping[str, Any]:
 
 
 def prepare(case: str, version: ModuleType) -> Run:
-    """Prepare a case for one thread."""
+    """Prepare a case on one thread; see `suite.cases.make`."""
     return suite.make(replace(suite.CASES[case], threads=1), version)
 
 
 def check(case: str, runs: Mapping[str, Run]) -> None:
-    """Raise WrongResult unless all sides give the same output where nothing is drawn."""
+    """Raise WrongResult if a layer's case draws no random numbers and the outputs of its sides differ."""
     if suite.CASES[case].direction not in ("eval", "set_k") or suite.CASES[case].model != "layer":
         return
     first, *others = (run() for run in runs.values())
     if not all(torch.equal(first, other) for other in others):
-        raise suite.WrongResult(f"the outputs of {' and '.join(runs)} differ, though nothing is drawn")
+        raise suite.WrongResult(f"the outputs of {' and '.join(runs)} differ, though the case draws no random numbers")
 
 
 def rounds(case: str, runs: Mapping[str, Run], seconds: float, seed: int) -> Mapping[str, Sequence[float]]:
-    """Return seconds per call, measured in turn on the case's device."""
+    """Return the seconds per call of each side, one figure per round, on the case's device."""
     return measure.interleave(runs, seconds, suite.CASES[case].device, seed)
 
 
 def counts(case: str, runs: Mapping[str, Run]) -> Mapping[str, Mapping[str, float]]:
-    """Return the bytes saved for backward, and on a GPU the kernels."""
+    """Return, by side, the bytes that an eager training case of the layer saves for backward, and on a GPU the launches."""
     known = suite.CASES[case]
     counted: dict[str, dict[str, float]] = {}
     if known.direction == "train" and known.mode == "eager" and known.model == "layer":
@@ -106,9 +109,9 @@ def counts(case: str, runs: Mapping[str, Run]) -> Mapping[str, Mapping[str, floa
 #   work      selecting some more elements, as the layer does
 #   traffic   a copy of some memory: few instructions, many bytes
 #
-# Each stands in a case of its own, where such a slowdown is likely. What is injected depends on the number of elements and the
-# dtype of the input alone, so that each case can have its own. It allocates nothing: one small block of memory more makes large
-# tensors lie elsewhere, which alone changes the time of a call by some ten percent.
+# Each kind is injected in a case where such a slowdown is likely. The layer selects the slowdown by the number of elements and
+# the dtype of its input alone, so that each case can have its own. A call of a slowdown allocates nothing: one small block of
+# memory more makes large tensors lie elsewhere, which alone changes the time of a call by some ten percent.
 
 first_amounts: Mapping[str, int] = {"python": 200, "work": 20_000, "traffic": 200_000}  # passes of a loop, elements, bytes
 slowdowns: Mapping[str, Slowdown] = {
@@ -120,7 +123,7 @@ more_instructions: Mapping[str, Slowdown] = {
     "128x256-f32-train": Slowdown("python", 0.01),
     "1024x512-f32-train": Slowdown("python", 0.01),
 }
-# On a GPU a call takes as long as its start on the host, until it moves megabytes.
+# On a GPU a call that moves less than some megabytes takes as long as the host needs to launch it.
 CANARY = {
     "cpu": {"8x16-f32-train": "python", "1024x512-bf16-train": "traffic"},
     "cuda": {"cuda-8x16-f32-fwd": "python", "cuda-1024x512-f32-train": "python"},
@@ -165,7 +168,7 @@ def slow(layer):
 
 
 def inject(folder: Path, amounts: Amounts) -> None:
-    """Make the layer of the version in `folder` slower for inputs of the named cases."""
+    """Make the layer of the version in `folder` slower for inputs of the named cases, by the given kind and amount each."""
     table: dict[tuple[int, torch.dtype], list[tuple[str, int]]] = {}
     for name, (kind, amount) in amounts.items():
         case = suite.CASES[name]

@@ -6,10 +6,10 @@ the standard library, scipy, rich and `benchmarks.system`; asv for other project
     rule        from the changes that processes saw to a verdict
     versions    take a version out of git and build it
     processes, worker, messages, counters    the measuring processes
-    measuring   a comparison: both versions and everything that was measured of them
+    measuring   a comparison: two versions and all their measurements
     asv_project, environments    read asv.conf.json and build two versions of any project
     asv_worker, asv_process, lockstep, pairs, guarded    measure them in pairs of processes in lock step
-    figures, against_itself    judge figures, and the machine by base against base
+    figures, against_itself    judge figures; judge the machine by comparing base with base
     foreign, __main__    the command for any project
     signals, instructions    exact counts, time, instructions: each with its own rule
     estimate    how long a comparison takes

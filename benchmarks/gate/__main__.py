@@ -5,7 +5,7 @@
     python -m benchmarks.gate compare "packaging==24.0" "packaging==25.0" --suite DIR
 
 Each version is built in a virtual environment of its own, by the commands of asv.conf.json. The benchmarks are HEAD's. They run
-in pairs of processes in lock step, one per version, until the change is known well enough (rule.py says how).
+in pairs of processes in lock step, one per version, until the change is known well enough (rule.py defines this).
 
 Exit code: 0 pass, 1 regressed, 2 could not measure, 3 unstable, which is not a pass.
 """
@@ -22,7 +22,7 @@ from .rule import THRESHOLD
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code; the handler of expected errors."""
+    """Run the command and return its exit code: 2 after an expected error, which becomes one line; 130 after Ctrl-C."""
     from .foreign import compare_versions
 
     arguments = parser().parse_args(args)
@@ -43,7 +43,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def interrupt(number: int, frame: object) -> None:
-    """Take SIGTERM as Ctrl-C, so that what was started ends, and temporary files go."""
+    """Handle SIGTERM like Ctrl-C, so that the processes of the gate are killed and temporary files are removed."""
     raise KeyboardInterrupt
 
 
@@ -58,20 +58,26 @@ def parser() -> argparse.ArgumentParser:
     add("base", metavar="BASE", help="a branch, tag or commit; or a requirement, such as packaging==24.0")
     add("head", metavar="HEAD", nargs="?", help="default: the working tree, with its changes")
     add("--project", metavar="DIR", help="folder of asv.conf.json (default: this one)")
-    add("--suite", metavar="DIR", help="the folder of benchmarks, where it is not the project's own")
+    add("--suite", metavar="DIR", help="the folder of benchmarks, if it is not the project's own")
     add("--bench", metavar="REGEX", action="append", help="only benchmarks whose name matches; may be given again")
     add("--set", metavar="KEY=VALUE", action="append", default=[], type=assignment, help="pick a combination of the matrix")
-    add("--budget", type=parse_duration, default=float("inf"), metavar="TIME", help="of everything, such as 10m or 90s")
-    add("--threshold", type=fraction, default=THRESHOLD, help="of time, as a fraction (default %(default)s)")
-    add("--cores", type=int, metavar="N", help="pairs side by side (default: half of the cores, but 2 where there are 2)")
-    add("--markdown", metavar="FILE", help="write the table there; default $GITHUB_STEP_SUMMARY where set")
-    add("--junit", metavar="FILE")
+    add(
+        "--budget",
+        type=parse_duration,
+        default=float("inf"),
+        metavar="TIME",
+        help="most time for building and measuring, such as 10m",
+    )
+    add("--threshold", type=fraction, default=THRESHOLD, help="relative change of time that counts (default %(default)s)")
+    add("--cores", type=int, metavar="N", help="pairs at a time (default: half of the cores, 2 at least)")
+    add("--markdown", metavar="FILE", help="write the table there; default $GITHUB_STEP_SUMMARY if set")
+    add("--junit", metavar="FILE", help="write JUnit XML there")
     add("--json", metavar="FILE", help="every round of every pair, and both environments")
     return top
 
 
 def assignment(text: str) -> tuple[str, str]:
-    """Return key and value of KEY=VALUE."""
+    """Parse KEY=VALUE, for `type=` of an argparse option."""
     key, equals, value = text.partition("=")
     if not (key and equals):
         raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE, such as numpy=1.26")
@@ -79,7 +85,7 @@ def assignment(text: str) -> tuple[str, str]:
 
 
 def fraction(text: str) -> float:
-    """Return a number above 0 and below 1."""
+    """Parse a number above 0 and below 1, for `type=` of an argparse option."""
     value = float(text)
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"{text} is no fraction of a time; give one above 0 and below 1")

@@ -1,8 +1,10 @@
 """Is the machine good for a verdict? Base against base, in the same run, must not look like a change.
 
 The pairs of base and base are judged by the rule's own measure: a mean beyond the threshold, significant at the level that all
-looks have together. Holm corrects over the benchmarks and their mean, in which a shift common to all of them shows soonest. So
-a machine on which equal versions are equal is blamed with probability 1 % at most.
+looks have together. Holm's correction is over the benchmarks and their mean, which shows a common shift soonest. So a machine
+on which equal versions are equally fast is called unstable with probability 1 % at most.
+
+`logs` holds, by benchmark, the log-ratio of each pair of base and base.
 """
 
 import statistics
@@ -18,7 +20,7 @@ LEAST_PAIRS = 2
 
 
 def estimates(logs: Mapping[str, Sequence[float]]) -> dict[str, Estimate]:
-    """Return the change that base against base shows, per benchmark with enough pairs, and for all of them together."""
+    """Return the change between base and base: for each benchmark with enough pairs and, as ALL, for their mean."""
     there = {name: values for name, values in logs.items() if len(values) >= LEAST_PAIRS}
     seen = {name: estimate(values) for name, values in there.items()}
     if len(there) > 1:
@@ -28,14 +30,17 @@ def estimates(logs: Mapping[str, Sequence[float]]) -> dict[str, Estimate]:
 
 
 def disagreeing(logs: Mapping[str, Sequence[float]], threshold: float) -> dict[str, Estimate]:
-    """Return those of them that the rule would call a change."""
+    """Return the estimates of base against base that the rule would call a change."""
     seen = estimates(logs)
     adjusted = holm({name: found.p for name, found in seen.items()})
     return {name: found for name, found in seen.items() if abs(found.change) > threshold and adjusted[name] <= sum(ALPHA)}
 
 
 def with_machine(rows: Sequence[Row], logs: Mapping[str, Sequence[float]], threshold: float) -> list[Row]:
-    """Return the rows; where base disagrees with itself, all verdicts are UNSTABLE, and a row more says that the machine is."""
+    """Return the rows unchanged, unless base differs from itself.
+
+    Then every verdict but FAILED and INCOMPARABLE becomes UNSTABLE, and a first row says that the machine is unstable.
+    """
     found = disagreeing(logs, threshold)
     if not found:
         return list(rows)
@@ -46,12 +51,12 @@ def with_machine(rows: Sequence[Row], logs: Mapping[str, Sequence[float]], thres
 
 
 def spoiled(row: Row) -> Row:
-    """Return a row whose verdict does not count."""
+    """Return the row with the verdict UNSTABLE; its note keeps the former verdict."""
     return row if row.verdict == UNSTABLE else replace(row, verdict=UNSTABLE, note=f"would be {row.verdict} {row.note}".strip())
 
 
 def sentence(logs: Mapping[str, Sequence[float]]) -> str:
-    """Say what base against base showed."""
+    """Return a sentence on the largest change between base and base, or an empty text if there are too few pairs."""
     seen = estimates(logs)
     if not seen:
         return ""

@@ -1,4 +1,4 @@
-"""The gate's end of a measuring process in lock step: start, command, end it. asv_worker.py is the other end."""
+"""Start, command and end the measuring processes in lock step. Each of them runs asv_worker.py."""
 
 import contextlib
 import importlib.util
@@ -24,13 +24,13 @@ from .messages import HEAD
 
 WORKER = Path(__file__).with_name("asv_worker.py")
 STARTING = 120.0  # seconds to start Python and to import the suite
-PATIENCE = 0.2  # seconds between two looks whether a silent process still lives
+PATIENCE = 0.2  # seconds between two checks whether a silent process still lives
 
-Case = Mapping[str, Any]  # as asv_worker.combinations describes it
+Case = Mapping[str, Any]  # a dictionary that asv_worker.combinations makes
 
 
 class CaseFailed(Exception):
-    """A benchmark raised, or did what none must; the process can go on unless `fatal`."""
+    """A benchmark raised an exception or, if `lacking`, was skipped. If `fatal`, it forked, hung or killed its process."""
 
     def __init__(self, side: str, error: str, fatal: bool = False, lacking: bool = False) -> None:
         super().__init__(f"{side}: {error}")
@@ -38,7 +38,7 @@ class CaseFailed(Exception):
 
 
 class BudgetSpent(Exception):
-    """The budget ended while a process was at work."""
+    """The time of the budget ended while a process was measuring."""
 
 
 class Stopped(Exception):
@@ -46,10 +46,10 @@ class Stopped(Exception):
 
 
 @dataclass
-class Surroundings:
-    """What all processes of a comparison share."""
+class Context:
+    """The folders, limits and stop signal that all processes of a comparison share."""
 
-    folder: Path
+    folder: Path  # for temporary files
     runner: Path  # holds copies of asv_worker.py and asv_runner, and nothing else that Python could import
     suite: Path
     timeout: float  # seconds of a benchmark that sets none
@@ -58,9 +58,9 @@ class Surroundings:
 
 
 class Worker:
-    """One measuring process of one version."""
+    """One measuring process of one version, on `core` if that is given; it runs until `stack` is closed."""
 
-    def __init__(self, stack: ExitStack, shared: Surroundings, side: str, environment: Environment, core: int | None) -> None:
+    def __init__(self, stack: ExitStack, shared: Context, side: str, environment: Environment, core: int | None) -> None:
         self.side, self.shared = side, shared
         self.folder = Path(tempfile.mkdtemp(prefix=f"{side}-", dir=shared.folder))
         stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
@@ -79,21 +79,21 @@ class Worker:
         threading.Thread(target=pump, args=(self.process.stdout, self.answers), daemon=True).start()
 
     def ask(self, seconds: float, what: str, /, **more: Any) -> dict[str, Any]:
-        """Send a command and return its answer.
+        """Send the command `what` with the arguments `more` and return its answer.
 
-        CaseFailed says why there is none: an error, no answer after `seconds`, or a process that died.
+        Raises CaseFailed if the command failed, the process died, or `seconds` passed without an answer; BudgetSpent; Stopped.
         """
         os.write(self.commands, (json.dumps({"do": what, **more}) + "\n").encode())
         answer: dict[str, Any] = json.loads(self.line(seconds))
         if "forked" in answer:
-            raise CaseFailed(self.side, "it forks, and the child process comes back from the call", fatal=True)
+            raise CaseFailed(self.side, "it forks, and the child process returns from the call", fatal=True)
         if "error" in answer or "skipped" in answer:
             lacking = "skipped" in answer
             raise CaseFailed(self.side, answer["skipped" if lacking else "error"], lacking=lacking)
         return answer
 
     def line(self, seconds: float) -> bytes:
-        """Return the next line of the process."""
+        """Return the next line that the process writes; for the errors see `ask`."""
         end = time.monotonic() + seconds
         while True:
             line: bytes | None
@@ -113,7 +113,7 @@ class Worker:
                 raise CaseFailed(self.side, f"it hangs: no result after {seconds:g} s, its timeout", fatal=True)
 
     def death(self) -> str:
-        """Return how the process ended, and its last line on standard error."""
+        """Return the signal or exit code that ended the process, and its last line on standard error."""
         try:
             code = self.process.wait(5)
         except subprocess.TimeoutExpired:
@@ -123,8 +123,11 @@ class Worker:
         return ": ".join([how, *last])
 
 
-def discover(shared: Surroundings, head: Environment) -> dict[str, Any]:
-    """Return the benchmarks of the suite in head's environment; CannotMeasure if there is no telling."""
+def discover(shared: Context, head: Environment) -> dict[str, Any]:
+    """Return the answer of asv_worker.Process.discover in head's environment.
+
+    Raises CannotMeasure if the process fails or the budget is spent.
+    """
     with ExitStack() as stack:
         worker = Worker(stack, shared, HEAD, head, None)
         try:
@@ -136,7 +139,10 @@ def discover(shared: Surroundings, head: Environment) -> dict[str, Any]:
 
 
 def copy_runner(folder: Path) -> Path:
-    """Copy the worker and asv_runner, and pympler where it is installed, to a folder from which both versions import them."""
+    """Copy the worker, asv_runner and, if installed, pympler to a new folder, from which both versions import them.
+
+    Return the folder. Raises CannotMeasure if asv_runner is not installed.
+    """
     folder.mkdir()
     shutil.copy(WORKER, folder)
     for name in ("asv_runner", "pympler"):

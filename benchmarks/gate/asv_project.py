@@ -1,4 +1,4 @@
-"""What an asv project says of itself: asv.conf.json, read by asv's own code."""
+"""Read a project's asv.conf.json by asv's own code."""
 
 import shutil
 import sys
@@ -18,25 +18,25 @@ INSTALL = ["in-dir={env_dir} python -m pip install --force-reinstall {wheel_file
 class Project:
     """How the versions of a project are built and measured, with one combination of its matrix."""
 
-    folder: Path  # holds asv.conf.json, or is the suite's own where there is no such file
+    folder: Path  # holds asv.conf.json; the parent of the suite if there is no such file
     name: str
     suite: str  # relative to the folder, or absolute
     repo_subdir: str
     build: Sequence[str]
     install: Sequence[str]
-    requirements: Mapping[str, str]  # of the matrix: name -> version, or an empty text
-    build_env: Mapping[str, str]
-    env: Mapping[str, str]  # of building and measuring
-    python: str
+    requirements: Mapping[str, str]  # of the matrix: package -> version, or an empty text for any
+    build_env: Mapping[str, str]  # variables of building: the matrix's env
+    env: Mapping[str, str]  # variables of measuring: the matrix's env and env_nobuild
+    python: str  # path of the interpreter
     timeout: float  # seconds of a benchmark that sets none
-    install_timeout: float
+    install_timeout: float  # seconds of a command that builds or installs
     note: str = ""
 
 
 def read_project(folder: Path, chosen: Mapping[str, str]) -> Project:
-    """Read a project's asv.conf.json, or asv.conf.jsonc; `chosen` picks combinations of its matrix, key -> value.
+    """Read the asv.conf.json, or asv.conf.jsonc, in `folder`, with the first combination of its matrix that fits `chosen`.
 
-    Raises CannotMeasure.
+    `chosen` maps keys of the matrix to values. Raises CannotMeasure if the file, asv, the combination or its Python is missing.
     """
     files = [folder / f"asv.conf.{suffix}" for suffix in ("json", "jsonc") if (folder / f"asv.conf.{suffix}").exists()]
     if len(files) != 1:
@@ -60,7 +60,7 @@ def suite_alone(suite: Path) -> Project:
 
 
 def from_config(config: Any, folder: Path, chosen: Mapping[str, str]) -> Project:
-    """Return the project of asv's configuration."""
+    """Return the project that an asv.config.Config describes; see `read_project`."""
     combination = first_combination(config, chosen)
     env, build_env, requirements = (
         {str(key): str(value) for (kind, key), value in combination.items() if kind in kinds}
@@ -85,14 +85,17 @@ def from_config(config: Any, folder: Path, chosen: Mapping[str, str]) -> Project
 
 
 def as_list(commands: Any, default: Sequence[str]) -> list[str]:
-    """Return commands as a list; asv accepts a single one as well."""
+    """Return a list of commands: `default` for None, one item for a text, which asv accepts as well."""
     if commands is None:
         return list(default)
     return [commands] if isinstance(commands, str) else list(commands)
 
 
 def first_combination(config: Any, chosen: Mapping[str, str]) -> dict[tuple[str, str | None], Any]:
-    """Return the first combination of the matrix that has the chosen values."""
+    """Return the first combination of the matrix that has the chosen values: (kind, key) -> value.
+
+    Raises CannotMeasure if there is none.
+    """
     from asv.environment import iter_matrix
 
     combinations: list[dict[tuple[str, str | None], Any]] = list(iter_matrix("virtualenv", config.pythons, config))
@@ -106,7 +109,10 @@ def first_combination(config: Any, chosen: Mapping[str, str]) -> dict[tuple[str,
 
 
 def find_python(version: str) -> str:
-    """Return the interpreter of a version such as 3.11, or that of a path."""
+    """Return the path of the interpreter for a version such as 3.11, a command such as python3.11, or a path.
+
+    Raises CannotMeasure if there is no such interpreter.
+    """
     own = f"{sys.version_info.major}.{sys.version_info.minor}"
     if version in ("same", own, str(sys.version_info.major)):
         return sys.executable

@@ -1,9 +1,9 @@
-"""One process of a pair: it runs benchmarks of an asv suite, a round at a time, when the gate says so.
+"""Run benchmarks of an asv suite in one process of a pair, a round at a time, on the gate's commands.
 
 `asv_worker.py COMMANDS SUITE` runs in the environment of one version and under any Python from 3.8. So it is started as a file,
 and imports the standard library and asv_runner alone, the latter from the folder of this file: the same on both sides. COMMANDS
-is a named pipe from which it reads a line of JSON per command. The answers go to what was standard output when it started; what
-benchmarks print goes to a file, so that it cannot be taken for an answer.
+is a named pipe from which it reads a line of JSON per command. The answers go to standard output. Text that benchmarks print
+goes to a file instead, so that it cannot be taken for an answer.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import tempfile
 import time
 from typing import Any
 
-ROUND = 0.005  # seconds of a round, at least
-SAMPLE = 0.0005  # seconds of a sample, of which a round has several: shorter than what the scheduler gives a process at a time
-LONGEST_ROUND = 0.3  # seconds of a round with everything around it, where set-up takes longer than the call
-CALIBRATION = 1.0  # seconds after which the number of calls is settled with what is known
+ROUND = 0.005  # least seconds of a round
+SAMPLE = 0.0005  # seconds of a sample, of which a round has several: shorter than a time slice of the scheduler
+LONGEST_ROUND = 0.3  # most seconds of a round with its set-ups, which may take longer than the calls
+CALIBRATION = 1.0  # seconds after which calibration stops searching and takes the last number of calls
 NOT_AVAILABLE = "not available"
 
 
 def main(commands: str, suite: str) -> None:
-    """dict[str, Any] commands until there are none."""
+    """Answer commands until the pipe is closed."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     with tempfile.TemporaryFile() as printed:
         os.dup2(printed.fileno(), 1)
@@ -40,7 +40,7 @@ def main(commands: str, suite: str) -> None:
 
 
 class Process:
-    """The suite in this process, and the benchmark that is prepared in it."""
+    """Carry out the gate's commands, a method for each, on a suite and on the benchmark that is prepared."""
 
     def __init__(self, suite: str, answers: Any) -> None:
         self.suite, self.answers, self.pid = suite, answers, os.getpid()
@@ -48,7 +48,7 @@ class Process:
         self.name = ""
 
     def answer(self, command: dict[str, Any]) -> None:
-        """Carry out one command and answer it; an error is an answer too."""
+        """Carry out one command and write the answer: the method's result, `skipped`, `error` or `forked`."""
         what = command.pop("do")
         try:
             answer = getattr(self, what)(**command)
@@ -56,24 +56,28 @@ class Process:
             answer = {"skipped": brief(error)}
         except BaseException as error:  # sys.exit() of a benchmark must not end the others
             answer = {"error": brief(error)}
-        if os.getpid() != self.pid:  # the benchmark forked, and this is the child that came back
+        if os.getpid() != self.pid:  # the benchmark forked, and this is the child, in which the call returned
             self.reply({"forked": self.name})
             os._exit(0)
         self.reply(answer)
 
     def reply(self, answer: dict[str, Any]) -> None:
-        """Write one answer in one step, so that those of two processes do not mix."""
+        """Write one answer by one system call, so that the answers of a process and its fork do not mix."""
         os.write(self.answers.fileno(), (json.dumps(answer) + "\n").encode())
 
     def hello(self) -> dict[str, Any]:
-        """Return what can explain a difference between two environments."""
+        """Return the version of Python and of each installed package."""
         from importlib.metadata import distributions
 
         installed = {str(one.metadata["Name"]): one.version for one in distributions() if one.metadata["Name"]}
         return {"python": sys.version.split()[0], "installed": installed}
 
     def discover(self) -> dict[str, Any]:
-        """Return the benchmarks of the suite, a dictionary for each combination of parameters, and what cannot be run."""
+        """Find the benchmarks of the suite.
+
+        Return `cases`, a dictionary for each benchmark and combination of parameters, and two dictionaries from names to the
+        reason why they cannot be run: `lacking` (skipped by the suite) and `failed`.
+        """
         from asv_runner import _aux, discovery
 
         _aux.update_sys_path(self.suite)
@@ -104,14 +108,14 @@ class Process:
         return {"cases": cases, "lacking": lacking, "failed": failed}
 
     def cache(self, case: dict[str, Any], folder: str) -> dict[str, Any]:
-        """Run the setup_cache of a benchmark in `folder`, and keep there what it returns, as asv does."""
+        """Run the setup_cache of a benchmark in `folder`, and pickle its result there, as asv does."""
         os.chdir(folder)
         with open("cache.pickle", "wb") as file:
             pickle.dump(self.load(case).do_setup_cache(), file)
         return {}
 
     def importing(self, case: dict[str, Any]) -> dict[str, Any]:
-        """Import the module of a benchmark, so that its timeout does not count this."""
+        """Import the module of a benchmark in a command of its own, since the benchmark's timeout excludes the import."""
         self.load(case)
         return {}
 
@@ -125,9 +129,10 @@ class Process:
         return get_benchmark_from_name(self.suite, name)
 
     def prepare(self, case: dict[str, Any], cache: str | None, folder: str, trial: bool) -> dict[str, Any]:
-        """Set a benchmark up in a folder of its own; `cache` is where its setup_cache ran.
+        """Set up a benchmark in `folder`/work: a copy of `cache`, the folder in which its setup_cache ran, or empty.
 
-        The first time, as a trial, call it once: what a call prints is part of its time, and so is an error.
+        As a `trial`, also call a time_ benchmark once, so that its errors show. Raises ValueError if it prints, since printing
+        would be part of its time.
         """
         self.release()
         work = os.path.join(folder, "work")
@@ -144,23 +149,23 @@ class Process:
             before = printed_bytes()
             benchmark.func(*benchmark._build_params())
             if printed_bytes() > before and os.getpid() == self.pid:
-                raise ValueError("it prints to standard output, so that its time is that of printing; print in setup, or not")
+                raise ValueError("it prints to standard output, which would be part of its time; print in setup, or not at all")
             benchmark.do_teardown()
             self.set_up()
         gc.collect()
         return {}
 
     def set_up(self) -> None:
-        """Run the setup; NotImplementedError if it says that the benchmark is to be skipped."""
+        """Run the setup. Raises NotImplementedError if the setup or skip_params skips the benchmark."""
         if self.benchmark.do_setup():
             self.benchmark = None
             raise NotImplementedError("setup or skip_params skips it")
         self.benchmark._redo_setup_next = False  # the setup that asv_runner's timer asks for first has just been run
 
     def calibrate(self) -> dict[str, Any]:
-        """Return the calls of a round: `repeats` samples of `number` calls; and the seconds that a round takes.
+        """Return how a round is made: `repeats` samples of `number` calls, its `timed` seconds, and its `seconds` in all.
 
-        A `number` of the suite's own is kept.
+        If the suite sets a `number`, it is kept.
         """
         timer, fixed = self.timer()
         number, started = fixed or 1, time.perf_counter()
@@ -178,13 +183,13 @@ class Process:
         """Return asv_runner's own timer of the prepared benchmark, and the `number` that the suite sets, or 0."""
         benchmark = self.benchmark
         params = benchmark._build_params()
-        each = benchmark._setups and getattr(benchmark, "_setup_isolates_timed_calls", False)
-        if each:  # set up before every call, of which calls alone count
+        isolated = benchmark._setups and getattr(benchmark, "_setup_isolates_timed_calls", False)
+        if isolated:  # the setup runs before every call, and the calls alone are timed
             return benchmark._get_interleaved_timer(*params), benchmark.number
         return benchmark._get_timer(*params), benchmark.number
 
     def samples(self, timer: Any, number: int, repeats: int) -> tuple[list[float], float]:
-        """Return the seconds that the timer counted for each of `repeats` samples, and those that all of it took."""
+        """Return the timed seconds of each of `repeats` samples of `number` calls, and the seconds that all samples took."""
         started, counted = time.perf_counter(), []
         for _ in range(repeats):
             counted.append(timer.timeit(number))
@@ -193,22 +198,25 @@ class Process:
         return counted, time.perf_counter() - started
 
     def round(self, number: int, repeats: int) -> dict[str, Any]:
-        """Run a round; return the seconds per call: the median of its samples, of which an interrupt hits few."""
+        """Run a round; return the seconds per call, as the median of its samples, of which an interrupt hits few.
+
+        Raises ValueError if the timer gives no time above 0.
+        """
         counted = statistics.median(self.samples(self.timer()[0], number, repeats)[0])
         if not counted > 0 or not math.isfinite(counted):
             raise ValueError(f"its timer counted {counted!r} s for {number} call(s)")
         return {"seconds": counted / number}
 
     def figure(self) -> dict[str, Any]:
-        """Return the figure of a track_, mem_ or peakmem_ benchmark."""
+        """Return the figure of a track_, mem_ or peakmem_ benchmark. Raises NotImplementedError if it is no finite number."""
         value = self.benchmark.do_run()
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             try:
                 value = float(value)
             except (TypeError, ValueError):
-                raise NotImplementedError(f"it gives {type(value).__name__} and no number") from None
+                raise NotImplementedError(f"its figure is no number (type: {type(value).__name__})") from None
         if not math.isfinite(value):
-            raise NotImplementedError(f"it gives {value!r}")
+            raise NotImplementedError(f"its figure, {value!r}, is not finite")
         return {"figure": value}
 
     def release(self) -> dict[str, Any]:
@@ -220,7 +228,7 @@ class Process:
 
 
 def combinations(benchmark: Any) -> list[dict[str, Any]]:
-    """Return a case per combination of parameters: as asv names it, with what the gate must know of it."""
+    """Return a case per combination of parameters: its name as asv writes it, and the properties that the gate uses."""
     known = {
         "benchmark": benchmark.name,
         "type": benchmark.type,
@@ -241,7 +249,7 @@ def unique(benchmarks: list[Any]) -> list[Any]:
 
 
 def broken_modules(suite: str) -> dict[str, str]:
-    """Return the modules of the suite that cannot be imported, and why. All others have been imported before."""
+    """Import the modules of the suite that are not imported yet; return, by module, the error of each that cannot be."""
     import importlib
 
     parent, broken = os.path.dirname(suite), {}
@@ -258,7 +266,7 @@ def broken_modules(suite: str) -> dict[str, str]:
 
 
 def memory_without_pympler() -> Any:
-    """Return the type of a mem_ benchmark where pympler, which measures it, is not installed."""
+    """Return a benchmark type for mem_ benchmarks that cannot run, because pympler, which measures them, is not installed."""
     import re
 
     from asv_runner.benchmarks._base import Benchmark
@@ -275,7 +283,7 @@ def memory_without_pympler() -> Any:
 
 
 def printed_bytes() -> int:
-    """Return how much was printed so far."""
+    """Return the number of bytes that were printed to standard output so far."""
     sys.stdout.flush()
     return os.fstat(1).st_size
 

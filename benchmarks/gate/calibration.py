@@ -1,8 +1,8 @@
-"""Calibrate the gate: run whole trials of it, and record how often it errs.
+"""Calibrate the gate: compare versions whose difference is known, and record the verdicts.
 
-A trial compares a commit with a copy of itself, into which nothing or a slowdown of known size is injected, as `compare` would.
-It counts as quiet if other processes used at most a tenth of the cores, else as busy. Some trials run beside a competitor on
-every core, to be busy on purpose.
+A trial compares a commit with a copy of itself as `compare` would. The copy is unchanged, or has an injected slowdown of known
+size. A trial counts as quiet if other processes used at most a tenth of the cores' time, else as busy. Some trials run beside a
+competing process on every core, to be busy on purpose.
 """
 
 import itertools
@@ -31,16 +31,19 @@ from .rule import decide, log_ratio
 from .versions import Version, extract
 from .workload import Amounts, Injectable
 
-# How many trials of each kind are wanted for each other; the kind that lags most is next.
+# Proportions of the kinds of trial; the kind that lags most behind its number is next.
 WANTED = {"same": 300, "slower": 60, "busy same": 30, "busy slower": 15, "instructions same": 8, "instructions slower": 12}
-QUIET = 0.1  # of the cores' time, used by others
-LOOP_PASSES = (100, 400)  # with which the instructions of an injected loop are measured
+QUIET = 0.1  # largest share of the cores' time that other processes use during a quiet trial
+LOOP_PASSES = (100, 400)  # amounts at which the instructions of an injected loop are measured
 
 Say = Callable[[str], None]
 
 
 def accumulate(workload: Injectable, record: dict[str, Any], file: Path, end: float, say: Say) -> None:
-    """Add trials to the record, storing each, until `end` on the clock of time.monotonic."""
+    """Run trials until `end` on the clock of time.monotonic; add each to `record` and store that in `file`.
+
+    `say` gets a line per trial.
+    """
     with tempfile.TemporaryDirectory(prefix=f"{workload.package}-gate-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         base = extract(workload, "HEAD", folder / "base")
@@ -63,7 +66,10 @@ def accumulate(workload: Injectable, record: dict[str, Any], file: Path, end: fl
 def injected_heads(
     workload: Injectable, record: dict[str, Any], base: Version, folder: Path, say: Say
 ) -> Mapping[str, Version]:
-    """Return the head of each kind of trial; amounts that were tuned for these sources before are taken from the record."""
+    """Return the head version for each kind of trial.
+
+    The amounts to inject are tuned and put into `record`, unless it already holds those tuned for the same sources.
+    """
     if "planted" not in record or record["planted"]["digest"] != base.digest:  # "planted" is the record's word
         record["planted"] = {"digest": base.digest, "time": tune(workload, base, folder / "tuning", workload.slowdowns, say)}
         record["planted"]["instructions"] = tune_instructions(workload, base, folder, say)
@@ -78,7 +84,7 @@ def injected_heads(
 
 
 def run_trial(comparison: Comparison, workload: Injectable, kind: str) -> dict[str, Any]:
-    """Run one trial; return it as it is recorded."""
+    """Run one trial and return its entry in the record."""
     when = datetime.now(UTC).isoformat(timespec="seconds")
     with competitors(kind.startswith("busy")), watched() as conditions:
         trial = instruction_trial if kind.startswith("instructions") else time_trial
@@ -94,18 +100,21 @@ def run_trial(comparison: Comparison, workload: Injectable, kind: str) -> dict[s
 
 
 def condition(kind: str, foreign: float) -> str:
-    """Return the kind of a trial of time by what the machine was like, and not by what was asked for."""
+    """Return the kind of a time trial: "busy" if `foreign`, the others' share of the cores' time, is above QUIET.
+
+    The kind that was asked for may differ.
+    """
     name = kind.removeprefix("busy ")
     return f"busy {name}" if foreign > QUIET else name
 
 
 def out_of_time(end: float) -> bool:
-    """Return True if the time is up; the last trial may end a little later."""
+    """Return True if time.monotonic() is past `end`."""
     return time.monotonic() > end
 
 
 def next_kind(record: Mapping[str, Any]) -> str:
-    """Return the kind of trial that lags most behind what is wanted of it."""
+    """Return the kind of trial that lags most behind WANTED; no instructions where nothing counts them."""
     done = [trial["asked"] for trial in record["trials"]]
     kinds = [kind for kind in WANTED if counters.available() or not kind.startswith("instructions")]
     return min(kinds, key=lambda kind: done.count(kind) / WANTED[kind])
@@ -128,7 +137,7 @@ def time_trial(comparison: Comparison, workload: Injectable) -> dict[str, Any]:
 
 
 def instruction_trial(comparison: Comparison, workload: Injectable) -> dict[str, Any]:
-    """Return, by case, the verdict on the instructions, with change and noise of the first count."""
+    """Compare instructions and return, by case, the verdict with the change and the noise of the first count."""
     rows = instruction_rows(comparison, list(workload.more_instructions))
     counted = [message for process in comparison.processes for message in process.messages]
     first = {message.case: message for message in reversed(counted) if isinstance(message, Instructions)}
@@ -137,7 +146,10 @@ def instruction_trial(comparison: Comparison, workload: Injectable) -> dict[str,
 
 
 def tune_instructions(workload: Injectable, base: Version, folder: Path, say: Say) -> Amounts:
-    """Return the amounts that add the wanted instructions, from the line through two amounts: counts need no repetition."""
+    """Return the amounts that add the wanted instructions; empty if nothing counts instructions here.
+
+    Two amounts are measured, once each because counts hardly vary, and the line through them gives the wanted one.
+    """
     wanted = workload.more_instructions
     points: dict[str, list[tuple[int, float]]] = {case: [] for case in wanted}
     for passes in LOOP_PASSES if counters.available() else ():
@@ -155,7 +167,7 @@ def tune_instructions(workload: Injectable, base: Version, folder: Path, say: Sa
 
 @contextmanager
 def competitors(wanted: bool) -> Iterator[None]:
-    """Keep every core busy with a process that does nothing else, as long as this process lives."""
+    """If `wanted`, run a busy process for every core while the context lasts; they also end when this process dies."""
     busy = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: [0] * 100_000"
     running = [subprocess.Popen([sys.executable, "-c", busy]) for _ in range(os.cpu_count() or 1) if wanted]
     try:
@@ -168,7 +180,10 @@ def competitors(wanted: bool) -> Iterator[None]:
 
 @contextmanager
 def watched() -> Iterator[dict[str, float]]:
-    """Measure the seconds inside, and the share of the cores' time that other processes, or other guests, used."""
+    """Fill a dictionary when the context ends: its "seconds", and as "foreign" the others' share of the cores' time.
+
+    The others are other processes, and other guests of the host.
+    """
     conditions: dict[str, float] = {}
     start, own, everybody = time.monotonic(), own_seconds(), machine.busy_seconds()
     yield conditions
@@ -178,6 +193,6 @@ def watched() -> Iterator[dict[str, float]]:
 
 
 def own_seconds() -> float:
-    """Return the processor time of this process and of those it has waited for."""
+    """Return the seconds of processor time of this process and of the child processes that have ended."""
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in usage)

@@ -12,14 +12,14 @@ from .signals import lack_rows, time_rows
 from .versions import extract
 from .workload import Injectable, Slowdown
 
-EFFECT = 0.10
-SEEN = 0.05, 0.20  # the changes that count as seen; outside of them the tuning failed, and another size was tried
+EFFECT = 0.10  # of the injected slowdown
+SEEN = 0.05, 0.20  # the changes that count as seen; outside of them the tuning failed, and another size was injected
 
 
 def judge_canary(
     workload: Injectable, slowdowns: Mapping[str, Slowdown], commit: str, folder: Path, say: Callable[[str], None]
 ) -> list[Row]:
-    """Return the gate's rows for a commit against a copy of it in which slowdowns are injected."""
+    """Return the gate's rows of time for a commit (base) against a copy of it with injected slowdowns (head)."""
     version = extract(workload, commit, folder / "base")
     amounts = tune(workload, version, folder, slowdowns, say)
     slowed = inject(workload, version, folder / "slowed", amounts)
@@ -35,6 +35,6 @@ def unseen(rows: Sequence[Row]) -> list[str]:
 
 
 def canary_line(rows: Sequence[Row], missed: Sequence[str]) -> str:
-    """Return the finding in a sentence."""
+    """Return a sentence that says whether the slowdown was seen, with the verdict on each case."""
     verdicts = [f"{row.case} {row.verdict}{'' if row.change is None else f' {row.change:+.1%}'}" for row in rows]
     return f"A slowdown of {EFFECT:+.0%} was injected, and {'not seen' if missed else 'seen'}: {', '.join(verdicts)}."

@@ -10,7 +10,10 @@ from .signals import count_rows, lack_rows, time_rows
 
 
 def compare(comparison: Comparison, names: Sequence[str], threshold: float) -> list[Row]:
-    """Return a row for each case and signal."""
+    """Measure the cases `names` by all signals and return a row for each case and signal.
+
+    `threshold` is the relative change of time that counts, such as 0.025.
+    """
     started = time.monotonic()
     rows = count_rows(comparison, names)
     rows += time_rows(comparison, comparison.measurable(names), threshold)

@@ -1,6 +1,6 @@
 """Count user-mode instructions: by the processor where the kernel allows it, else by valgrind's callgrind.
 
-Both are reached through torch (private names, so guarded). Without torch, nothing counts.
+Both are called through private names of torch, which may be missing. Without torch, nothing counts.
 """
 
 import itertools
@@ -32,9 +32,9 @@ def available() -> str | None:
 
 
 def valgrind(folder: Path) -> tuple[list[str], str]:
-    """Return the words that start a process under callgrind, and the prefix of the files that it will write.
+    """Return the words that put before a command run it under callgrind, and the prefix of the files that it will write.
 
-    The files lie in a folder of their own, so that a count is never read from what an earlier process left.
+    The files lie in a new folder under `folder`, so that the file of an earlier process is never read.
     """
     own = mkdtemp(prefix="callgrind-", dir=folder)
     output = f"{own}/counts"
@@ -43,7 +43,10 @@ def valgrind(folder: Path) -> tuple[list[str], str]:
 
 
 def hardware(run: Run) -> float:
-    """Return the instructions per call that the processor counts on this thread."""
+    """Return the instructions per call that the processor counts on this thread.
+
+    Raises NotImplementedError if the kernel does not let it count.
+    """
     import torch
 
     counter = torch._C._instruction_counter
@@ -58,25 +61,25 @@ def hardware(run: Run) -> float:
     return float(count) / CALLS
 
 
-@cache  # once per process, since it numbers its files
+@cache  # once per process, since callgrind numbers its files
 def callgrind(output: str) -> Callable[[Run], float]:
-    """Return a function that counts the instructions per call, in a process that runs under `valgrind(...)`.
+    """Return a function that counts the instructions per call, in a process that was started by the words of `valgrind`.
 
-    callgrind writes a file `output`.N after each stretch that it counted. Instrumentation starts here and not with the process,
-    because importing torch under it takes a minute.
+    callgrind writes its Nth count to the file `output`.N. Instrumentation starts here and not with the process, because
+    importing torch under it takes a minute.
     """
     import torch
 
     switch = ["callgrind_control", f"--vgdb-prefix={Path(output).parent}/vgdb", "--instr=on", str(os.getpid())]
     subprocess.run(switch, check=True, stdout=subprocess.DEVNULL)
-    stretches = itertools.count(1)
+    numbers = itertools.count(1)
 
     def count(run: Run) -> float:
         torch._C._valgrind_toggle()
         for _ in range(CALLS):
             run()
         torch._C._valgrind_toggle_and_dump_stats()
-        lines = Path(f"{output}.{next(stretches)}").read_text().splitlines()
+        lines = Path(f"{output}.{next(numbers)}").read_text().splitlines()
         return float(next(line for line in lines if line.startswith("totals:")).split()[1]) / CALLS
 
     return count

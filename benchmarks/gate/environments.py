@@ -22,7 +22,7 @@ from .versions import Version
 REQUIREMENT = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*(\[[^\]]*\])?\s*(===|==|~=|!=|<=|>=|<|>|@\s*\w+:)")
 # Names that would make one environment see another, or the gate's own.
 FOREIGN = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "PYTHONUSERBASE", "COVERAGE_PROCESS_START")
-LOG_LINES = 3  # of a build that failed, in the message
+LOG_LINES = 3  # last lines of the log that the message of a failed build shows
 
 
 class BuildFailed(CannotMeasure):
@@ -41,7 +41,7 @@ class Release(Version):
 class Environment:
     """A version of a project, installed in a virtual environment."""
 
-    version: Version  # its folder is that of the sources, or that of the environment where there are none
+    version: Version  # its folder holds the sources; for a release, it is the virtual environment
     python: Path
     env: Mapping[str, str]  # in which its processes run
     sources: Path | None  # the checkout, for a revision
@@ -53,16 +53,16 @@ def is_requirement(text: str) -> bool:
 
 
 def environment_of(project: Project) -> dict[str, str]:
-    """Return the variables that are the same for both versions, in building and in measuring."""
+    """Return the environment variables of both versions' processes, in building and in measuring."""
     kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     fixed = {"LC_ALL": "C.UTF-8", "PYTHONNOUSERSITE": "1", "ASV": "true", "ASV_PROJECT": project.name}
     return {**kept, **machine.ENVIRONMENT, **fixed}
 
 
 def build(project: Project, label: str | None, folder: Path, repository: Path, deadline: float) -> Environment:
-    """Build a version in `folder`: a revision of the repository, its working tree (None), or a requirement.
+    """Build a version in `folder`, which must not exist: a revision, the working tree (None), or a requirement.
 
-    Raises CannotMeasure, UnknownRevision, GitError or OSError.
+    `deadline` is on the clock of time.monotonic. Raises CannotMeasure, UnknownRevision, GitError or OSError.
     """
     folder.mkdir(parents=True)
     builder = Builder(project, folder, deadline)
@@ -75,7 +75,7 @@ def build(project: Project, label: str | None, folder: Path, repository: Path, d
 
 
 class Builder:
-    """Makes the environment of one version and installs the version into it."""
+    """Create the virtual environment of one version and install the version into it."""
 
     def __init__(self, project: Project, folder: Path, deadline: float) -> None:
         self.project, self.folder, self.deadline = project, folder, deadline
@@ -86,7 +86,7 @@ class Builder:
         self.env = {**self.shared, "PATH": path, "VIRTUAL_ENV": str(self.env_dir)}
 
     def create(self) -> None:
-        """Make the virtual environment, and install what the matrix requires."""
+        """Create the virtual environment, and install the requirements of the matrix."""
         tool = ["virtualenv", "--setuptools=bundle", "-p", self.project.python]
         if importlib.util.find_spec("virtualenv") is None:
             self.call([self.project.python, "-m", "venv", str(self.env_dir)], "cannot make a virtual environment")
@@ -99,11 +99,11 @@ class Builder:
             construct_pip_call(self.pip, declaration)()
 
     def pip(self, words: Sequence[str]) -> None:
-        """Run pip in the environment."""
+        """Run pip in the virtual environment; raises BuildFailed."""
         self.call([str(self.python), "-m", "pip", *words], f"cannot install {words[-1]}")
 
     def from_index(self, requirement: str) -> Environment:
-        """Install a requirement."""
+        """Install a requirement, or a wheel, and return its environment."""
         self.call([str(self.python), "-m", "pip", "install", requirement], f"cannot install {requirement}")
         name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
         label = Path(requirement).name if requirement.endswith(".whl") else requirement
@@ -112,7 +112,7 @@ class Builder:
         return self.environment(Release(label, number, False, self.env_dir, digest), None)
 
     def from_sources(self, label: str | None, commit: str, repository: Path) -> Environment:
-        """Build and install the checkout by the project's own commands."""
+        """Build and install the checkout by the project's own commands, and return its environment."""
         sources = self.folder / "src"
         self.cache.mkdir()
         for command in self.project.build:
@@ -127,18 +127,21 @@ class Builder:
         return self.environment(Version(named, commit, dirty, sources, digest), sources)
 
     def environment(self, version: Version, sources: Path | None) -> Environment:
-        """Return the environment, with the variables in which it is measured: they are the same for every version."""
+        """Return the environment of a version, with the variables for measuring, which are the same for both versions."""
         return Environment(version, self.python, {**self.shared, **self.project.env}, sources)
 
     def installed(self, name: str) -> str:
-        """Return the version of a package in the environment."""
+        """Return the version number of a package that is installed in the virtual environment."""
         code = "import sys, importlib.metadata as m; print(m.version(sys.argv[1]))"
         output = self.folder / "version"
         run_logged([str(self.python), "-c", code, name], 60, self.folder, self.env, output)
         return output.read_text().split()[-1]
 
     def run(self, command: str, trouble: str, commit: str) -> None:
-        """Run a command of asv.conf.json, whose placeholders and prefixes asv's own code resolves."""
+        """Run a command of asv.conf.json; asv's own code resolves its placeholders and prefixes.
+
+        Raises BuildFailed, whose text says that the commit has the `trouble`, such as "cannot be built".
+        """
         from asv.util import UserError, interpolate_command
 
         sources = self.folder / "src"
@@ -166,7 +169,10 @@ class Builder:
         self, words: Sequence[str], trouble: str, cwd: Path | None = None,
         env: Mapping[str, str] | None = None, codes: set[int] | None = frozenset({0}),  # type: ignore[assignment]
     ) -> None:  # fmt: skip
-        """Run a command, in the time that is left; BuildFailed with its last lines if it fails. `codes` None: any will do."""
+        """Run a command in the time that is left.
+
+        Raises BuildFailed, whose text begins with `trouble`, if the time ends or the exit code is not in `codes` (None: any).
+        """
         program = shutil.which(words[0], path=self.env["PATH"]) or words[0]
         seconds = min(self.project.install_timeout, self.deadline - time.monotonic())
         if seconds <= 0:
@@ -181,9 +187,9 @@ class Builder:
 
 
 def check_out(revision: str | None, target: Path, repository: Path) -> str:
-    """Put a revision, or the working tree (None), into `target` as a clone with its history, for tools that ask git.
+    """Copy a revision, or the working tree (None), to `target`; return the full hash of its commit.
 
-    Returns the full name of the commit.
+    The copy is a clone with the history, because some build tools ask git for the version.
     """
     history = target.with_name("history") if revision is None else target
     commit = export(None, target, [], repository) if revision is None else resolve(revision, repository)
@@ -199,7 +205,7 @@ def check_out(revision: str | None, target: Path, repository: Path) -> str:
 
 
 def digest_of(folder: Path) -> str:
-    """Return a hash over names and contents of all files."""
+    """Return a hash over names and contents of all files in `folder` but those of git."""
     sources = hashlib.sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file() and ".git" not in path.parts):
         sources.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes() + b"\0")

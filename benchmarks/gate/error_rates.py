@@ -1,7 +1,7 @@
-"""Compute the gate's rates of error, from recorded trials and from replaying the log-ratios of their processes.
+"""Compute the gate's rates of error from recorded trials and from replays.
 
-A replay draws processes with replacement from those of the quiet trials without an injected slowdown, adds an effect to one
-of the cases, and lets `rule.decide` judge, as in a live trial.
+A replay draws processes with replacement from the processes of the quiet trials without an injected slowdown, adds an effect to
+the log-ratios of one case, and lets `rule.decide` judge, as in a live trial. An effect of 0.05 is a slowdown of 5 %.
 """
 
 import math
@@ -16,13 +16,13 @@ from .rule import IMPROVED, LOOKS, REGRESSED, UNSTABLE, decide
 
 EFFECTS = (0.0, 0.01, -0.01, 0.02, -0.02, 0.03, 0.04, 0.05, -0.05, 0.10, -0.10, 0.20, -0.20)
 REPLAYS = 1000  # of each effect
-CAUGHT = 0.95
+CAUGHT = 0.95  # rate from which a slowdown counts as caught
 
-Processes = Sequence[Mapping[str, float]]
+Processes = Sequence[Mapping[str, float]]  # for each process, case -> log-ratio
 
 
 def interval(events: int, trials: int) -> tuple[float, float]:
-    """Return Clopper and Pearson's interval, each end of which is a one-sided bound of 95 %."""
+    """Return Clopper and Pearson's interval for the rate events / trials; each end is a one-sided bound of 95 %."""
     if trials == 0:
         return 0.0, 1.0
     exact = binomtest(events, trials).proportion_ci(0.90, "exact")
@@ -30,7 +30,7 @@ def interval(events: int, trials: int) -> tuple[float, float]:
 
 
 def evaluate(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return all rates: a row per signal, effect, condition of the machine and rule."""
+    """Return the table of rates: a row per rule, signal, effect and condition of the machine ("quiet", "busy", "any")."""
     rows = []
     for state in ("quiet", "busy"):
         prefix = "busy " if state == "busy" else ""
@@ -42,7 +42,7 @@ def evaluate(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def live(record: Mapping[str, Any], kind: str, signal: str, effect: float, state: str) -> list[dict[str, Any]]:
-    """Return the rows of one kind of trial: those of the gate, and beside them those of other rules."""
+    """Return the rows for one kind of trial: of the gate and, for time, of the other rules on the same rounds."""
     trials = [trial for trial in record["trials"] if trial["kind"] == kind]
     if not trials:
         return []
@@ -54,7 +54,7 @@ def live(record: Mapping[str, Any], kind: str, signal: str, effect: float, state
 
 
 def false_alarms(trials: Sequence[Mapping[str, Any]], signal: str, state: str) -> dict[str, Any]:
-    """Return the row of trials without a slowdown: a trial is a false alarm if any of its cases is."""
+    """Return the row for trials without a slowdown; a trial has a verdict if any of its cases has it."""
     verdicts = [{case["verdict"] for case in trial["cases"].values()} for trial in trials]
     seen = {verdict: [verdict in trial for trial in verdicts] for verdict in (REGRESSED, UNSTABLE, IMPROVED)}
     return row("gate", signal, 0.0, "live", state, "any case", seen[REGRESSED], seen[UNSTABLE], seen[IMPROVED])
@@ -63,7 +63,7 @@ def false_alarms(trials: Sequence[Mapping[str, Any]], signal: str, state: str) -
 def caught(
     record: Mapping[str, Any], trials: Sequence[Mapping[str, Any]], signal: str, effect: float, state: str
 ) -> list[dict[str, Any]]:
-    """Return a row per case of trials with an injected slowdown, with the mean of the changes that were measured."""
+    """Return a row per case for trials with an injected slowdown, with the mean of the measured changes."""
     rows = []
     for case in trials[0]["cases"]:
         figures = [trial["cases"][case] for trial in trials]
@@ -76,25 +76,25 @@ def caught(
 
 
 def measured_change(case: Mapping[str, Any]) -> float:
-    """Return the change that a trial measured in one of its cases."""
+    """Return the relative change that a trial measured in one of its cases."""
     return math.expm1(statistics.fmean(case["logs"])) if "logs" in case else float(case["change"])
 
 
 def row(rule: str, signal: str, effect: float, source: str, state: str, case: str, slower: Sequence[bool],
         unstable: Sequence[bool] = (), faster: Sequence[bool] = ()) -> dict[str, Any]:  # fmt: skip
-    """Return one row of rates."""
+    """Return one row: its key, and in how many trials the case was called slower, unstable and faster."""
     key = {"rule": rule, "signal": signal, "effect": effect, "source": source, "machine": state, "case": case}
     return key | {"trials": len(slower), "regressed": sum(slower), "unstable": sum(unstable), "improved": sum(faster)}
 
 
 def pool(record: Mapping[str, Any]) -> Processes:
-    """Return the log-ratios of each process of the first look, by case, from quiet trials without a slowdown."""
+    """Return the log-ratios of the quiet trials without a slowdown: the processes of each trial's first look."""
     trials = [trial["cases"] for trial in record["trials"] if trial["kind"] == "same"]
     return [{case: figures["logs"][i] for case, figures in cases.items()} for cases in trials for i in range(LOOKS[0])]
 
 
 def replay(processes: Processes, effect: float, seed: int) -> tuple[str, bool]:
-    """Return the verdict on the case that has the effect, and True if another case is called slower."""
+    """Replay once; return the verdict on the case that has the effect, and True if another case is called slower."""
     chance = random.Random(seed)
     names = list(processes[0])
     slowed = names[seed % len(names)]
@@ -109,7 +109,7 @@ def replay(processes: Processes, effect: float, seed: int) -> tuple[str, bool]:
 
 
 def replayed(processes: Processes, effect: float, times: int | None = None) -> dict[str, Any]:
-    """Return the rates of one effect from replays; without an effect, any case called slower is a false alarm."""
+    """Return the row for one effect from `times` replays (None: REPLAYS); at effect 0, any case called slower counts."""
     verdicts = [replay(processes, effect, seed) for seed in range(times or REPLAYS)]
     slower = [verdict == REGRESSED or (effect == 0 and others) for verdict, others in verdicts]
     unsettled, faster = ([verdict == which for verdict, _ in verdicts] for which in (UNSTABLE, IMPROVED))
@@ -128,7 +128,7 @@ def smallest_caught(rows: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def markdown(record: Mapping[str, Any]) -> str:
-    """Return the table of rates, led by the one number that a user reads first."""
+    """Return the smallest slowdown that is caught, and the table of rates, in Markdown."""
     rows = record.get("rates", [])
     smallest = smallest_caught(rows)
     first = (
@@ -148,6 +148,6 @@ def markdown(record: Mapping[str, Any]) -> str:
 
 
 def rate(events: int, trials: int) -> str:
-    """Return a rate with its interval."""
+    """Return events / trials in percent, with its interval, as text."""
     low, high = interval(events, trials)
     return f"{events / trials:.1%} [{low:.1%}, {high:.1%}]"

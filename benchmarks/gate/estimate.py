@@ -16,20 +16,20 @@ START = 4.0  # seconds until a process has imported torch and both versions
 
 @dataclass(frozen=True)
 class Duration:
-    """Seconds of a comparison: if the first look decides every case, and if every case needs all looks and a second batch."""
+    """The seconds that a comparison takes."""
 
-    usual: float
-    most: float
+    usual: float  # if the first look decides every case
+    most: float  # if every case needs all looks and a second batch
 
     def sentence(self, budget: float = float("inf")) -> str:
-        """Say how long it takes; `budget` is the longest that the user allows."""
+        """Return a sentence on the duration; `budget` is the most seconds that the user allows."""
         usual, most = min(self.usual, budget), min(self.most, budget)
         longest = f", {format_minutes(most)} at most where versions differ or the machine is noisy" if most > usual else ""
         return f"It takes about {format_minutes(usual)}{longest}."
 
 
 def estimate_duration(comparison: Comparison, names: Sequence[str]) -> Duration:
-    """Estimate the duration of comparing these cases."""
+    """Return the estimated duration of a comparison of the cases `names`, instructions included."""
     traits = comparison.workload.cases()
     parallel = len(cores_for(comparison.workload, names))
     prepare = START + sum(traits[name].seconds for name in names)

@@ -1,4 +1,4 @@
-"""Judge the figures of track_, mem_ and peakmem_ benchmarks: less is better, and base against itself gives the margin."""
+"""Judge the figures of track_, mem_ and peakmem_ benchmarks: less is better, and comparing base with base gives the margin."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,16 @@ PEAK_MARGIN = 0.02  # of a whole process's memory, which moves by pages and by t
 
 
 def figure_rows(figures: Mapping[str, Sequence[Mapping[str, float]]], kinds: Mapping[str, str], wanted: int) -> list[Row]:
-    """Return a row per benchmark; `figures` holds the two figures of each pair; `wanted` pairs compare base with head."""
+    """Return a row per benchmark.
+
+    `figures` maps each benchmark to its pairs, side -> figure; `kinds` maps it to its type in asv. A benchmark with fewer than
+    `wanted` pairs of base and head is UNSTABLE.
+    """
     return [figure_row(name, pairs, kinds[name], wanted) for name, pairs in figures.items()]
 
 
 def figure_row(name: str, pairs: Sequence[Mapping[str, float]], kind: str, wanted: int) -> Row:
-    """Return the row of one benchmark: a change counts if every pair saw it beyond the margin."""
+    """Return the row of one benchmark: a change counts if it exceeds the margin in every pair."""
     both = [(pair[BASE], pair[HEAD]) for pair in pairs if HEAD in pair]
     noise = [change(pair[BASE], pair[BASE_COPY]) for pair in pairs if BASE_COPY in pair]
     if len(both) < wanted:
@@ -38,7 +42,7 @@ def figure_row(name: str, pairs: Sequence[Mapping[str, float]], kind: str, wante
 
 
 def change(base: float, head: float) -> float:
-    """Return head over base, minus 1; from 0, it is infinite. A negative base counts by its size."""
+    """Return (head − base) / |base|: 0 if both are equal, else +inf or −inf if base is 0."""
     if base == head:
         return 0.0
     return (head - base) / abs(base) if base else (float("inf") if head > 0 else float("-inf"))

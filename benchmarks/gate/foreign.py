@@ -17,7 +17,7 @@ from ..system import machine
 from ..system.errors import CannotMeasure
 from ..system.git import git
 from .against_itself import sentence, with_machine
-from .asv_process import Case, Surroundings, copy_runner, discover
+from .asv_process import Case, Context, copy_runner, discover
 from .asv_project import Project, read_project, suite_alone
 from .asv_worker import NOT_AVAILABLE
 from .environments import Environment, build, is_requirement
@@ -33,7 +33,7 @@ SHOWN_DIFFERENCES = 8  # of installed packages
 
 
 def compare_versions(arguments: argparse.Namespace) -> int:
-    """Carry out the command; return the exit code."""
+    """Carry out the command `compare`; return the exit code."""
     console = Console(width=None if sys.stdout.isatty() else 160)
     deadline = time.monotonic() + arguments.budget
     project = project_of(arguments)
@@ -44,9 +44,7 @@ def compare_versions(arguments: argparse.Namespace) -> int:
         say(console, f"base {base.version}\nhead {head.version}{same(base, head)}")
         if project.note:
             say(console, project.note)
-        shared = Surroundings(
-            folder, copy_runner(folder / "runner"), suite_of(project, arguments, head), project.timeout, deadline
-        )
+        shared = Context(folder, copy_runner(folder / "runner"), suite_of(project, arguments, head), project.timeout, deadline)
         found = discover(shared, head)
         cases, unfit = select(found, arguments.bench or [""])
         comparison = PairComparison(shared, base, head, cases, cores(arguments.cores), int(time.time()))
@@ -56,12 +54,15 @@ def compare_versions(arguments: argparse.Namespace) -> int:
 
 
 def say(console: Console, text: str) -> None:
-    """Print a line, as it is."""
+    """Print a text without wrapping, markup or colours."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def project_of(arguments: argparse.Namespace) -> Project:
-    """Return the project that the arguments name."""
+    """Return the project that the arguments name; if both versions are requirements, --suite alone is enough.
+
+    Raises CannotMeasure if a folder is missing.
+    """
     folder = Path(arguments.project or ".").resolve()
     requirements = [is_requirement(text) for text in (arguments.base, arguments.head) if text is not None]
     if arguments.suite and not Path(arguments.suite).is_dir():
@@ -92,7 +93,7 @@ def build_both(
 
 
 def suite_of(project: Project, arguments: argparse.Namespace, head: Environment) -> Path:
-    """Return the folder of benchmarks: the one asked for, else that of HEAD, else that of the project as it lies there."""
+    """Return the folder of benchmarks: --suite if given, else that in head's sources, else that in the project's folder."""
     if arguments.suite:
         return Path(arguments.suite).resolve()
     here = (project.folder / project.suite).resolve()
@@ -107,12 +108,15 @@ def suite_of(project: Project, arguments: argparse.Namespace, head: Environment)
 
 
 def same(base: Environment, head: Environment) -> str:
-    """Say so where both versions are the same."""
+    """Return a sentence if both versions have the same sources, else an empty text."""
     return " They are the same source: any difference is noise." if base.version.digest == head.version.digest else ""
 
 
 def select(found: Mapping[str, Any], patterns: Sequence[str]) -> tuple[dict[str, Case], list[Row]]:
-    """Return the benchmarks that match a pattern, and rows for those that cannot be run at all."""
+    """Return the benchmarks that match one of `patterns`, and rows for those that cannot be run at all.
+
+    `found` comes from `discover`. Raises CannotMeasure if nothing matches, or a pattern is no regular expression.
+    """
 
     def wanted(name: str) -> bool:
         return any(re.search(pattern, name) for pattern in patterns)
@@ -146,7 +150,7 @@ def cores(asked: int | None) -> list[int | None]:
 
 
 def measure(comparison: PairComparison, arguments: argparse.Namespace, console: Console) -> list[Row]:
-    """Try, announce, measure and judge."""
+    """Measure all benchmarks and return their rows; print how the environments differ and how long it takes."""
     comparison.try_all()
     differences = installed_differences(comparison.environment)
     if differences:
@@ -173,7 +177,7 @@ def measure(comparison: PairComparison, arguments: argparse.Namespace, console: 
 
 
 def installed_differences(environment: Mapping[str, Any]) -> str:
-    """Return what is installed in one environment and not, or in another version, in the other."""
+    """Return a text that lists the packages whose installed versions differ between both sides."""
     base, head = (environment.get(side, {}).get("installed", {}) for side in ("base", "head"))
     names = [name for name in sorted({*base, *head}, key=str.lower) if base.get(name) != head.get(name)]
     shown = [f"{name} {base.get(name, 'none')} → {head.get(name, 'none')}" for name in names]
@@ -186,9 +190,9 @@ def report(comparison: PairComparison, rows: Sequence[Row], arguments: argparse.
     base, head = comparison.base.version, comparison.head.version
     title, verdict = summary(rows, str(base), str(head))
     console.print(render(rows, title))
-    said = sentence(comparison.against_itself())
-    if said:
-        say(console, said)
+    on_itself = sentence(comparison.against_itself())
+    if on_itself:
+        say(console, on_itself)
     console.print(verdict, style="bold", highlight=False, markup=False, soft_wrap=True)
     if overall(rows) == UNSTABLE:
         say(console, "Run it again with more --budget, with fewer benchmarks (--bench), or on a quieter machine.")

@@ -1,4 +1,4 @@
-"""Start a process that dies with this one, and with all that it has started."""
+"""Start a process that is killed, with every process that it has started, when this one dies."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ def guarded(
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Start a command in a process group of its own, which is killed in the end, or when this process dies.
 
-    The command reads nothing from standard input: it is by that pipe that process_group.py sees this process die.
+    The command has an empty standard input, since the pipe there tells process_group.py when this process dies.
     """
     # -P: the modules beside that file must not hide those of the standard library.
     wrapped = [sys.executable, "-P", str(Path(process_group.__file__)), *command]
@@ -42,15 +42,15 @@ def kill_group(process: "subprocess.Popen[bytes]") -> None:
 
 
 def kill_all() -> None:
-    """Kill every guarded process; those who wait for one see it end."""
+    """Kill every guarded process; the threads that wait for one see it end."""
     for process in list(RUNNING):
         kill_group(process)
 
 
 def run_logged(command: Sequence[str], seconds: float, cwd: Path, env: Mapping[str, str], log: Path) -> int:
-    """Run a command for at most `seconds`, with its output in `log`; return its exit code.
+    """Run a command for at most `seconds`, append its output to `log`, and return its exit code.
 
-    Raises process_group.OutOfTime.
+    Raises process_group.OutOfTime if it has not ended by then.
     """
     with open(log, "ab") as file:
         file.write(f"$ {' '.join(command)}\n".encode())

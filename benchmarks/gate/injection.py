@@ -14,7 +14,7 @@ TUNING_PROCESSES, TUNING_STEPS = 8, 4
 
 
 def inject(workload: Injectable, version: Version, folder: Path, amounts: Amounts) -> Version:
-    """Return a copy of `version` in `folder` that is slower in the named cases, by the amounts that `tune` gives."""
+    """Copy `version` to `folder`, make the copy slower in the named cases by `amounts`, and return it as a version."""
     copytree(version.folder, folder)
     workload.inject(folder, amounts)
     return replace(version, label=f"{version.label} slowed", folder=folder, digest=digest(folder, workload.package))
@@ -23,7 +23,10 @@ def inject(workload: Injectable, version: Version, folder: Path, amounts: Amount
 def tune(
     workload: Injectable, version: Version, folder: Path, slowdowns: Mapping[str, Slowdown], say: Callable[[str], None]
 ) -> dict[str, tuple[str, int]]:
-    """Return the amounts that make each case slower by its effect, found by measuring a few amounts."""
+    """Return, by case, the kind of slowdown and the amount that has the wanted effect, found by measuring a few amounts.
+
+    The tuning versions go to `folder`; `say` gets a line per measurement.
+    """
     amounts = {name: (wanted.kind, workload.first_amounts[wanted.kind]) for name, wanted in slowdowns.items()}
     points: dict[str, list[tuple[int, float]]] = {name: [] for name in slowdowns}
     for step in range(TUNING_STEPS):
@@ -38,9 +41,10 @@ def tune(
 
 
 def amount_for(effect: float, points: Sequence[tuple[int, float]]) -> float:
-    """Return the amount that has an effect, from the line through all points (amount, measured effect).
+    """Return the amount that has `effect`, from the line fitted to all points (amount, measured effect).
 
-    The line need not go through 0: an injected call costs something even if it does nothing.
+    The line need not go through 0: an injected call costs something even if it does nothing. If all points have the same
+    amount, the effect is taken to be proportional.
     """
     amounts, measured = zip(*points, strict=True)
     if len(set(amounts)) == 1:

@@ -1,7 +1,7 @@
-"""Judge instructions: a change beyond the case's margin, which a second process with the other side first shows as well.
+"""Judge instructions: a change counts if it exceeds the case's margin in two processes, the second of which loads head first.
 
-The margin comes from the difference between two copies of base. Counting under valgrind is slow, so only cases whose traits say
-that a count means something are counted, on all cores at a time, and for a quarter of the whole comparison at most.
+The margin comes from the difference between two copies of base. Counting under valgrind is slow, so only cases with the trait
+`instructions` are counted, on all cores at a time, for at most a quarter of the comparison's time or two minutes.
 """
 
 import statistics
@@ -17,24 +17,24 @@ from .rule import IMPROVED, INCOMPARABLE, PASS, REGRESSED, UNSTABLE
 
 LEAST_MARGIN = 0.005
 SHARE = 0.25  # of the time of the whole comparison
-LEAST_SECONDS = 120.0  # where a quarter of the comparison is less than one process may need on a busy machine
+LEAST_SECONDS = 120.0  # allowed in any case, since one process may need as long on a busy machine
 START, PER_CASE = 25.0, 5.0  # seconds of one process on an idle core, under valgrind: importing torch, and counting a case
 
 
 def countable(comparison: Comparison, names: Sequence[str]) -> list[str]:
-    """Return the cases whose instructions are worth counting, if anything counts them here."""
+    """Return the cases whose instructions are worth counting; none if nothing counts instructions on this machine."""
     traits = comparison.workload.cases()
     worth = [name for name in names if traits[name].instructions]
     return worth if worth and counters.available() else []
 
 
 def allowed_seconds(others: float) -> float:
-    """Return the seconds that instructions may take, given those of everything else."""
+    """Return the seconds that counting instructions may take, if everything else took `others` seconds."""
     return max(LEAST_SECONDS, others * SHARE / (1 - SHARE))
 
 
 def instruction_rows(comparison: Comparison, names: Sequence[str], seconds: float = float("inf")) -> list[Row]:
-    """Compare the instructions of the cases that can use it, in `seconds` at most."""
+    """Compare instructions for at most `seconds`; return a row per case whose instructions are worth counting."""
     names = countable(comparison, names)
     if not names:
         return []
@@ -60,7 +60,10 @@ def row(name: str, first: Instructions | None, second: Instructions | None, nois
 
 
 def judge(change: float, second: Instructions | None, noise: Sequence[float]) -> tuple[str, float, str]:
-    """Return verdict, margin and a note; a change beyond the margin needs a second count that agrees."""
+    """Return verdict, margin and a note; a change beyond the margin needs a second count that agrees.
+
+    `change` is that of the first count; `noise` holds differences between base and its copy, as fractions.
+    """
     limit = margin(noise)
     if abs(change) <= limit:
         return PASS, limit, ""
@@ -74,7 +77,7 @@ def judge(change: float, second: Instructions | None, noise: Sequence[float]) ->
 
 
 def change_of(message: Instructions) -> float:
-    """Return head over base, minus 1."""
+    """Return the change of the instructions: head over base, minus 1."""
     return message.counts[HEAD] / message.counts[BASE] - 1
 
 
@@ -84,10 +87,10 @@ def noise_of(message: Instructions) -> float:
 
 
 def margin(noise: Iterable[float]) -> float:
-    """Return the largest change that noise can explain.
+    """Return the largest change that noise can explain, as a fraction.
 
-    It is the largest of ½ %, Tukey's outer fence of the absolute differences (Q3 + 3 IQR), and three times their range
-    around 0.
+    It is the largest of ½ %, Tukey's outer fence of the absolute differences (Q3 + 3 IQR), and three times the range of the
+    differences and 0.
     """
     signed = [0.0, *noise]
     low, _, high = statistics.quantiles([abs(value) for value in signed], n=4, method="inclusive")
@@ -95,7 +98,7 @@ def margin(noise: Iterable[float]) -> float:
 
 
 def described(messages: Mapping[str, Instructions]) -> dict[str, dict[str, float]]:
-    """Return change and noise of each case, as a trial records them."""
+    """Return change and noise of each case, as a trial of calibration records them."""
     return {
         name: {"change": round(change_of(message), 6), "base_copy": round(noise_of(message), 6)}
         for name, message in messages.items()

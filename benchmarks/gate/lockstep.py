@@ -1,4 +1,4 @@
-"""Two processes in lock step, one per version: each is told through a pipe when to run a round, and waits otherwise.
+"""Two processes in lock step, one per version: each waits for the command to run a round.
 
 Both are pinned to the same core, so that they see the same neighbours, the same clock and the same caches. They take turns, the
 order alternates from round to round, and only one of them runs at a time. The pair is the independent unit of rule.py: what
@@ -15,31 +15,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .asv_process import STARTING, Case, CaseFailed, Surroundings, Worker
+from .asv_process import STARTING, Case, CaseFailed, Context, Worker
 from .environments import Environment
 from .messages import BASE, BASE_COPY
 from .processes import Broken
 
 ROUNDS, LEAST_ROUNDS = 41, 3  # of a benchmark in a pair
-SECONDS = 1.0  # of rounds, after which there are no more than LEAST_ROUNDS
-CALIBRATING = 5.0  # seconds that settling the rounds may take beside a benchmark's own timeout
+SECONDS = 1.0  # of rounds, after which no round begins unless there are fewer than LEAST_ROUNDS
+CALIBRATING = 5.0  # seconds that calibrating may take beyond a benchmark's own timeout
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The calls of a round, the same on both sides and in every pair, and the seconds that a round takes."""
+    """The calls of a round, the same on both sides and in every pair, and their duration on the slower side."""
 
-    number: int
-    repeats: int
-    seconds: float
-    timed: float  # seconds of them that count
-    preparing: float  # seconds, for both sides
+    number: int  # calls of a sample
+    repeats: int  # samples of a round
+    seconds: float  # of a round
+    timed: float  # seconds of a round that the timer counts
+    preparing: float  # seconds to prepare and calibrate both sides
 
 
 class Pair:
-    """Two processes on one core; `sides` maps the name of each to its version, the first being base."""
+    """Two processes on one core (None: any); `sides` maps the side of each to its environment, base first."""
 
-    def __init__(self, shared: Surroundings, sides: Mapping[str, Environment], core: int | None, caches: "Caches") -> None:
+    def __init__(self, shared: Context, sides: Mapping[str, Environment], core: int | None, caches: "Caches") -> None:
         self.shared, self.sides, self.core, self.caches = shared, sides, core, caches
         self.stack = ExitStack()
         self.workers: dict[str, Worker] = {}
@@ -52,7 +52,7 @@ class Pair:
         self.stop()
 
     def start(self) -> None:
-        """Start both processes, unless they run."""
+        """Start the processes that are not running. Raises Broken if one does not answer."""
         for name, environment in self.sides.items():
             if name not in self.workers:
                 worker = self.workers[name] = Worker(self.stack, self.shared, name, environment, self.core)
@@ -67,7 +67,7 @@ class Pair:
         self.stack.close()
 
     def prepare(self, case: Case, side: str, trial: bool = False) -> None:
-        """Set a benchmark up on one side."""
+        """Set up a benchmark on one side; as a `trial`, also call it once."""
         self.start()
         cache = self.caches.folder(case, side, self)
         self.ask(side, case, "importing", STARTING, case=dict(case))
@@ -75,14 +75,14 @@ class Pair:
         self.ask(side, case, "prepare", case=dict(case), cache=cache, folder=folder, trial=trial)
 
     def prepare_all(self, case: Case) -> None:
-        """Set a benchmark up on both sides."""
+        """Set up a benchmark on both sides."""
         for side in self.sides:
             self.prepare(case, side)
 
     def ask(self, side: str, case: Case, what: str, extra: float = 0.0, /, **more: Any) -> dict[str, Any]:
-        """Send a command about a case to one side; after a fatal error, the pair has no processes.
+        """Send a command about a case to one side and return its answer, within the case's timeout and `extra` seconds.
 
-        The case has the seconds of its timeout, and `extra` ones.
+        Raises CaseFailed; if that is fatal, both processes have been killed.
         """
         try:
             return self.workers[side].ask(extra + float(case["timeout"] or self.shared.timeout), what, **more)
@@ -92,7 +92,7 @@ class Pair:
             raise
 
     def trial(self, case: Case) -> "Plan | dict[str, CaseFailed]":
-        """Prepare a benchmark for the first time, and settle its rounds; or return what failed on which side.
+        """Run a benchmark for the first time; return the plan of its rounds or, by side, the errors.
 
         The faster side needs more calls to fill a round, and both sides then make as many.
         """
@@ -120,7 +120,10 @@ class Pair:
         return Plan(number, repeats, seconds, timed, time.monotonic() - started)
 
     def times(self, case: Case, plan: Plan, number: int) -> dict[str, list[float]]:
-        """Return seconds per call and side, a figure per round; pair and round decide which side is first."""
+        """Return the seconds per call of each side, one figure per round.
+
+        The side that is first alternates from round to round; `number`, that of the pair, decides the first round.
+        """
         self.prepare_all(case)
         seconds: dict[str, list[float]] = {side: [] for side in self.sides}
         end = None
@@ -136,7 +139,7 @@ class Pair:
         return seconds
 
     def figures(self, case: Case) -> dict[str, float]:
-        """Return the figure of each side, in fresh processes where it is the memory of the whole process."""
+        """Return the figure of each side; for a peakmem_ benchmark from fresh processes, whose memory it is."""
         if case["type"] == "peakmemory":
             self.stop()
         self.prepare_all(case)
@@ -145,13 +148,13 @@ class Pair:
         return found
 
     def release(self, case: Case) -> None:
-        """Tear the benchmark down on both sides."""
+        """Tear down the benchmark on both sides."""
         for side in self.sides:
             self.ask(side, case, "release")
 
 
 class Caches:
-    """Where the setup_cache of a benchmark ran, once for each version, as asv does."""
+    """The folders in which each setup_cache ran: once per version, as asv does."""
 
     def __init__(self, folder: Path) -> None:
         self.parent = folder
@@ -159,7 +162,10 @@ class Caches:
         self.lock = threading.Lock()
 
     def folder(self, case: Case, side: str, pair: Pair) -> str | None:
-        """Return the folder of a case's cache on a side, None where the case has none; CaseFailed if making it failed."""
+        """Return the folder of a case's cache on a side, made if needed; None if the case has no setup_cache.
+
+        Raises CaseFailed if the setup_cache failed.
+        """
         if case["cache"] is None:
             return None
         version = BASE if side == BASE_COPY else side
@@ -173,7 +179,7 @@ class Caches:
         return made
 
     def make(self, case: Case, side: str, pair: Pair) -> str | CaseFailed:
-        """Run the setup_cache in a process of its own."""
+        """Run the setup_cache in a process of its own; return its folder, or its error."""
         folder = tempfile.mkdtemp(prefix="cache-", dir=self.parent)
         with ExitStack() as stack:
             worker = Worker(stack, pair.shared, side, pair.sides[side], pair.core)

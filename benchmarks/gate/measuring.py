@@ -1,7 +1,7 @@
 """Measure two versions side by side in fresh processes: time, instructions, exact counts.
 
-Each process loads both versions, head and base first in turn, and measures every open case. Two processes run at a time
-where there are two cores, each pinned to its own.
+Each process loads both versions, every second one head first, and measures every undecided case. Two processes run at a time
+if there are two cores, each pinned to its own.
 """
 
 import os
@@ -41,15 +41,15 @@ from .rule import log_ratio
 from .versions import Version
 from .workload import Workload
 
-SECONDS = 1.0  # of rounds for a case in a process; small cases have their rounds sooner
+SECONDS = 1.0  # of rounds per case and process; fast cases reach the largest number of rounds sooner
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one process found, and the conditions under which it ran."""
+    """The results of one process, and the conditions under which it ran."""
 
     signal: str
-    number: int
+    number: int  # odd: head was loaded first
     first: str  # the side that was loaded first
     core: int | None
     load: float
@@ -57,7 +57,7 @@ class Measured:
     messages: list[CaseMessage]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the process as `--json` writes it; the figures of the sides stand beside the name of the case."""
+        """Return the process as `--json` writes it: the figures of a case are keyed by side, beside its name."""
         found = []
         for message in self.messages:
             fields = asdict(message)
@@ -70,9 +70,10 @@ class Measured:
 
 @dataclass
 class Comparison:
-    """Two versions of a workload, and everything that was measured of them.
+    """Two versions of a workload, and all their measurements.
 
-    `folder` holds what the processes leave behind; `seed` orders the rounds; `deadline` is on the clock of time.monotonic.
+    `folder` is for the files that the processes write; `seed` orders the calls within a round; `deadline` is on the clock of
+    time.monotonic.
     """
 
     workload: Workload
@@ -81,13 +82,13 @@ class Comparison:
     folder: Path
     seed: int = 0
     deadline: float = float("inf")
-    on_start: Callable[[str, int], None] = lambda what, processes: None  # called before so many processes start
+    on_start: Callable[[str, int], None] = lambda what, processes: None  # called before `processes` processes start
     on_end: Callable[[], None] = lambda: None  # called when each of them ends
     processes: list[Measured] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)  # case -> why it could not be measured
     lacking: dict[str, dict[str, str]] = field(default_factory=dict)  # case -> side that lacks it -> why
     environment: dict[str, Any] = field(default_factory=dict)
-    seconds_per_process: float = 0.0  # of the last draw
+    seconds_per_process: float = 0.0  # in the last draw
 
     def __post_init__(self) -> None:
         self.runner = Processes(self.folder)
@@ -115,9 +116,10 @@ class Comparison:
         return self.run_process(self.task(TIME, names, number), number, core)
 
     def count_instructions(self, names: Sequence[str], number: int, until: float = float("inf")) -> dict[str, Instructions]:
-        """Count instructions of base, head and a copy of base, in one process per core; processes share out the cases.
+        """Count instructions of base, head and a copy of base, with the cases divided among one process per core.
 
-        `until`, on time.monotonic's clock, ends them; the cases that are not done by then are missing.
+        An odd `number` loads head before base. The processes end at `until`, on the clock of time.monotonic; the result lacks
+        the cases that are not done by then.
         """
         parallel = min(len(names), len(cores_for(self.workload, names)))
         groups = [names[start::parallel] for start in range(parallel)]
@@ -130,13 +132,13 @@ class Comparison:
     def instruction_process(
         self, names: Sequence[str], number: int, core: int | None = None, until: float = float("inf")
     ) -> list[CaseMessage]:
-        """Count the instructions of each case in one process, by what this machine has for it."""
+        """Count the instructions of each case in one process, by the processor or by callgrind."""
         prefix, output = counters.valgrind(self.folder) if counters.available() == counters.CALLGRIND else ([], "")
         task = replace(self.task(INSTRUCTIONS, names, number, self.base_copy()), callgrind=output)
         return self.run_process(task, number, core, prefix, until)
 
     def exact_counts(self, names: Sequence[str]) -> list[Counts]:
-        """Take the exact counts of both sides, those of the whole package too."""
+        """Return the exact counts of both sides, for each case and for the whole package."""
         self.on_start("exact counts", 1)
         messages = self.run_process(replace(self.task(COUNTS, names, 0), whole_package=True), 0)
         self.on_end()
@@ -147,7 +149,10 @@ class Comparison:
         groups: Sequence[tuple[Sequence[str], int]],
         measure: Callable[[Sequence[str], int, int | None], list[CaseMessage]],
     ) -> list[list[CaseMessage]]:
-        """Run a process per group (cases, number) on the cores there are; kill all of them if one raises."""
+        """Call `measure` for each group (cases, number), as many at a time as there are cores, and return all results.
+
+        If one call raises, kill all processes.
+        """
         cores: Queue[int | None] = Queue()
         for core in cores_for(self.workload, [name for names, _ in groups for name in names]):
             cores.put(core)
@@ -170,7 +175,7 @@ class Comparison:
                 raise
 
     def task(self, signal: str, names: Sequence[str], number: int, copy: Version | None = None) -> Task:
-        """Return the task of a process; every second one loads head first."""
+        """Return the task of a process, which loads head first if `number` is odd, and `copy` of base, if given, last."""
         sides = [[BASE, str(self.base.folder)], [HEAD, str(self.head.folder)]][:: -1 if number % 2 else 1]
         sides += [[BASE_COPY, str(copy.folder)]] if copy else []
         name = self.workload.__name__
@@ -180,7 +185,10 @@ class Comparison:
     def run_process(
         self, task: Task, number: int, core: int | None = None, prefix: Sequence[str] = (), until: float = float("inf")
     ) -> list[CaseMessage]:
-        """Run a task, and keep what it finds in `processes`; after a case that hangs, another process measures the rest."""
+        """Run a task in a process, add its results to `processes` and return them.
+
+        If a case hangs, another process measures the remaining cases.
+        """
         ticks, found = machine.stolen_ticks(), list[CaseMessage]()
         names = task.cases
         while True:
@@ -196,7 +204,10 @@ class Comparison:
         return found
 
     def record_finding(self, message: Message) -> Message:
-        """Note a case that cannot be measured; Broken for a version that cannot be loaded."""
+        """Store the environment, or a case that cannot be measured; return the message.
+
+        Raises Broken if a version cannot be loaded.
+        """
         if isinstance(message, NotImportable):
             version = self.head if message.side == HEAD else self.base
             raise Broken(f"{message.side}, {version}, cannot be imported: {message.error}")
@@ -209,7 +220,7 @@ class Comparison:
         return message
 
     def measurable(self, names: Sequence[str]) -> list[str]:
-        """Return the cases that both sides can run, as far as is known."""
+        """Return the cases that have not failed so far and that neither side lacks."""
         return [name for name in names if name not in self.failures and name not in self.lacking]
 
     def out_of_time(self) -> bool:
@@ -217,7 +228,7 @@ class Comparison:
         return time.monotonic() > self.deadline
 
     def times_of(self, name: str) -> list[Times]:
-        """Return the rounds of a case, a message per process."""
+        """Return the rounds of a case, one `Times` per process."""
         return [message for process in self.processes for message in process.messages
                 if isinstance(message, Times) and message.case == name]  # fmt: skip
 
@@ -229,6 +240,6 @@ class Comparison:
         return replace(self.base, folder=folder)
 
     def notes(self) -> dict[str, Any]:
-        """Return what can explain a figure: environment, versions, how busy the machine was."""
+        """Return the conditions that can explain a figure: environment, machine, load and frequency governor."""
         conditions = {"machine": machine.describe(), "load": os.getloadavg(), "governor": machine.governor()}
         return self.environment | conditions

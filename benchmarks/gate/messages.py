@@ -6,27 +6,27 @@ from typing import Any
 
 TIME, INSTRUCTIONS, COUNTS = "time", "instructions", "counts"  # signals
 BASE, HEAD, BASE_COPY = "base", "head", "base_copy"  # sides; the copy of base differs from base by noise alone
-BOTH = "both"  # stands for all sides, where one alone cannot be named
+BOTH = "both"  # the side of a message that concerns no single one
 
 
 @dataclass(frozen=True)
 class Task:
-    """What one process is to measure. `sides` are in the order in which the versions are loaded."""
+    """The work of one measuring process."""
 
     workload: str  # dotted name of its module
-    path: str  # folder from which that name can be imported
+    path: str  # folder from which `workload` can be imported
     signal: str
     cases: list[str]
-    sides: list[list[str]]  # side and folder
-    seconds: float  # of rounds for a case
+    sides: list[list[str]]  # [side, folder of its version], in the order in which the versions are loaded
+    seconds: float  # of rounds per case
     seed: int
     whole_package: bool = False  # also take the counts that belong to no case
-    callgrind: str = ""  # prefix of the files that valgrind writes; empty: the processor counts
+    callgrind: str = ""  # prefix of the files that valgrind writes; empty: the processor counts instructions
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What can change the speed of the process."""
+    """The settings and versions of libraries that can change the speed of the process."""
 
     values: dict[str, Any]
 
@@ -41,7 +41,7 @@ class NotImportable:
 
 @dataclass(frozen=True)
 class Lacking:
-    """A case that a side, or this machine, does not have."""
+    """A case that a side's version, or this machine, does not support."""
 
     case: str
     side: str
@@ -50,7 +50,7 @@ class Lacking:
 
 @dataclass(frozen=True)
 class Failure:
-    """A case that failed; `hangs` if the process gave no result in time."""
+    """A case that failed; `hangs` is True if the process gave no result in time."""
 
     case: str
     side: str
@@ -60,7 +60,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds per call, a figure per round and side."""
+    """Seconds per call: side -> one figure per round."""
 
     case: str
     seconds: dict[str, list[float]]
@@ -68,7 +68,7 @@ class Times:
 
 @dataclass(frozen=True)
 class Instructions:
-    """Instructions per call and side."""
+    """User-mode instructions per call: side -> count."""
 
     case: str
     counts: dict[str, float]
@@ -100,7 +100,7 @@ def encode(message: Message) -> str:
 
 
 def decode(line: str) -> Message:
-    """Return the message of a line; ValueError if it is none."""
+    """Return the message that `encode` wrote. Raises ValueError if the line is none."""
     try:
         fields = json.loads(line)
         message: Message = KINDS[fields.pop("kind")](**fields)

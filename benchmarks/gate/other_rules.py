@@ -18,18 +18,18 @@ ASV_P, T_P = 0.002, 0.01
 
 
 def flags(processes: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, bool]:
-    """Return, by rule, True if it calls head slower, given the rounds (`base`, `head`) of two processes or more."""
+    """Return, by rule, True if it calls head slower. `processes` holds the rounds, side -> times, of two processes or more."""
     first, second = processes[:2]
     return {"asv": by_asv(first["base"], second["head"]), "t-test": by_t_test(first["base"], first["head"])}
 
 
 def by_asv(base: Sequence[float], head: Sequence[float]) -> bool:
-    """Apply the rule of `asv continuous`."""
+    """Return True if the rule of `asv continuous` calls head slower; `base` and `head` are from different processes."""
     slower = statistics.median(head) > (1 + THRESHOLD) * statistics.median(base)
     return slower and float(stats.mannwhitneyu(base, head).pvalue) < ASV_P
 
 
 def by_t_test(base: Sequence[float], head: Sequence[float]) -> bool:
-    """Apply the t-test, which takes rounds for independent."""
+    """Return True if the t-test, which assumes that rounds are independent, calls head slower."""
     slower = statistics.fmean(head) > (1 + THRESHOLD) * statistics.fmean(base)
     return slower and float(stats.ttest_ind(base, head, equal_var=False).pvalue) < T_P

@@ -21,35 +21,35 @@ from .versions import Version
 
 @dataclass(frozen=True)
 class Files:
-    """Where a result is written; None: not at all, but Markdown then goes to $GITHUB_STEP_SUMMARY where that is set."""
+    """The files to write; None writes no file, but Markdown then goes to $GITHUB_STEP_SUMMARY if that is set."""
 
     verdict: Path | None = None  # JSON without the rounds
-    everything: Path | None = None  # JSON with them
+    everything: Path | None = None  # JSON with the rounds
     junit: Path | None = None
     markdown: Path | None = None
 
 
 def summary(rows: Sequence[Row], base: str, head: str) -> tuple[str, str]:
-    """Return the title and the verdict in one line; `base` and `head` describe the versions."""
+    """Return a title, and the line of the verdict; `base` and `head` describe the versions."""
     return f"{head} against {base}", line(rows, base, head)
 
 
 def verdict_json(
     rows: Sequence[Row], base: Mapping[str, Any], head: Mapping[str, Any], threshold: float, verdict_line: str
 ) -> dict[str, Any]:
-    """Return a verdict as it is stored; `base` and `head` identify the versions, with a `label` each."""
+    """Return a verdict as its JSON file stores it; `base` and `head` identify the versions, each with a `label`."""
     date = datetime.now(UTC).isoformat(timespec="seconds")
     stored = {"version": 1, "verdict": overall(rows), "line": verdict_line, "date": date, "base": base, "head": head}
     return stored | {"threshold": threshold, "rows": [asdict(row) for row in ordered(rows)]}
 
 
 def version_json(version: Version) -> dict[str, Any]:
-    """Return what identifies a version."""
+    """Return the fields of a version that identify it in JSON."""
     return {"label": version.label, "commit": version.commit, "dirty": version.dirty, "digest": version.digest}
 
 
 def write_files(files: Files, rows: Sequence[Row], title: str, stored: Mapping[str, Any], details: Mapping[str, Any]) -> None:
-    """Write the files that are asked for; `details` go beside the verdict into the JSON with everything."""
+    """Write the files that `files` names; `stored` is the verdict for JSON, `details` are added to it in `everything`."""
     if files.verdict:
         write_atomically(files.verdict, json.dumps(stored, indent=1) + "\n")
     if files.everything:
@@ -65,7 +65,7 @@ def write_files(files: Files, rows: Sequence[Row], title: str, stored: Mapping[s
 
 @contextmanager
 def progress(comparison: Comparison | PairComparison, console: Console) -> Iterator[None]:
-    """Show how many processes have ended; without a terminal, print a line when processes start."""
+    """Show how many processes have ended while the context lasts; without a terminal, print a line when processes start."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bars:
         task = bars.add_task("")

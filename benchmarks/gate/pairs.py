@@ -1,6 +1,6 @@
 """Compare two versions of a foreign project: pairs of processes in lock step, side by side on several cores.
 
-For two pairs that compare base with head, one compares base with base: what it sees is noise.
+For every two pairs of base and head, there is one pair of base and base, in which any change is noise.
 """
 
 import math
@@ -17,7 +17,7 @@ from queue import Queue
 from typing import Any, TypeVar
 
 from ..system import machine
-from .asv_process import BudgetSpent, Case, CaseFailed, Surroundings
+from .asv_process import BudgetSpent, Case, CaseFailed, Context
 from .environments import Environment
 from .estimate import Duration
 from .guarded import kill_all
@@ -25,17 +25,17 @@ from .lockstep import LEAST_ROUNDS, ROUNDS, SECONDS, Caches, Pair, Plan
 from .messages import BASE, BASE_COPY, BOTH, HEAD, Times
 from .rule import LOOKS, log_ratio
 
-PER_AGAINST_ITSELF = 2  # pairs of base and head for each pair of base and base
+PER_AGAINST_ITSELF = 2  # pairs of base and head for each pair of base and base, in a draw
 FIGURE_PAIRS = 3  # of a track_, mem_ or peakmem_ benchmark
 START = 1.0  # seconds to start the processes of a pair
-SPARE = 1.2  # how much longer measuring may take than planned before a draw is not begun
+SPARE = 1.2  # a draw begins only if this many times its expected duration is left
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class MeasuredPair:
-    """What one pair found, and the conditions under which it ran."""
+    """The times that one pair measured, and the conditions under which it ran."""
 
     number: int
     against_itself: bool
@@ -48,15 +48,15 @@ class MeasuredPair:
 
 @dataclass
 class PairComparison:
-    """Two versions of a project, and everything that was measured of them."""
+    """Two versions of a project, and all their measurements."""
 
-    shared: Surroundings
+    shared: Context
     base: Environment
     head: Environment
     cases: Mapping[str, Case]
     cores: Sequence[int | None]
     seed: int = 0
-    on_start: Callable[[str, int], None] = lambda what, processes: None  # called before so many pairs start
+    on_start: Callable[[str, int], None] = lambda what, processes: None  # called before `processes` pairs start
     on_end: Callable[[], None] = lambda: None  # called when each of them ends
     failures: dict[str, str] = field(default_factory=dict)  # case -> why it could not be measured
     lacking: dict[str, dict[str, str]] = field(default_factory=dict)  # case -> side that lacks it -> why
@@ -64,20 +64,20 @@ class PairComparison:
     pairs: list[MeasuredPair] = field(default_factory=list)
     figures: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # case -> figures of both sides, one per pair
     environment: dict[str, Any] = field(default_factory=dict)
-    slowness: float = 1.0  # of the last draw, against its plan
+    slowness: float = 1.0  # duration of the last draw over its planned duration
 
     def __post_init__(self) -> None:
         self.caches = Caches(self.shared.folder)
         self.lock = threading.Lock()
 
     def try_all(self) -> None:
-        """Run each benchmark once on each side: note what cannot be measured, and plan the rounds of what can."""
+        """Run each benchmark once on each side; store a plan of its rounds, or why it cannot be measured."""
         groups = [list(self.cases)[start :: len(self.cores)] for start in range(len(self.cores))]
         self.on_start(f"{len(self.cases)} benchmark(s), a first time", sum(map(bool, groups)))
         self.side_by_side([partial(self.try_group, group) for group in groups if group])
 
     def try_group(self, names: Sequence[str], core: int | None) -> None:
-        """Try some benchmarks in one pair."""
+        """Try some benchmarks in one pair, until the budget is spent."""
         with self.pair(False, core) as pair:
             for name in names:
                 if self.out_of_time():
@@ -93,7 +93,10 @@ class PairComparison:
                 self.environment.update(pair.environment)
 
     def note_trial(self, name: str, failed: Mapping[str, CaseFailed]) -> None:
-        """Note why a benchmark cannot be measured: what only base cannot do is new in head, and no failure."""
+        """Store why a benchmark cannot be measured: as lacking if it is new in head, or skipped, else as a failure.
+
+        It counts as new in head if base alone failed, and as skipped if every side that failed skips it.
+        """
         errors = {side: error.error for side, error in failed.items()}
         if all(error.lacking for error in failed.values()) or set(failed) == {BASE}:
             self.lacking[name] = errors
@@ -128,7 +131,7 @@ class PairComparison:
         return ratios
 
     def time_pair(self, names: Sequence[str], number: int, against_itself: bool, core: int | None) -> MeasuredPair:
-        """Measure the time of benchmarks in one pair, in an order of its own."""
+        """Measure the time of benchmarks in one pair, in a random order of its own. Raises BudgetSpent."""
         order = random.Random(self.seed + number).sample(list(names), len(names))
         ticks, found = machine.stolen_ticks(), list[Times]()
         with self.pair(against_itself, core) as pair:
@@ -148,14 +151,14 @@ class PairComparison:
         return measured
 
     def take_figures(self, names: Sequence[str]) -> None:
-        """Take the figures of track_, mem_ and peakmem_ benchmarks, in a few pairs, and in one of base and base less."""
+        """Measure the figures of track_, mem_ and peakmem_ benchmarks: 3 pairs of base and head, 2 of base and base."""
         kinds = [False] * FIGURE_PAIRS + [True] * (FIGURE_PAIRS - 1) if names else []
         if names:
             self.on_start(f"figures of {len(names)} benchmark(s)", len(kinds))
         self.side_by_side([partial(self.figure_pair, names, kind) for kind in kinds])
 
     def figure_pair(self, names: Sequence[str], against_itself: bool, core: int | None) -> None:
-        """Take the figures of benchmarks in one pair."""
+        """Measure and store the figures of benchmarks in one pair, until the budget is spent."""
         with self.pair(against_itself, core) as pair:
             for name in names:
                 if self.out_of_time():
@@ -174,12 +177,15 @@ class PairComparison:
                         self.figures.setdefault(name, []).append(found)
 
     def pair(self, against_itself: bool, core: int | None) -> Pair:
-        """Return a pair of base with head, or with itself."""
+        """Return a pair of base and head, or of base and base."""
         sides = {BASE: self.base, BASE_COPY: self.base} if against_itself else {BASE: self.base, HEAD: self.head}
         return Pair(self.shared, sides, core, self.caches)
 
     def side_by_side(self, jobs: Sequence[Callable[[int | None], T]]) -> list[T]:
-        """Run jobs, each on a core of its own; if one raises, kill the processes of all."""
+        """Run jobs, each on a core of its own, and return their results in order.
+
+        After BudgetSpent, no further job begins. After any other exception, the processes of all jobs are killed.
+        """
         cores: Queue[int | None] = Queue()
         for core in self.cores:
             cores.put(core)
@@ -206,19 +212,19 @@ class PairComparison:
                 raise
 
     def seconds(self, names: Sequence[str], pairs: int) -> float:
-        """Return the seconds that so many pairs take, by the plans."""
+        """Return the planned seconds of `pairs` pairs that each measure the benchmarks `names`."""
         per_pair = START + sum(measuring(self.plans[name]) for name in self.measurable(names))
         return math.ceil(pairs / len(self.cores)) * per_pair
 
     def duration(self, names: Sequence[str], figures: Sequence[str]) -> Duration:
-        """Return how long comparing takes: if the first look decides everything, and if all looks are needed twice."""
+        """Return the planned duration of a comparison; `names` are benchmarks of time, `figures` all others."""
         share = 1 + 1 / PER_AGAINST_ITSELF
         others = self.seconds(figures, 2 * FIGURE_PAIRS - 1) if figures else 0.0
         times = [self.seconds(names, math.ceil(share * count)) if names else 0.0 for count in (LOOKS[0], 2 * LOOKS[-1])]
         return Duration(times[0] + others, times[1] + others)
 
     def measurable(self, names: Sequence[str]) -> list[str]:
-        """Return the benchmarks that both sides can run, as far as is known."""
+        """Return the benchmarks with a plan that have not failed so far and that neither side lacks."""
         return [name for name in names if name in self.plans and name not in self.failures and name not in self.lacking]
 
     def out_of_time(self) -> bool:
@@ -226,18 +232,18 @@ class PairComparison:
         return time.monotonic() > self.shared.deadline
 
     def times_of(self, name: str) -> list[Times]:
-        """Return the rounds of a benchmark, a message per pair of base and head."""
+        """Return the rounds of a benchmark, one `Times` per pair of base and head."""
         return [times for pair in self.pairs if not pair.against_itself for times in pair.times if times.case == name]
 
     def against_itself(self) -> dict[str, list[float]]:
-        """Return the log-ratios of base to base, per benchmark and pair."""
+        """Return, by benchmark, the log-ratio of each pair of base and base."""
         logs: dict[str, list[float]] = {}
         for times in (times for pair in self.pairs if pair.against_itself for times in pair.times):
             logs.setdefault(times.case, []).append(log_ratio(times.seconds[BASE], times.seconds[BASE_COPY]))
         return logs
 
     def details(self) -> dict[str, Any]:
-        """Return everything that was measured, and what can explain it, as `--json` writes it."""
+        """Return all measurements, with the environments and the machine, as `--json` writes them."""
         conditions = {"machine": machine.describe(), "load": os.getloadavg(), "governor": machine.governor()}
         pairs = [asdict(pair) for pair in sorted(self.pairs, key=lambda pair: pair.number)]
         plans = {name: asdict(plan) for name, plan in self.plans.items()}
@@ -251,7 +257,7 @@ class PairComparison:
 
 
 def measuring(plan: Plan) -> float:
-    """Return the seconds of a benchmark in a pair: setting up, and its rounds."""
+    """Return the planned seconds of a benchmark in a pair: setting up, and its rounds."""
     if plan.seconds == 0.0:
         return plan.preparing
     turn = 2 * plan.seconds
@@ -259,7 +265,7 @@ def measuring(plan: Plan) -> float:
 
 
 def megahertz(core: int | None) -> float | None:
-    """Return the clock of a core now, where the system tells."""
+    """Return the current clock of a core (None: the first) in MHz; None if the system does not tell."""
     file = Path(f"/sys/devices/system/cpu/cpu{core or 0}/cpufreq/scaling_cur_freq")
     try:
         return int(file.read_text()) / 1000

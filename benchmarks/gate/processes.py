@@ -1,4 +1,4 @@
-"""Start the measuring processes, read their findings, and end them whatever happens."""
+"""Start the measuring processes, read their messages, and end them whatever happens."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from ..system.errors import CommandError
 from .messages import BOTH, CaseMessage, Done, Failure, Message, Task, decode, encode_task
 from .workload import Workload
 
-SILENCE = 150.0  # seconds without a finding, after which a case hangs; a first compilation takes some 20
+SILENCE = 150.0  # seconds without a message after which a case counts as hanging; a first compilation takes some 20 s
 MOST_CORES = 2  # processes at a time: more would share a core's memory bandwidth
 ROOT = Path(__file__).parents[2]  # from where `benchmarks.gate` can be imported
 
@@ -28,7 +28,7 @@ class Broken(CommandError):
 
 
 class Processes:
-    """The processes of one comparison; `folder` takes their caches and their standard error."""
+    """The processes of one comparison; `folder` holds their caches and their standard error."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -37,9 +37,11 @@ class Processes:
     def findings(
         self, task: Task, core: int | None = None, prefix: Sequence[str] = (), until: float = float("inf")
     ) -> Iterator[Message]:
-        """Yield what one process finds, as it comes; `until`, on time.monotonic's clock, ends it in silence.
+        """Start a process for `task` and yield its messages as they come.
 
-        A case that hangs ends the process; the last message then is a Failure with `hangs`. Broken if the process dies.
+        The process is pinned to `core` if that is given; `prefix` is put before its command. It is ended without a message at
+        `until`, on the clock of time.monotonic, and with a Failure that `hangs` if a case gives no result for SILENCE seconds.
+        Raises Broken if the process dies.
         """
         pin = ["taskset", "--cpu-list", str(core)] if core is not None else []
         command = [*pin, *prefix, sys.executable, "-m", "benchmarks.gate.worker"]
@@ -69,7 +71,7 @@ class Processes:
 
     @contextlib.contextmanager
     def started(self, command: Sequence[str], stderr: IO[str]) -> Iterator["subprocess.Popen[str]"]:
-        """Start a process in the fixed environment; kill it in the end."""
+        """Start a process with the environment of `machine.ENVIRONMENT`; kill it in the end."""
         env = {**os.environ, **machine.ENVIRONMENT, "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor")}
         pipe = subprocess.PIPE
         with subprocess.Popen(command, cwd=ROOT, env=env, stdin=pipe, stdout=pipe, stderr=stderr, text=True) as process:
@@ -78,7 +80,7 @@ class Processes:
                 yield process
             finally:
                 self.running.discard(process)
-                process.kill()  # a process that ended in order has reported that before
+                process.kill()  # a process that ends without an error has sent Done before
                 process.wait()
 
     def stop(self) -> None:
@@ -88,7 +90,7 @@ class Processes:
 
 
 def hand_over(process: "subprocess.Popen[str]", task: str) -> "Queue[str]":
-    """Give a process its task; return a queue of its lines, with an empty one at the end."""
+    """Write `task` to a process's standard input; return a queue of the lines that it prints, with an empty one at the end."""
     assert process.stdin is not None
     assert process.stdout is not None
     with contextlib.suppress(BrokenPipeError):  # it died at once: its standard error says why

@@ -16,7 +16,10 @@ def record_path(folder: Path) -> Path:
 
 
 def load_record(file: Path) -> dict[str, Any]:
-    """Return a record, an empty one if there is no file; ValueError that names a broken file."""
+    """Return the record in `file`, or an empty record if there is no file.
+
+    Raises ValueError if the file is no JSON or has another version.
+    """
     if not file.exists():
         return {"version": VERSION, "trials": [], "instructions": {}}
     try:
@@ -24,17 +27,17 @@ def load_record(file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{file} is no JSON ({error}); take it back from git, or delete it") from None
     if record.get("version") != VERSION:
-        raise ValueError(f"{file} has version {record.get('version')!r}, and {VERSION} is what can be read")
+        raise ValueError(f"{file} has version {record.get('version')!r}, but only version {VERSION} can be read")
     return record
 
 
 def instruction_noise(folder: Path, case: str) -> list[float]:
-    """Return relative differences of instructions between two copies of one version, as recorded on this machine."""
+    """Return the relative differences in instructions of `case` between two copies of one version, recorded on this machine."""
     return [float(value) for value in load_record(record_path(folder))["instructions"].get(case, [])]
 
 
 def store_record(record: dict[str, Any], file: Path) -> None:
-    """Write a record with one trial per line, so that differences are readable."""
+    """Write a record as JSON with one trial per line, so that `git diff` is readable."""
     parts = {key: json.dumps(value) for key, value in record.items() if key != "trials"}
     trials = ",\n".join(json.dumps(trial) for trial in record["trials"])
     text = "{" + "".join(f'"{key}": {value},\n' for key, value in parts.items()) + f'"trials": [\n{trials}\n]}}\n'

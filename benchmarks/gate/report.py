@@ -32,7 +32,11 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Row:
-    """The verdict on one signal of one case, with its figures."""
+    """The verdict on one signal of one case, with its figures.
+
+    `base` and `head` are seconds per call for the signal "time", else counts or a benchmark's own figures; `change`, `low` and
+    `high` are fractions of base.
+    """
 
     case: str
     signal: str
@@ -48,7 +52,7 @@ class Row:
 
     @classmethod
     def of(cls, case: str, signal: str, verdict: str, estimate: Estimate | None, **more: Any) -> "Row":
-        """Return a row with the figures of an estimate."""
+        """Return a row with the figures of `estimate`, if there is one; `more` gives other fields."""
         figures = {} if estimate is None else asdict(estimate)
         return cls(case, signal, verdict, **figures, **more)
 
@@ -63,17 +67,17 @@ class Row:
 
 
 def format_figure(value: float) -> str:
-    """Return a count, or a figure of a suite's own, which may be a fraction."""
+    """Return a figure as text: without decimals if whole or 1000 and more, else with four significant digits."""
     return f"{value:,.0f}" if value == round(value) or abs(value) >= 1000 else f"{value:.4g}"
 
 
 def ordered(rows: Iterable[Row]) -> list[Row]:
-    """Sort rows by verdict, then by change, the worst first."""
+    """Return the rows sorted by verdict, then by change, the worst first."""
     return sorted(rows, key=lambda row: (WORST_FIRST.index(row.verdict), -(row.change or 0.0), row.case))
 
 
 def overall(rows: Sequence[Row]) -> str:
-    """Return the worst verdict. INCOMPARABLE does no harm beside cases that could be compared."""
+    """Return the worst verdict; INCOMPARABLE only if no row has another."""
     verdicts = {row.verdict for row in rows}
     for verdict in (REGRESSED, FAILED, UNSTABLE, IMPROVED, PASS):
         if verdict in verdicts:
@@ -82,18 +86,18 @@ def overall(rows: Sequence[Row]) -> str:
 
 
 def exit_code(rows: Sequence[Row]) -> int:
-    """Return the exit code: 0 pass, 1 regressed, 2 could not measure, 3 unstable."""
+    """Return the exit code: 0 pass or improved, 1 regressed, 2 could not measure or compare, 3 unstable."""
     return EXIT.get(overall(rows), 2)
 
 
 def geometric_mean(rows: Iterable[Row], signal: str) -> float | None:
-    """Return the geometric mean of head / base of a signal over all cases, minus 1."""
+    """Return the geometric mean of a signal's head / base over all cases, minus 1; None if no case has a change."""
     logs = [math.log1p(row.change) for row in rows if row.signal == signal and row.change is not None and row.change > -1]
     return math.expm1(sum(logs) / len(logs)) if logs else None
 
 
 def line(rows: Sequence[Row], base: str, head: str) -> str:
-    """Return the verdict in one line."""
+    """Return the overall verdict and the worst cases in one line; `base` and `head` describe the versions."""
     verdict = overall(rows)
     worst = [f"{row.case} {row.signal} {row.change:+.1%}" for row in ordered(rows) if row.verdict == verdict and row.change]
     named = f": {', '.join(worst[:3])}" if verdict in (REGRESSED, UNSTABLE, IMPROVED) and worst else ""
@@ -102,7 +106,7 @@ def line(rows: Sequence[Row], base: str, head: str) -> str:
 
 
 def lines_of(rows: Sequence[Row]) -> list[tuple[Row | None, tuple[str, ...]]]:
-    """Return the lines of the table, with the mean of each signal at the end."""
+    """Return the lines of the table as (row, cells), then those of the geometric means, whose row is None."""
     lines: list[tuple[Row | None, tuple[str, ...]]] = [(row, row.cells()) for row in ordered(rows)]
     for signal in ("time", "instructions"):
         mean = geometric_mean(rows, signal)
@@ -130,7 +134,7 @@ def markdown(rows: Sequence[Row], title: str, verdict: str) -> str:
 
 
 def junit(rows: Sequence[Row], title: str) -> str:
-    """Return JUnit XML, a test per case and signal: REGRESSED is a failure, FAILED and UNSTABLE are errors."""
+    """Return JUnit XML, a test per row: REGRESSED is a failure, FAILED and UNSTABLE are errors, INCOMPARABLE is skipped."""
     failures = sum(row.verdict == REGRESSED for row in rows)
     errors = sum(row.verdict in (FAILED, UNSTABLE) for row in rows)
     attributes = {"name": title, "tests": str(len(rows)), "failures": str(failures), "errors": str(errors)}

@@ -1,4 +1,4 @@
-"""Decide: from the change that each process saw to a verdict per case, with a known rate of false alarms.
+"""Decide: turn the change that each process measured into a verdict per case, with a known rate of false alarms.
 
 A process gives one number per case: the logarithm of the median, over its rounds, of head's time over base's. The process is
 the independent unit: the placement of its memory, for instance, stays the same for all of its rounds. So an interval is
@@ -11,7 +11,7 @@ only then is it REGRESSED or IMPROVED. A case passes once its interval is narrow
 of twice the threshold then shows with probability 95 % or more. A case that neither passes nor is suspected at the last look,
 or when the time is up, is UNSTABLE: never a pass.
 
-Nothing here measures. `decide` gets its processes from the function that it is given: live ones, or recorded ones replayed.
+Nothing here measures. `decide` calls its argument `draw` for more processes, which measures them or replays recorded ones.
 """
 
 import math
@@ -32,13 +32,14 @@ PASS, REGRESSED, IMPROVED, UNSTABLE, INCOMPARABLE, FAILED = (
 )  # fmt: skip
 
 Samples = Mapping[str, Sequence[float]]
-# Measures these cases in so many fresh processes: a log-ratio per case and process. None: there is no time for them.
+# draw(names, count): measure these cases in `count` fresh processes. Return, by case, a log-ratio per process; None if the
+# time is up.
 Draw = Callable[[Sequence[str], int], Samples | None]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A change with its interval, as fractions of base (0.05: head takes 5 % longer); p is two-sided, against no change."""
+    """A change and its interval as fractions of base (0.05: head takes 5 % longer), with a two-sided p against no change."""
 
     change: float
     low: float
@@ -54,7 +55,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Decision:
-    """The verdict on one case; `confirmed` is the estimate of the second batch, where there was one."""
+    """The verdict on one case; `confirmed` is the estimate of the second batch, if one was measured."""
 
     verdict: str
     estimate: Estimate | None = None
@@ -63,15 +64,18 @@ class Decision:
 
 
 def log_ratio(base: Sequence[float], head: Sequence[float]) -> float:
-    """Return the one number of a process: the logarithm of the median, over rounds, of head / base."""
+    """Return the logarithm of the median of head / base over the rounds of one process; each round gives both a time."""
     return math.log(statistics.median(h / b for h, b in zip(head, base, strict=True)))
 
 
 def estimate(sample: Sequence[float]) -> Estimate:
-    """Return the mean of log-ratios with Student's interval, turned into a relative change."""
+    """Return the mean of log-ratios and Student's interval, both as relative changes.
+
+    Raises ValueError for fewer than two log-ratios.
+    """
     n = len(sample)
     if n < 2:
-        raise ValueError(f"{n} process(es) give no interval; hand in 2 or more")
+        raise ValueError(f"{n} process(es) give no interval; give 2 or more")
     centre = statistics.fmean(sample)
     error = statistics.stdev(sample) / math.sqrt(n)
     reach = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * error
@@ -80,7 +84,10 @@ def estimate(sample: Sequence[float]) -> Estimate:
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return p-values adjusted by Holm: rejecting those at most α errs anywhere with probability α at most."""
+    """Return p-values adjusted by Holm's method.
+
+    If all cases with an adjusted p-value of at most α are rejected, a false rejection has probability α at most.
+    """
     adjusted, worst = {}, 0.0
     for rank, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
         worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[name]))
@@ -89,7 +96,10 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def decide(names: Sequence[str], draw: Draw, threshold: float = THRESHOLD) -> dict[str, Decision]:
-    """Look at 6, 12 and 24 processes until every case is decided; confirm each suspected case by a second batch."""
+    """Return a decision per case, after a look at 6, 12 and 24 processes until no case is open.
+
+    A second batch confirms each suspected case. `threshold` is a relative change of time.
+    """
     looks = Looks(names, threshold)
     note = f"not settled after {LOOKS[-1]} processes"
     for size, alpha in zip(LOOKS, ALPHA, strict=True):
@@ -107,7 +117,7 @@ def decide(names: Sequence[str], draw: Draw, threshold: float = THRESHOLD) -> di
 
 
 class Looks:
-    """The first batch: what was sampled so far, and what the looks made of it."""
+    """The first batch: the log-ratios sampled so far, the cases decided and the cases suspected."""
 
     def __init__(self, names: Sequence[str], threshold: float) -> None:
         self.names, self.threshold = names, threshold
@@ -120,12 +130,15 @@ class Looks:
         return [name for name in self.names if name not in self.decided and name not in self.suspected]
 
     def judge(self, drawn: Samples, size: int, alpha: float) -> None:
-        """Add a draw and look: suspect, pass or fail each undecided case, or leave it undecided."""
+        """Add a draw and look: suspect, pass or fail each undecided case, or leave it undecided.
+
+        `size` is the number of processes that each case should have now, `alpha` the level of this look.
+        """
         estimates = {}
         for name in self.undecided():
             self.samples[name] += drawn.get(name, ())
             there = len(self.samples[name])
-            if there < size:  # a process broke off, and an incomplete sample is not judged
+            if there < size:  # a process failed, and an incomplete sample is not judged
                 self.decided[name] = Decision(FAILED, note=f"{there} of {size} processes gave a figure")
             else:
                 estimates[name] = estimate(self.samples[name])
@@ -139,17 +152,17 @@ class Looks:
 
 
 def within(seen: Estimate, threshold: float) -> bool:
-    """Return True if the change is below the threshold and known to within it."""
+    """Return True if neither the change nor the half-width of its interval exceeds the threshold."""
     return abs(seen.change) <= threshold and seen.half_width <= threshold
 
 
 def unstable(sample: Sequence[float], note: str) -> Decision:
-    """Return the decision on a case that no look decided."""
+    """Return UNSTABLE for a case that no look decided, with an estimate if the sample allows one."""
     return Decision(UNSTABLE, estimate(sample) if len(sample) > 1 else None, note=note)
 
 
 def confirm(suspected: Mapping[str, Estimate], draw: Draw, threshold: float) -> dict[str, Decision]:
-    """Judge suspected cases by a second batch, as large as the first and independent of it."""
+    """Return the decisions on suspected cases, by a second batch as large as the first and independent of it."""
     decisions = {}
     for size in LOOKS:
         names = [name for name, first in suspected.items() if first.processes == size]
@@ -166,7 +179,7 @@ def confirm(suspected: Mapping[str, Estimate], draw: Draw, threshold: float) -> 
 
 
 def agree(first: Estimate, second: Estimate, threshold: float) -> Decision:
-    """Return the decision on a suspected case, given its second batch."""
+    """Return the decision on a suspected case from the estimates of its first and second batch."""
     same_direction = second.change * first.change > 0
     if same_direction and abs(second.change) > threshold and second.p / 2 <= AGREE:
         return Decision(REGRESSED if first.change > 0 else IMPROVED, first, second)

@@ -1,6 +1,6 @@
-"""Turn what was measured into rows of the report: exact counts, time, and the cases that could not be measured.
+"""Turn measurements into rows of the report: exact counts, time, and the cases that could not be measured.
 
-Instructions have a file of their own.
+instructions.py makes the rows of instructions.
 """
 
 import statistics
@@ -14,20 +14,20 @@ from .rule import FAILED, IMPROVED, INCOMPARABLE, PASS, REGRESSED, decide
 
 
 class Measurements(Protocol):
-    """What the rows of time are made from: both versions in one process, or pairs of processes."""
+    """A comparison that gives rows of time: with both versions in one process, or in pairs of processes."""
 
     failures: dict[str, str]
     lacking: dict[str, dict[str, str]]
 
     def draw(self, names: Sequence[str], count: int) -> dict[str, list[float]] | None:
-        """Measure as rule.Draw says."""
+        """Measure the cases in `count` fresh processes or pairs; see rule.Draw."""
 
     def times_of(self, name: str) -> Sequence[Times]:
-        """Return the rounds of a case, a message per process or pair."""
+        """Return the rounds of a case, one `Times` per process or pair."""
 
 
 def count_rows(comparison: Comparison, names: Sequence[str]) -> list[Row]:
-    """Compare exact counts: any increase is a regression."""
+    """Return a row per exact count of the cases and of the package; any increase is a regression."""
     rows = []
     for message in comparison.exact_counts(names):
         for signal, sides in message.counts.items():
@@ -40,7 +40,7 @@ def count_rows(comparison: Comparison, names: Sequence[str]) -> list[Row]:
 
 
 def time_rows(comparison: Measurements, names: Sequence[str], threshold: float) -> list[Row]:
-    """Compare times, as rule.py says. Cases that failed are left to `lack_rows`."""
+    """Return the row of time of each case, judged by rule.py. Cases that failed or are lacking are left to `lack_rows`."""
     rows = []
     for name, decision in (decide(names, comparison.draw, threshold) if names else {}).items():
         if name in comparison.failures or name in comparison.lacking:
@@ -60,7 +60,7 @@ def median_seconds(comparison: Measurements, name: str, side: str) -> float | No
 
 
 def lack_rows(comparison: Measurements, names: Sequence[str]) -> list[Row]:
-    """Report what could not be measured: a failure, unless base or the machine has nothing to compare with."""
+    """Return a row per case that could not be measured: FAILED if it failed or head alone lacks it, else INCOMPARABLE."""
     rows = [Row(name, "all", FAILED, note=note) for name, note in comparison.failures.items()]
     for name in names:
         sides = comparison.lacking.get(name, {})

@@ -1,4 +1,4 @@
-"""Versions of a workload's package, taken out of git or from the working tree, and built."""
+"""Versions of a workload's package, copied from a commit or from the working tree, and built."""
 
 import hashlib
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ class Version:
     """One version of a package, ready to be loaded from `folder`."""
 
     label: str  # as the user named it
-    commit: str  # full name; for the working tree, the name of its HEAD
+    commit: str  # full hash; for the working tree, the hash of its HEAD
     dirty: bool  # True for a working tree with changes beside that commit
     folder: Path  # holds the package's folder
     digest: str  # of the sources: equal for the same code
-    note: str = ""  # what building had to say, such as "no C code"
+    note: str = ""  # of the build for the user, such as "no C code"
 
     def __str__(self) -> str:
         return f"{self.label} ({self.commit[:8]}{' with changes' if self.dirty else ''})"
 
 
 def extract(workload: Workload, revision: str | None, folder: Path) -> Version:
-    """Put the version of `revision` into `folder` and build it; None is the working tree as it is now.
+    """Copy the version of `revision` to `folder`, build it and return it; None is the working tree as it is now.
 
-    Raises UnknownRevision or OSError (a full disk, for instance).
+    Raises UnknownRevision, or OSError if, for instance, the disk is full.
     """
     commit = export(revision, folder, workload.sources, workload.repository)
     dirty = revision is None and changed(workload.sources, workload.repository)
@@ -39,7 +39,7 @@ def extract(workload: Workload, revision: str | None, folder: Path) -> Version:
 
 
 def digest(folder: Path, package: str) -> str:
-    """Return a hash over names and contents of the package's sources."""
+    """Return a hash over names and contents of the package's Python, C and CUDA sources under `folder`."""
     sources = hashlib.sha256()
     for file in sorted((folder / package).rglob("*")):
         if file.suffix in SOURCE_SUFFIXES:

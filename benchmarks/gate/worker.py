@@ -1,8 +1,7 @@
 """One measuring process: load two versions of a package, prepare each case for both, and measure them in turn.
 
-The task comes as JSON on standard input; a line of JSON per finding goes to standard output (messages.py). The process imports
-the standard library, the workload and its versions, and no more. `python -m benchmarks.gate.worker` is started by
-processes.py alone.
+The task comes as JSON on standard input; each message (messages.py) goes to standard output as a line of JSON. The process
+imports only the standard library, the workload and its versions. Only processes.py starts `python -m benchmarks.gate.worker`.
 """
 
 import os
@@ -36,21 +35,22 @@ from .messages import (
 )  # fmt: skip
 from .workload import Run, Workload
 
-REPEATS, WARM_UP = 7, 30  # counts of instructions per side, and calls of each side before the first
+REPEATS, WARM_UP = 7, 30  # instruction counts per side; calls of each side before its first count
+# Environment variables that are reported, besides those of the allocator.
 REPORTED = ("OMP_NUM_THREADS", "PYTHONHASHSEED", "ATEN_CPU_CAPABILITY", "LD_PRELOAD")
 
 Report = Callable[[Message], None]
 
 
 class NotIsolated(Exception):
-    """A side runs the code of another, or not its own."""
+    """A side runs code of another side's version, or none of its own."""
 
 
 def main() -> int:
-    """Do the task on standard input; return the exit code."""
+    """Read a task from standard input and carry it out; return the exit code, 2 if a version cannot be loaded."""
     task = decode_task(sys.stdin.read())
     findings = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what the package prints must not look like a finding
+    os.dup2(2, 1)  # text that the package prints must not look like a message
 
     def report(message: Message) -> None:
         findings.write(encode(message) + "\n")
@@ -76,7 +76,7 @@ def main() -> int:
 
 
 def measure(case: str, workload: Workload, versions: Mapping[str, Any], task: Task) -> Iterator[CaseMessage]:
-    """Prepare, check and measure one case; yield what it gives, or a message per side that lacks it or fails."""
+    """Prepare, check and measure one case; yield its result, or a message for each side that lacks the case or fails."""
     runs: dict[str, Run] = {}
     for side, version in versions.items():
         try:
@@ -95,25 +95,28 @@ def measure(case: str, workload: Workload, versions: Mapping[str, Any], task: Ta
 
 
 def refusal(case: str, side: str, error: Exception) -> CaseMessage:
-    """Return the message for a case that raised: it is lacking, or it failed. The other cases go on."""
+    """Return the message for a case that raised `error`: Lacking for a NotImplementedError, else Failure."""
     kind = Lacking if isinstance(error, NotImplementedError) else Failure
     return kind(case, side, brief(error))
 
 
 def brief(error: BaseException) -> str:
-    """Return the type and the first line of an error."""
+    """Return the type and the first line of an error as text."""
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def environment(workload: Workload) -> dict[str, Any]:
-    """Return what can change the speed of this process."""
+    """Return the settings and versions of libraries that can change the speed of this process."""
     names = [*REPORTED, *(name for name in os.environ if name.startswith("MALLOC_"))]
     values: dict[str, Any] = {name: os.environ.get(name) for name in names}
     return values | {"python": sys.version.split()[0]} | dict(workload.environment())
 
 
 def require_isolation(package: str, versions: Mapping[str, Any], runs: Mapping[str, Run]) -> None:
-    """Call each side once under the profiler; NotIsolated if it runs code of another version, or none of its own."""
+    """Call each side once under Python's profiler.
+
+    Raises NotIsolated if a side runs code of another version, or none of its own.
+    """
     folders = {side: str(Path(version.__file__ or "").parent) + os.sep for side, version in versions.items()}
     for side, run in runs.items():
         seen: set[str] = set()
@@ -130,13 +133,13 @@ def require_isolation(package: str, versions: Mapping[str, Any], runs: Mapping[s
 
 
 def times(case: str, workload: Workload, runs: Mapping[str, Run], task: Task) -> Times:
-    """Measure seconds per call, to five digits."""
+    """Measure the seconds per call of each side and round, to five significant digits."""
     figures = workload.rounds(case, runs, task.seconds, task.seed)
     return Times(case, {side: [float(f"{value:.5g}") for value in values] for side, values in figures.items()})
 
 
 def instructions(case: str, workload: Workload, runs: Mapping[str, Run], task: Task) -> Instructions:
-    """Count user instructions per call: the median per side, the sides in random order."""
+    """Count the user-mode instructions per call: the median of REPEATS counts per side, with the sides in random order."""
     count = counters.callgrind(task.callgrind) if task.callgrind else counters.hardware
     for _ in range(WARM_UP):
         for run in runs.values():
@@ -156,7 +159,7 @@ def counts(case: str, workload: Workload, runs: Mapping[str, Run], task: Task) -
 
 
 def count_packages(workload: Workload, versions: Mapping[str, Any], report: Report) -> None:
-    """Take the counts that belong to no case, of every version; the others are taken even if one fails."""
+    """Report the counts that belong to no case, for every version. A count that fails is a Failure; the others go on."""
     for group, functions in workload.package_counts.items():
         for name, count in functions.items():
             side = BOTH

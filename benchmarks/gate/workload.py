@@ -14,9 +14,9 @@ class Traits:
     """Properties of a case that decide how the gate measures it."""
 
     exclusive: bool = False  # it uses the whole machine: one process at a time, pinned to no core
-    instructions: bool = False  # the instructions of a call say something, also when valgrind runs it fifty times as slowly
+    instructions: bool = False  # instructions of a call are worth counting, although valgrind is fifty times as slow
     profiled: bool = True  # Python's profiler sees the package's own functions in a call
-    seconds: float = 0.5  # to prepare it for both versions, roughly: only the estimate of the duration uses it
+    seconds: float = 0.5  # to prepare it for both versions, roughly; used only to estimate the duration
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,17 @@ class Slowdown:
 
 
 class Workload(Protocol):
-    """What a project hands to the gate; a module with these names is one.
+    """The functions and values that a project gives to the gate; a module that defines them is a workload.
 
     A worker process imports the module by its name, `__name__`, so it must import without the gate's own extras (rich, scipy).
-    Where a name says `version`, it is the package as `load` returned it.
+    An argument `version` is the package as `load` returned it.
     """
 
     __name__: str
     repository: Path  # a git repository: versions are taken from its history, or from its working tree
-    package: str  # folder in the repository that holds what is measured: two versions are the same if their files are
-    sources: Sequence[str]  # the package, and what building it needs beside it
-    records: Path  # folder for the record of the gate's own errors
+    package: str  # folder in the repository that is measured: versions with equal files in it count as the same
+    sources: Sequence[str]  # files and folders: the package, and all that building it needs
+    records: Path  # folder for the gate's own records (records.py)
     package_counts: Mapping[str, Mapping[str, Callable[[Any], float]]]  # group -> name -> exact count of a version
 
     def cases(self) -> Mapping[str, Traits]:
@@ -51,7 +51,7 @@ class Workload(Protocol):
         """Import the version in `folder` under `name`, beside any other version. Any exception makes the comparison fail."""
 
     def environment(self) -> Mapping[str, Any]:
-        """Return what can change the speed of this process, such as versions of libraries."""
+        """Return settings that can change the speed of this process, such as versions of libraries, for JSON."""
 
     def prepare(self, case: str, version: Any) -> Run:
         """Prepare a case, check its result and warm it up.

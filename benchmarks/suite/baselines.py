@@ -47,21 +47,22 @@ class Ratio:
 
 
 def paired(name: str, rival: str) -> dict[str, object]:
-    """Return all paired ratios in the form from which asv computes the median and the quartiles."""
+    """Return the paired ratios of the baseline's time to the rival's, in a form of which asv takes median and quartiles."""
     runs = {layer: prepared(name, layer) for layer in (name, rival)}
     return {"samples": ratios(interleave(runs), over=rival, of=name), "number": 1}
 
 
 @cache
 def prepared(name: str, layer: str) -> Callable[[], Any]:
-    """Call `make` with the installed package, once per process."""
+    """Return the result of `make` with the installed package, made once per process."""
     return make(name, layer, package())
 
 
 def make(name: str, layer: str, package: ModuleType) -> Callable[[], Any]:
-    """Prepare forward and backward of the baseline `name`, or of a rival in its place, and check the output.
+    """Return a callable for forward and backward of the baseline `name`, after a check of its output.
 
-    Raises NotAvailable if the package lacks the baseline, WrongResult if the output is wrong.
+    `layer` is `name`, or the rival that takes its place. Raises NotAvailable if the package lacks the baseline, WrongResult if
+    the output is wrong.
     """
     case = Case(name, (SEQUENCES, POSITIONS, FEATURES), batch_dim=(0, 1), direction="train")
     use_threads(case)
@@ -85,7 +86,7 @@ def make(name: str, layer: str, package: ModuleType) -> Callable[[], Any]:
 
 
 def build(name: str, package: ModuleType) -> nn.Module:
-    """Return the baseline with all its rates set to 0.5."""
+    """Return the baseline layer that is timed, from the package's `baselines`, for inputs of FEATURES features."""
     kind, _, law = name.partition("-")
     make = feature(feature(package, "baselines"), kind)
     if kind == "NestedDropout":
@@ -98,7 +99,7 @@ def build(name: str, package: ModuleType) -> nn.Module:
 
 
 def beside(name: str, rival: nn.Module) -> nn.Module:
-    """Return the rival combined with the work that the baseline does besides dropping."""
+    """Return the rival with the module that does the baseline's other work: a Linear, a ReLU, or none."""
     if name == "DropConnectLinear":
         return nn.Sequential(rival, nn.Linear(FEATURES, FEATURES))
     return nn.Sequential(nn.ReLU(), rival) if name == "StochasticReLU" else rival
@@ -107,17 +108,18 @@ def beside(name: str, rival: nn.Module) -> nn.Module:
 def check(case: Case, x: torch.Tensor, output: torch.Tensor, run: Callable[[], Any]) -> None:
     """Raise WrongResult unless two calls differ, outputs are 0 or the (scaled) input, and a prefix or about half is kept.
 
-    DropConnectLinear drops weights, so only the first is checked; the share kept is learned by LearnedDropout.
+    DropConnectLinear drops weights, so for it only the two calls are compared. LearnedDropout learns its share, so for it the
+    share is not checked.
     """
-    require(not torch.equal(run()[0], output), case, "two calls give the same")
+    require(not torch.equal(run()[0], output), case, "two calls give the same output")
     if case.name == "DropConnectLinear":
         return
     kept = output != 0
     scale = 2 if case.name == "InvertedDropout" else 1
-    require(torch.equal(output, torch.where(kept, scale * x, 0)), case, "an output is neither 0 nor what came in")
+    require(torch.equal(output, torch.where(kept, scale * x, 0)), case, "an output is neither 0 nor the input, as scaled")
     if case.name.startswith("NestedDropout"):
         check_prefix(kept, case)
-        require(bool(kept.all(-1).any()) or "geometric" in case.name, case, "full width never comes")
+        require(bool(kept.all(-1).any()) or "geometric" in case.name, case, "no sample keeps all features")
     elif case.name != "LearnedDropout":
         # Six standard deviations of half a million draws: never exceeded by chance.
         drawn = kept[x > 0].double()

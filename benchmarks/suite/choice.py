@@ -1,7 +1,7 @@
-"""Does TailMLP choose the better of its two ways, to compute everything and to skip what is dropped?
+"""Does TailMLP choose the faster of its two strategies: to compute all features, or to skip the dropped ones?
 
-Some 50 blocks for each number of threads and dtype. Small and slow ones are left out: below 2 million multiplications in its
-first Linear a block has one way only.
+About 30 blocks are timed for each number of threads and dtype. Small and slow blocks are left out: with fewer than 2 million
+multiplications in its first Linear, a block always computes all features.
 """
 
 import os
@@ -18,8 +18,8 @@ from .measure import interleave
 from .subject import package
 
 PIN = "TAILDROPOUT_MLP_COSTS"
-SKIP = "0,4e7,50,120,380,2,-inf"  # everything pays
-# Rows, features and p; with four times as many hidden features, or as many where there are 2048 features or more.
+SKIP = "0,4e7,50,120,380,2,-inf"  # costs with which TailMLP always skips: the least gain is -inf
+# Rows, features and p. The hidden features are four times as many as the features, or as many from 2048 features on.
 BLOCKS = (
     *((rows, 64, p) for rows in (512, 4096, 16384) for p in (0.1, 0.5, 0.9)),
     *((rows, 256, p) for rows in (32, 256, 1024) for p in (0.01, 0.3, 0.5, 0.7)),
@@ -29,7 +29,7 @@ BLOCKS = (
 
 
 class Choice:
-    """How long does TailMLP take over the better of both ways? 1 where each choice is right."""
+    """How many times as long as the faster strategy does TailMLP take? 1 if every choice is right."""
 
     params = ((1, 2), ("f32", "bf16"))
     param_names = ("threads", "dtype")
@@ -48,7 +48,7 @@ class Choice:
 
 
 def ratios(threads: int, dtype: str, seconds: float = 0.3) -> list[float]:
-    """For each of `BLOCKS` the median of the time of TailMLP over that of the better way, which is the faster in the median."""
+    """Return, for each of `BLOCKS`, the median ratio of TailMLP's time to that of the strategy with the lower median."""
     torch.set_num_threads(threads)
     tail_mlp = feature(package(), "TailMLP")
     found = []
@@ -62,7 +62,7 @@ def ratios(threads: int, dtype: str, seconds: float = 0.3) -> list[float]:
             with pinned(SKIP):
                 own()  # noqa: B023
 
-        own()  # measures the machine
+        own()  # the first call measures the costs of this machine
         figures = interleave({"own": own, "everything": everything, "skip": skip}, seconds)
         better = min(("everything", "skip"), key=lambda name: statistics.median(figures[name]))
         found.append(statistics.median(a / b for a, b in zip(figures["own"], figures[better], strict=True)))
@@ -71,7 +71,7 @@ def ratios(threads: int, dtype: str, seconds: float = 0.3) -> list[float]:
 
 @contextmanager
 def pinned(costs: str) -> Iterator[None]:
-    """Pin the costs for as long as the context lasts."""
+    """Pin TailMLP's costs (see `PIN`) while the context lasts."""
     before = os.environ.get(PIN)
     os.environ[PIN] = costs
     try:

@@ -56,7 +56,7 @@ def recompilations_for_batch(package: ModuleType) -> int:
 
 
 def seconds(case: Case, package: ModuleType | None) -> float:
-    """Return the seconds to the first result of a compiled case with empty caches. Resets dynamo."""
+    """Return the seconds until a compiled case gives its first result, with empty caches of the compiler. Resets dynamo."""
     from torch._inductor import utils
 
     fresh = getattr(utils, "fresh_cache", None) or utils.fresh_inductor_cache  # its name until 2.7

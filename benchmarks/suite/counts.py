@@ -23,7 +23,7 @@ class Instructions:
 
 
 class Memory:
-    """How many bytes does a call keep for backward, and how many does it hold at most?"""
+    """How many bytes does a call keep for backward, and how many does it allocate at its peak?"""
 
     params = (SAVING,)
     param_names = ("case",)
@@ -75,7 +75,7 @@ class Compilation:
 
 
 class Law:
-    """How far is the mean drop rate of 4e6 samples (n = 64) from p? About 2e-4 is chance at p = .5."""
+    """How far is the mean drop rate of 4e6 samples (n = 64) from p? At p = .5, about 2e-4 is due to chance."""
 
     params = (("0.5", "0.001"),)
     param_names = ("p",)

@@ -16,9 +16,9 @@ FEEDFORWARD = tuple(name for name, case in CASES.items() if case.model == "feedf
 
 
 class FeedForward:
-    """How much time compared with its modules in sequence, and how many bytes for backward compared with no dropout?
+    """How much time does TailMLP take over its modules in sequence, and how many bytes does it keep over no dropout?
 
-    Where TailMLP falls back to its modules, the ratio of times is 1.
+    The bytes are those kept for backward. If TailMLP falls back to its modules, the ratio of times is 1.
     """
 
     params = (FEEDFORWARD,)
@@ -33,7 +33,7 @@ class FeedForward:
         return {"samples": ratios(figures, over="modules"), "number": 1}
 
     def track_saved_over_no_dropout(self, case: str) -> float:
-        """Compare saved bytes. Weights and input are not counted, because they are alive in any case."""
+        """Return a ratio of saved bytes. Weights and input do not count, because they stay in memory anyway."""
         model, modules, x = made(CASES[case])
         without = nn.Sequential(modules[0], modules[1], modules[3])
         kept, reference = (saved_bytes(partial(each, x), (x, *model.parameters())) for each in (model, without))
@@ -41,7 +41,7 @@ class FeedForward:
 
 
 def made(case: Case) -> tuple[nn.Module, nn.Sequential, torch.Tensor]:
-    """Return the case's TailMLP, the same modules in sequence, and an input."""
+    """Return the case's TailMLP, the same modules in sequence, and an input. Raises NotAvailable without the case's device."""
     if case.device == "cuda" and not torch.cuda.is_available():
         raise NotAvailable("this machine has no CUDA device")
     use_threads(case)
@@ -52,6 +52,6 @@ def made(case: Case) -> tuple[nn.Module, nn.Sequential, torch.Tensor]:
 
 
 def step(model: nn.Module, x: torch.Tensor) -> Callable[[], Any]:
-    """Return a callable that runs forward and backward."""
+    """Return a callable that runs forward and backward and returns the gradients of the parameters."""
     weights = list(model.parameters())
     return lambda: torch.autograd.grad(model(x).float().square().mean(), weights)

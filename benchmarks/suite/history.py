@@ -35,7 +35,7 @@ class Pinned:
 
 @cache
 def pinned() -> ModuleType:
-    """Return the pinned version of the package."""
+    """Return the pinned version of the package. Raises NotAvailable if it is not in .asv/pinned."""
     if not COMMIT.exists():
-        raise NotAvailable("no pinned version is laid out here; python -m benchmarks run does it")
+        raise NotAvailable("there is no pinned version in .asv/pinned; python -m benchmarks run puts it there")
     return load(PINNED, "taildropout_pinned")

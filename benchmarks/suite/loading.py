@@ -11,10 +11,10 @@ PACKAGE = "taildropout"
 
 
 def load(folder: Path, name: str) -> ModuleType:
-    """Import the package in `folder` under `name`, so that several versions can be loaded.
+    """Import `folder`/taildropout under `name`, so that several versions can be loaded.
 
-    Raises the errors of that import, and ImportError if the package registers operators under a fixed name: operators
-    of two versions would replace each other.
+    Raises ImportError if `name` is in use, or if the package registers operators under a fixed name, since the operators of two
+    versions would replace each other; and all errors of the import itself.
     """
     place = folder / PACKAGE
     spec = importlib.util.spec_from_file_location(name, place / "__init__.py", submodule_search_locations=[str(place)])

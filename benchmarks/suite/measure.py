@@ -18,13 +18,15 @@ Run = Callable[[], Any]
 Block = Callable[[Run, int], float]  # returns the nanoseconds that a number of calls takes
 
 BLOCK_NS = 300_000  # least duration of a block of calls: reading the clock is negligible
-CUDA_BLOCK_NS = 3_000_000  # on a GPU, which waits for the first call: that wait is negligible too
+CUDA_BLOCK_NS = 3_000_000  # the same on a GPU, whose wait for the launch of the first call is negligible as well
 MIN_ROUNDS, MAX_ROUNDS = 9, 200
 FLUSHED_BYTES = 1 << 28  # larger than the last-level cache of any GPU
 
 
 def interleave(runs: Mapping[str, Run], seconds: float = 1.5, device: str = "cpu", seed: int = 0) -> dict[str, list[float]]:
     """Return the seconds per call of each run, one figure per round; each round calls all runs in random order.
+
+    Rounds go on for `seconds`, but there are 9 to 200 of them.
 
     Figures of one round have the same index, so they can be paired: a disturbance that lasts longer than a round
     slows all runs alike.
@@ -114,7 +116,7 @@ def instructions(run: Run, repeats: int = 15) -> float:
 
 
 def saved_bytes(run: Run, besides: Iterable[torch.Tensor] = ()) -> int:
-    """Return the bytes that autograd keeps from forward to backward. Each storage counts once, those of `besides` do not.
+    """Return the bytes that autograd keeps from forward to backward. Each storage counts once, and those of `besides` never.
 
     The input of a case counts only if autograd keeps it: a cost that `nn.Dropout` does not have.
     """
@@ -132,7 +134,7 @@ def saved_bytes(run: Run, besides: Iterable[torch.Tensor] = ()) -> int:
 
 
 def peak_bytes(run: Run, device: str) -> int:
-    """Return the peak of bytes that one call allocates."""
+    """Return the peak of the bytes that one call has allocated and not freed, on "cpu" or "cuda"."""
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -149,7 +151,7 @@ def peak_bytes(run: Run, device: str) -> int:
 
 
 def launches(run: Run) -> int:
-    """Return the number of kernels, copies and fills that one call starts on the GPU."""
+    """Return the number of kernels, copies and fills that one call starts on the GPU. Raises NotAvailable without one."""
     if not torch.cuda.is_available():
         raise NotAvailable("this machine has no CUDA device")
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]

@@ -6,7 +6,7 @@ PEAK_CASE = "8192x768-f32-train"
 
 
 class Start:
-    """How long do import (torch included) and construction take?"""
+    """How long do the import of the package (torch included) and the construction of a layer take?"""
 
     version = "1"
     repeat = 3
@@ -28,7 +28,7 @@ class Start:
 
 
 class Peak:
-    """What is the peak of the process's memory? The reference is the same process with a copy in place of the layer."""
+    """What is the peak memory of a process that runs a step? The reference has a copy in place of the layer."""
 
     version = "1"
 

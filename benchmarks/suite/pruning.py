@@ -25,7 +25,10 @@ UNIT = 1 if sys.platform == "darwin" else 1024  # bytes per unit of `getrusage`
 
 
 class Prune:
-    """Seconds for all blocks (goal: at most 6), and the peak of memory beyond the model over its size (goal: at most 4)."""
+    """How many seconds do all blocks take (goal: 6 at most), and how many times the model's size in memory (goal: 4 at most)?
+
+    The memory is the peak beyond the memory of the model itself.
+    """
 
     version = "1"
 
@@ -41,7 +44,10 @@ class Prune:
 
 
 def pruned() -> tuple[float, float]:
-    """Return the seconds, and the growth of the process's peak of memory over the size of the model."""
+    """Prune the network; return the seconds, and the growth of the process's peak memory over the size of the model.
+
+    Raises NotAvailable without torch-pruning, WrongResult if the pruned network differs.
+    """
     module = package()
     prune: Callable[..., Any] = feature(module, "prune")
     feature(module, "load_pruned")  # earlier versions prune one layer at a time
@@ -72,16 +78,18 @@ def check(model: nn.Module, smaller: nn.Module, tokens: Tensor) -> None:
     with torch.no_grad():
         expected, found = model(tokens), smaller.eval()(tokens)
     if not torch.allclose(found, expected, rtol=1e-3, atol=1e-4):
-        raise WrongResult(f"the pruned network is off by {float((found - expected).abs().max()):.3g}")
+        raise WrongResult(
+            f"the pruned network differs from the network at width {KEPT} by {float((found - expected).abs().max()):.3g}"
+        )
 
 
 def peak() -> int:
-    """Return the most bytes that this process has had in memory."""
+    """Return the peak of this process's resident memory so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT
 
 
 class Norm(nn.Module):
-    """The root-mean-square norm of Llama."""
+    """Divide by the root mean square of the features and scale each feature, as Llama does."""
 
     def __init__(self, features: int) -> None:
         super().__init__()

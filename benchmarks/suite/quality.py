@@ -45,7 +45,7 @@ class Quality:
 
 
 def one_thread(seed: int) -> None:
-    """Use one thread, so that a figure is repeatable."""
+    """Use one thread and seed torch, so that a figure is repeatable."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
 
@@ -100,9 +100,9 @@ def pca_error(seed: int, package: ModuleType) -> float:
 
 
 def learned_ones(seed: int, package: ModuleType) -> float:
-    """Return the share of ones in evaluation, after regression on 4 of 16 features with the penalty in the loss.
+    """Return the share of features that LearnedDropout keeps in evaluation, after a regression that needs 4 of 16 features.
 
-    Raises WrongResult if the regression fails, since a network that drops everything has the smallest share.
+    The loss includes the penalty. Raises WrongResult if the regression fails: dropping everything would give the least share.
     """
     make = feature(feature(package, "baselines"), "LearnedDropout")
     one_thread(seed)
@@ -119,5 +119,5 @@ def learned_ones(seed: int, package: ModuleType) -> float:
     with torch.no_grad():
         left = float((linear(dropout(x))[..., 0] - y).square().mean() / y.var())
     if not left < 0.2:
-        raise WrongResult(f"the regression leaves {left:.2f} of the variance, so that what is dropped says nothing")
+        raise WrongResult(f"the regression leaves {left:.2f} of the variance, so that the share of features kept says nothing")
     return float(dropout.share_of_ones)

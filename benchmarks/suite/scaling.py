@@ -36,7 +36,7 @@ Found = dict[str, Any]
 class Scaling:
     """How many times as long does a step take in all processes as in one? 1 is perfect; the inverse is the efficiency.
 
-    `copy` is the block without dropout: what TailDropout adds to the cost of parallel training is the difference.
+    `copy` is the block without dropout: the difference between both layers is the cost that TailDropout adds.
     """
 
     params = (STRATEGIES, LAYERS)
@@ -48,11 +48,11 @@ class Scaling:
         for found in measured():
             if (found["strategy"], found["layer"], found["processes"]) == (strategy, layer, processes()):
                 return float(found["inverse efficiency"])
-        raise NotAvailable(f"{strategy} needs two GPUs" if strategy == "data_parallel" else "there is one process")
+        raise NotAvailable(f"{strategy} needs two {'GPUs' if strategy == 'data_parallel' else 'processes'} or more")
 
 
 def processes() -> int:
-    """Return the number of processes: one per GPU, or two on a CPU."""
+    """Return the number of processes to start: one per GPU, or two on a CPU."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 2
 
 
@@ -60,7 +60,10 @@ _measured: list[Found] = []
 
 
 def measured() -> list[Found]:
-    """Measure under torchrun on this machine, once per process, and return the figures."""
+    """Run this file under torchrun at the first call, and return its figures, also at later calls.
+
+    Raises NotAvailable without gloo.
+    """
     if not _measured:
         if not (dist.is_available() and dist.is_gloo_available()):
             raise NotAvailable("this torch has no gloo")
@@ -75,7 +78,10 @@ def measured() -> list[Found]:
 
 
 def work(folder: str) -> list[Found]:
-    """Measure as one of the processes, together with the others; only the first returns the figures."""
+    """Measure as one of the processes of torchrun; return the figures in the process of rank 0, [] in the others.
+
+    `folder` is that of the package, and holds its `__init__.py`.
+    """
     warnings.filterwarnings("ignore", category=FutureWarning)  # warnings of torch's parallel modules
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
@@ -106,7 +112,7 @@ def work(folder: str) -> list[Found]:
 
 
 def seconds_of_steps(strategy: str, make_layer: Any, mesh: Any, device: torch.device, count: int) -> float:
-    """Return the median seconds of a training step."""
+    """Return the median seconds of a training step of this process, with `count` processes (GPUs for data_parallel)."""
     rows, width = SIZES[device.type]
     torch.manual_seed(0)
     tail = make_layer(0.5)
@@ -136,7 +142,7 @@ def seconds_of_steps(strategy: str, make_layer: Any, mesh: Any, device: torch.de
 
 
 def load(folder: str) -> ModuleType:
-    """Import the package in `folder`."""
+    """Import the package whose `__init__.py` is in `folder`, as `taildropout`."""
     where = Path(folder).resolve()
     spec = importlib.util.spec_from_file_location("taildropout", where / "__init__.py", submodule_search_locations=[str(where)])
     if spec is None or spec.loader is None:

@@ -38,7 +38,10 @@ class Scree:
 
 
 def over_loop(tail: str) -> list[float]:
-    """Return ratios, time of `scree` over time of the loop. Each part of the loop gives one, scaled up to all widths."""
+    """Return ratios, time of `scree` over time of the loop, one for each of the loop's parts, scaled up to all widths.
+
+    Raises WrongResult if the losses of `scree` and of the loop differ.
+    """
     module = package()
     scree: Callable[..., Any] = feature(module, "scree")
     use_threads(Case("scree", (ROWS, INPUTS)))

@@ -66,7 +66,7 @@ class Ratio:
 
 
 def paired(case: str, rival: str) -> dict[str, object]:
-    """Return all paired ratios in the form from which asv computes the median and the quartiles."""
+    """Return the paired ratios of TailDropout's time to the rival's, in a form of which asv takes median and quartiles."""
     runs = {layer: prepared(case, layer) for layer in ("TailDropout", rival)}
     figures = interleave(runs, device=CASES[case].device)
     return {"samples": ratios(figures, over=rival), "number": 1}

@@ -21,9 +21,9 @@ def package() -> ModuleType:
 
 @cache
 def prepared(name: str, layer: str) -> Callable[[], Any]:
-    """Prepare the named case with one of the layers, once per process.
+    """Prepare the named case with one of `LAYERS`, once per process; return the callable that does the work once.
 
-    Used instead of asv's `setup`: with a `setup`, asv times single calls.
+    Benchmarks call it instead of using asv's `setup`: with a `setup`, asv times single calls.
     """
     case = CASES[name].of(layer)
     return make(case, package() if layer == "TailDropout" else None)

@@ -1,1 +1,1 @@
-"""Git, files, errors, durations, units, the machine and process groups: the only place for each."""
+"""Git, files, errors, durations, units, the machine and process groups: other folders call these modules for them."""

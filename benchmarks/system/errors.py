@@ -10,6 +10,6 @@ class CommandError(Exception):
 
 
 class CannotMeasure(CommandError):
-    """A reason why the suite cannot run at all."""
+    """The benchmarks cannot run at all."""
 
     summary = "Could not measure"

@@ -4,7 +4,10 @@ from pathlib import Path
 
 
 def write_atomically(file: Path, text: str) -> Path:
-    """Write `text` so that a killed run or a full disk leaves the former file whole; make its folder. Return the file."""
+    """Write `text` to `file`, creating its folder if needed, and return `file`.
+
+    If the process is killed or the disk is full, the former file stays as it was.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.partial")
     try:

@@ -1,4 +1,4 @@
-"""Run git, resolve a revision, and take files out of one."""
+"""Run git, resolve a revision, and copy the files of a revision."""
 
 import io
 import os
@@ -19,7 +19,7 @@ class GitError(CommandError):
 
 
 class UnknownRevision(CommandError):
-    """A revision that git does not know, or that lacks what is to be taken out of it."""
+    """A revision that git does not know, or that lacks the files that are to be copied from it."""
 
     summary = "Could not measure"
 
@@ -33,7 +33,7 @@ def git(
     timeout: float | None = None,
     strip: bool = True,
 ) -> str:
-    """Run git in `folder` and return its output.
+    """Run git in `folder` and return its standard output, without whitespace around it unless `strip` is False.
 
     `env` is added to the environment. If git fails or is not installed, return `otherwise`; raise GitError if that is None.
     A command that exceeds `timeout` seconds always raises GitError.
@@ -58,7 +58,10 @@ def git(
 
 
 def resolve(revision: str, folder: Path = ROOT) -> str:
-    """Return the full name of the commit that `revision` names, or raise UnknownRevision."""
+    """Return the full hash of the commit that `revision` names.
+
+    Raises UnknownRevision if there is no such commit, or `folder` is in no git repository.
+    """
     if not git("rev-parse", "--git-dir", folder=folder, otherwise=""):
         raise UnknownRevision(f"{folder} is no git repository; versions are taken from its history")
     commit = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", folder=folder, otherwise="")
@@ -68,10 +71,10 @@ def resolve(revision: str, folder: Path = ROOT) -> str:
 
 
 def export(revision: str | None, target: Path, paths: Sequence[str] = (), folder: Path = ROOT) -> str:
-    """Copy the files of a revision to `target` and return the full name of its commit.
+    """Copy all files of a revision to the new folder `target` and return the full hash of its commit.
 
-    `revision=None` takes the working tree as it is now, and of it only what is tracked or would be, under `paths`; the commit
-    is then that of HEAD. A commit is taken out whole. Raises UnknownRevision or OSError (a full disk, for instance).
+    `revision=None` copies from the working tree as it is now the files under `paths` that git tracks or does not ignore, and
+    returns the commit of HEAD. Raises UnknownRevision, or OSError if, for instance, the disk is full.
     """
     commit = resolve("HEAD" if revision is None else revision, folder)
     target.mkdir(parents=True)
@@ -90,5 +93,5 @@ def export(revision: str | None, target: Path, paths: Sequence[str] = (), folder
 
 
 def changed(paths: Sequence[str], folder: Path = ROOT) -> bool:
-    """Return True if the working tree differs from HEAD under `paths`."""
+    """Return True if the working tree differs from HEAD under `paths`, or holds untracked files there."""
     return bool(git("status", "--porcelain", "--", *paths, folder=folder))

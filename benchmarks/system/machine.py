@@ -1,4 +1,4 @@
-"""Describe the machine: what decides the speed of a result, and nothing that changes from boot to boot."""
+"""Describe the machine by properties that decide its speed and do not change from boot to boot, and measure how busy it is."""
 
 import os
 import platform
@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-# The same as in asv.conf.json, where the reasons stand. The C library reads them when a process starts.
+# The same variables as in asv.conf.json, which gives the reasons. The C library reads its own when a process starts.
 ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "1073741824",
@@ -26,7 +26,7 @@ def cpu() -> str:
 
 
 def memory() -> str:
-    """Return the memory in whole GiB, since the reported size varies by some pages from boot to boot."""
+    """Return the size of the main memory as text, in whole GiB because it varies by some pages from boot to boot."""
     try:
         return f"{round(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30)} GiB"
     except (AttributeError, ValueError, OSError):
@@ -34,7 +34,7 @@ def memory() -> str:
 
 
 def name(device: str = "cpu") -> str:
-    """Return a file name for this machine: its processor and number of cores, or its GPU."""
+    """Return a name of this machine that can be part of a file name: processor and number of cores, or for "cuda" the GPU."""
     if device == "cuda":
         import torch
 
@@ -45,7 +45,7 @@ def name(device: str = "cpu") -> str:
 
 
 def describe(device: str = "cpu") -> dict[str, str]:
-    """Return what a record says about this machine."""
+    """Return name, processor, cores, memory, operating system and for "cuda" the GPU, as a record stores them."""
     described = {"name": name(device), "cpu": cpu(), "cores": str(os.cpu_count()), "memory": memory()}
     described["os"] = platform.system()
     if device == "cuda":
@@ -61,7 +61,7 @@ def load_average() -> float:
 
 
 def governor() -> str:
-    """Return how the clock of the first core is steered, where the system tells."""
+    """Return the frequency governor of the first core, such as "performance", or "unknown"."""
     try:
         return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
     except OSError:
@@ -69,7 +69,7 @@ def governor() -> str:
 
 
 def stolen_ticks() -> int:
-    """Return the clock ticks since the start that the host gave to other guests; 0 where the system does not tell."""
+    """Return the steal time since boot, in clock ticks: the host gave it to other guests. 0 if the system does not tell."""
     try:
         return int(Path("/proc/stat").read_text().split("\n", 1)[0].split()[8])
     except (OSError, IndexError, ValueError):
@@ -77,7 +77,7 @@ def stolen_ticks() -> int:
 
 
 def busy_seconds() -> float:
-    """Return the processor time that anybody used since the start, stolen time too; 0 where the system does not tell."""
+    """Return the seconds that all cores together were busy since boot, steal time included; 0 if the system does not tell."""
     try:
         user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
     except (OSError, ValueError):
@@ -86,7 +86,7 @@ def busy_seconds() -> float:
 
 
 def cores(most: int) -> list[int]:
-    """Return at most `most` of the cores that this process may use and can pin others to; [] where pinning is impossible."""
+    """Return the numbers of at most `most` cores to which this process can pin others; [] if pinning is impossible."""
     if shutil.which("taskset") is None or not hasattr(os, "sched_getaffinity"):
         return []
     return sorted(os.sched_getaffinity(0))[:most]

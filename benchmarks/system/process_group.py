@@ -1,7 +1,8 @@
-"""Run a command that must not outlive the process that started it, nor its time.
+"""Run a command that is killed when the process that started it dies, or when its time is up.
 
-`python -m benchmarks.system.process_group COMMAND …` runs COMMAND in its own process group and ends the whole group when its
-standard input closes. The input closes when the process at the other end dies, however it dies. `run` starts this and waits.
+`python -m benchmarks.system.process_group COMMAND …` runs COMMAND in its own process group and kills the whole group when its
+standard input closes. The input closes when the process at the other end dies, however it dies. `run` starts this module as a
+process and waits.
 """
 
 import contextlib
@@ -15,17 +16,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-KEPT_LINES = 25  # of the last ones on standard error
+KEPT_LINES = 25  # of the end of standard error
 
 
 class OutOfTime(Exception):
-    """A command was ended because its time was up."""
+    """A command was killed because its time was up."""
 
 
 def run(command: Sequence[str], seconds: float, cwd: Path, **environment: str) -> tuple[int, str]:
     """Run a command for at most `seconds`; return its exit code and its last lines on standard error.
 
-    Standard error is also passed on as it comes. Raises OutOfTime.
+    Standard error is also passed on as it comes. `environment` is added to the variables of this process.
+    Raises OutOfTime if the command has not ended after `seconds`.
     """
     # -P: the modules beside this file must not hide those of the standard library.
     wrapped = [sys.executable, "-P", str(Path(__file__)), *command]
@@ -65,7 +67,7 @@ def end_with_stdin() -> None:
 
 
 def main(command: Sequence[str]) -> int:
-    """Run the command; return its exit code."""
+    """Run the command; return its exit code, or 128 + N if signal N ended it."""
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
         threading.Thread(target=end_with_stdin, daemon=True).start()
         code = process.wait()

@@ -1,8 +1,8 @@
-"""Writes quantities with a unit, for tables."""
+"""Format times and bytes with a unit, for tables."""
 
 
 def format_seconds(seconds: float) -> str:
-    """Return a time with three digits and a unit."""
+    """Return a time as text in s, ms or µs with three significant digits, or in whole ns."""
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= size:
             return f"{seconds / size:#.3g} {unit}".replace(". ", " ")
@@ -18,5 +18,5 @@ def format_bytes(count: int) -> str:
 
 
 def format_minutes(seconds: float) -> str:
-    """Return an estimate of a time, rounded up to minutes, or to 10 s below one minute."""
+    """Return a duration as text, rounded up to whole minutes, or up to 50 s to a multiple of 10 s."""
     return f"{max(10, -(-seconds // 10) * 10):.0f} s" if seconds <= 50 else f"{-(-seconds // 60):.0f} min"

@@ -22,7 +22,10 @@ def feature(owner: object, name: str) -> Any:
 
 
 def build_layer(case: Case, package: ModuleType | None) -> torch.nn.Module:
-    """Return the layer of the case; `package` may be None if the layer is one of torch's."""
+    """Return the layer of the case; only TailDropout needs `package`.
+
+    Raises NotAvailable if TailDropout is wanted and `package` is None or lacks it.
+    """
     if case.layer == "nn.Dropout":
         return torch.nn.Dropout(case.p)
     if case.layer == "copy":
@@ -44,7 +47,7 @@ class Copy(torch.nn.Module):
 
 
 def use_threads(case: Case) -> None:
-    """Set torch's number of threads to that of the case (None: all cores). Call it again after another case."""
+    """Set torch's number of threads to that of the case (None: all cores). Cases may differ, so call it before each."""
     wanted = case.threads or os.cpu_count() or 1
     if torch.get_num_threads() != wanted:
         torch.set_num_threads(wanted)

@@ -23,7 +23,11 @@ class WrongResult(AssertionError):
 
 @dataclass(frozen=True)
 class Case:
-    """One benchmarked situation. `goal` holds the ratios to nn.Dropout and to copy that we aim at."""
+    """One benchmarked situation. `goal` holds the wanted ratios of its time to those of nn.Dropout and of copy.
+
+    For `direction` see `cases`. `mode` is "eager" or a mode of `torch.compile`. `model` is "layer" for the layer alone.
+    `threads` None stands for all cores.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -41,7 +45,7 @@ class Case:
     goal: tuple[float | None, float | None] = (None, None)
 
     def of(self, layer: str) -> "Case":
-        """Return the same case with another of `LAYERS`, or with `ORIGINAL`."""
+        """Return the same case with another of `LAYERS`, or with `ORIGINAL`. Raises ValueError for any other layer."""
         if layer not in (*LAYERS, ORIGINAL):
             raise ValueError(f"layer={layer!r} is none of {(*LAYERS, ORIGINAL)}")
         return replace(self, layer=layer)

@@ -26,7 +26,7 @@ PROCESSES = 2
 
 
 def make_data_parallel(case: "Case", package: ModuleType | None) -> Callable[[], torch.Tensor]:
-    """Prepare a step under `nn.DataParallel` over all GPUs; see `prepare.make`."""
+    """Prepare and check a step under `nn.DataParallel` over all GPUs; see `prepare.make`."""
     if torch.cuda.device_count() < 2:
         raise NotAvailable("DataParallel needs two GPUs")
     network = model.build(case, package).to(case.device)
@@ -40,7 +40,10 @@ def make_data_parallel(case: "Case", package: ModuleType | None) -> Callable[[],
 
 
 def make_ddp(case: "Case", package: ModuleType | None) -> Callable[[], list[float]]:
-    """Prepare a step of two gloo processes, which live as long as the returned callable; see `prepare.make`."""
+    """Prepare and check a step of two gloo processes; return a callable that returns each process's sum of the weights.
+
+    The processes live as long as the callable. See `prepare.make`.
+    """
     if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
         raise NotAvailable("this torch has no gloo")
     if case.layer == "TailDropout":
@@ -72,13 +75,13 @@ def make_ddp(case: "Case", package: ModuleType | None) -> Callable[[], list[floa
 
 
 def pipe(stream: IO[str] | None) -> IO[str]:
-    """Return an open stream of the process, for the type checker."""
+    """Return `stream`, which is not None; the assertion tells the type checker."""
     assert stream is not None
     return stream
 
 
 def stop(workers: list[subprocess.Popen[str]], folder: "tempfile.TemporaryDirectory[str]") -> None:
-    """End the processes: they exit at the end of their input."""
+    """Close the processes' standard input, at which they exit; kill those that live 10 s later. Remove the folder."""
     for worker in workers:
         pipe(worker.stdin).close()
     for worker in workers:
@@ -92,7 +95,7 @@ def stop(workers: list[subprocess.Popen[str]], folder: "tempfile.TemporaryDirect
 
 
 def load(folder: str) -> ModuleType:
-    """Import the package in `folder` as `taildropout`, whatever the name of the folder."""
+    """Import the package whose `__init__.py` is in `folder` as `taildropout`, whatever the name of the folder."""
     spec = importlib.util.spec_from_file_location(
         "taildropout", Path(folder) / "__init__.py", submodule_search_locations=[folder]
     )

@@ -14,7 +14,7 @@ CALLS_BEFORE_TIMING = 3  # compiles, and lets CUDA graphs record and replay
 
 
 def make(case: Case, package: ModuleType | None) -> Callable[[], Any]:
-    """Prepare a case that is the layer alone; see `prepare.make`."""
+    """Prepare and check a case that is the layer alone; see `prepare.make`."""
     run, x, gradient = prepare(case, package)
     for _ in range(CALLS_BEFORE_TIMING):
         result = run()
@@ -23,7 +23,7 @@ def make(case: Case, package: ModuleType | None) -> Callable[[], Any]:
 
 
 def prepare(case: Case, package: ModuleType | None) -> tuple[Callable[[], Any], torch.Tensor, torch.Tensor]:
-    """Return a callable that does the work once, its input and its gradient. It was not called yet, so nothing is compiled."""
+    """Return a callable that does the work once, the input, and the gradient of the output. Nothing is compiled yet."""
     layer = build_layer(case, package).to(case.device)
     layer.train(case.direction != "eval")
     if case.direction == "set_k" and case.layer == "TailDropout":
@@ -48,7 +48,7 @@ def train(call: Callable[..., Any], x: torch.Tensor, gradient: torch.Tensor) -> 
 
 @lru_cache(maxsize=1)
 def inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return input and gradient: Gaussian numbers without zeros, so a zero in the output is a dropped feature.
+    """Return an input and a gradient of the output: Gaussian numbers without zeros, so a 0 in the output is a dropped feature.
 
     All layers of a measurement share them, because a tensor's place in memory changes the time of a call by some percent.
     """
@@ -62,7 +62,9 @@ def check(case: Case, x: torch.Tensor, gradient: torch.Tensor, result: Any) -> N
     """Raise WrongResult unless `result` is a correct output of the layer for `x`."""
     output, grad = result if case.direction == "train" else (result, None)
     if output.shape != x.shape or output.dtype != x.dtype:
-        raise WrongResult(f"{case.name}: {tuple(output.shape)} {output.dtype} from {tuple(x.shape)} {x.dtype}")
+        raise WrongResult(
+            f"{case.name}: the output is {tuple(output.shape)} {output.dtype}, the input {tuple(x.shape)} {x.dtype}"
+        )
     if case.layer in ("TailDropout", ORIGINAL):
         check_tail(case, x, output.detach())
         kept = output != 0
@@ -97,7 +99,10 @@ def check_prefix(kept: torch.Tensor, case: Case) -> None:
 
 
 def check_draws(case: Case, k: torch.Tensor) -> None:
-    """Check `k` (all dims but that of features): one k per sample, not the same for all, with about the mean of the law."""
+    """Check the numbers of kept features: one k per sample, not the same for all, with about the mean of the law.
+
+    `k` has all dims of the input but `dropout_dim`.
+    """
     batch = (case.batch_dim,) if isinstance(case.batch_dim, int) else case.batch_dim
     features = case.dropout_dim % len(case.shape)
     shared = [d - (d > features) for d in range(len(case.shape)) if d != features and d not in batch]

@@ -1,7 +1,8 @@
 """Prepare and check a case that trains a model with the layer in it.
 
 `block` is Linear, GELU, dropout, Linear. `feedforward` is the block of a transformer, four times as wide inside, with a TailMLP
-instead of TailDropout. Both run forward and backward; the other models also take an optimiser's step.
+instead of TailDropout; `gated` is the same with a GatedTailMLP. These run forward and backward; the other models also take an
+optimiser's step.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ Step = Callable[[], torch.Tensor]
 
 
 def make(case: Case, package: ModuleType | None) -> Step:
-    """Prepare a case that trains a model; see `prepare.make`."""
+    """Prepare and check a case that trains a model; see `prepare.make`."""
     run, model, call, x = prepare(case, package)
     for _ in range(CALLS_BEFORE_TIMING):
         loss = run()
@@ -33,7 +34,7 @@ def make(case: Case, package: ModuleType | None) -> Step:
 
 
 def prepare(case: Case, package: ModuleType | None) -> tuple[Step, nn.Module, Callable[..., torch.Tensor], torch.Tensor]:
-    """Return a callable for one step, the model, the (compiled) model to call, and the input. Nothing was called yet."""
+    """Return a callable for one step, the model, the (compiled) model to call, and the input, without calling any of them."""
     model = build(case, package).to(case.device, DTYPES[case.dtype])
     x = torch.randn(case.shape, device=case.device, dtype=DTYPES[case.dtype])
     call = compiled(case, model)
@@ -81,7 +82,7 @@ def block_step(model: nn.Module, call: Callable[..., torch.Tensor], x: torch.Ten
 
 
 def training_step(model: nn.Module, call: Callable[..., torch.Tensor], x: torch.Tensor) -> Step:
-    """Return a step of gradient descent. Its rate is so small that the weights hardly change, and the times not at all."""
+    """Return a callable for a step of gradient descent, with a learning rate so small that the weights hardly change."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
 
     def run() -> torch.Tensor:
@@ -120,7 +121,7 @@ def check_plain(case: Case, model: nn.Module, x: torch.Tensor) -> None:
 
 
 def check_inside(case: Case, model: nn.Module, x: torch.Tensor) -> None:
-    """Check the layer's input and output during one eager step."""
+    """Check input and output of the TailDropout in a model, during one eager forward: 0 or the input, and a prefix."""
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     layers = [m for m in model.modules() if type(m).__name__ == "TailDropout"]
     hooks = [m.register_forward_hook(lambda m, args, out: seen.append((args[0].detach(), out.detach()))) for m in layers]
@@ -135,7 +136,10 @@ def check_inside(case: Case, model: nn.Module, x: torch.Tensor) -> None:
 
 
 def check_kept(case: Case, output: torch.Tensor, zeros_in: torch.Tensor | None = None) -> None:
-    """Check that kept features are a prefix, ignoring zeros of the input; without `zeros_in` check the draws of k too."""
+    """Check that the kept features, those not 0 in `output`, are a prefix.
+
+    Features that `zeros_in` marks were 0 in the input and are ignored. Without `zeros_in`, check the draws of k, too.
+    """
     kept = (output != 0).movedim(case.dropout_dim, -1)
     if zeros_in is None:
         check_prefix(kept, case)

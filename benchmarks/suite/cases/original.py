@@ -27,7 +27,7 @@ class ThresholdDropout(nn.Module):
         self.register_buffer("thresholds", chance.to(dtype).reshape(along), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return `x` with its tail dropped in training; else `x`."""
+        """Return `x`, in training with its tail set to 0."""
         if not self.training:
             return x
         shape = [size if dim in self.batch_dims else 1 for dim, size in enumerate(x.shape)]

@@ -101,7 +101,7 @@ def slower(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         ("times.time_counts_nothing", "FAILED", "its timer counted 0.0 s"),
         ("times.time_skipped", "INCOMPARABLE", "skip_benchmark"),
         ("times.time_skips_itself", "INCOMPARABLE", "not on this machine"),
-        ("others.track_text", "INCOMPARABLE", "it gives str and no number"),
+        ("others.track_text", "INCOMPARABLE", "no number (type: str)"),
         ("others.Impossible.time_nothing", "FAILED", "RuntimeError: no instance"),
         ("broken", "FAILED", "a_module_that_is_not_there"),
     ],

@@ -60,14 +60,14 @@ class Faulty(nn.Module):
 
 
 FAULTS: dict[str, tuple[str, Callable[[torch.Tensor], torch.Tensor], str]] = {
-    "keeps all": ("InvertedDropout", lambda x: 2 * x, "two calls give the same"),
-    "rescales nothing": ("InvertedDropout", lambda x: x * (torch.rand_like(x) > 0.5), "neither 0 nor what came in"),
+    "keeps all": ("InvertedDropout", lambda x: 2 * x, "two calls give the same output"),
+    "rescales nothing": ("InvertedDropout", lambda x: x * (torch.rand_like(x) > 0.5), "neither 0 nor the input"),
     "normal draw": ("InvertedDropout", lambda x: 2 * x * (torch.randn_like(x) > 0.5), r"keeps 0.3\d* instead of one half"),
     "no prefix": ("NestedDropout-uniform", lambda x: x * (torch.rand_like(x) > 0.5), "no prefix"),
     "never full": (
         "NestedDropout-power_of_two",
         lambda x: x * (torch.arange(64) < torch.randint(63, (16, 16, 1))),
-        "full width never comes",
+        "no sample keeps all features",
     ),
     "not a number": ("LearnedDropout", lambda x: x * float("nan"), "not finite"),
     "no gradient": ("StochasticReLU", lambda x: x * float("inf"), "a gradient is not finite"),
