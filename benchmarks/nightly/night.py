@@ -22,7 +22,7 @@ OWN_STATE = ("measure", "backlog", "publish")  # their progress is kept in the s
 
 
 class Night:
-    """A night on the HEAD of the journal's clone, which may take `seconds`."""
+    """A night on the HEAD of the journal's clone, in at most `seconds`; `issues`: report the findings as GitHub issues."""
 
     def __init__(self, journal: Journal, steps: Steps, seconds: float, issues: bool) -> None:
         self.journal, self.steps, self.issues = journal, steps, issues
@@ -46,7 +46,7 @@ class Night:
         self.finish()
 
     def do(self, name: str, step: Callable[[float], Outcome]) -> None:
-        """Do a step within its share of the remaining time, unless its outcome for this commit is settled."""
+        """Do a step within its share of the remaining time, unless its outcome for this commit is settled; store it."""
         seconds = self.seconds_for(name)
         state = self.journal.state
         former = state.steps.get(name)
@@ -64,7 +64,7 @@ class Night:
         print(f"==> {name}: {outcome.verdict}: {outcome.line}", flush=True)
 
     def seconds_for(self, name: str) -> float:
-        """Return the time that a step may take, and take the step off the remaining ones."""
+        """Return the seconds that a step may take, and remove the step from the remaining ones."""
         weight = self.weights.pop(name)
         return max(1.0, weight / (sum(self.weights.values()) + weight) * (self.end - time.monotonic()))
 
@@ -91,7 +91,7 @@ class Night:
             return Outcome(VOID, str(error))
 
     def gate(self, name: str, seconds: float) -> Outcome:
-        """Compare HEAD with the base of this name."""
+        """Compare HEAD with the base of this name, "last" or "release"."""
         base, outcomes = self.bases[name], self.journal.outcomes
         if not base.commit:
             return Outcome(SKIPPED, base.reason)
