@@ -304,9 +304,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     } | measure(runs, {part: windows(text, settings.context) for part, text in texts.items()}, settings)
     results = rounded(results)  # so that the sentences follow from the stored figures
     results["answers"] = analyse(results)
-    said = say(results, settings)
-    print("\n".join(said))
-    return study.save(draw(results), results, table(results, said))
+    sentences = say(results, settings)
+    print("\n".join(sentences))
+    return study.save(draw(results), results, table(results, sentences))
 
 
 if __name__ == "__main__":
