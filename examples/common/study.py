@@ -163,7 +163,7 @@ def progress(steps: Iterable[T], total: int, what: str) -> Iterator[T]:
 
 
 def median_times(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Return the median processor time of each call in seconds, of `rounds` rounds that run every call once."""
+    """Return the median processor time of each call in seconds, over rounds that run every call once; three more warm up."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(rounds + 3):
         for name, call in calls.items():

@@ -115,9 +115,7 @@ def apart(p: float, data: Data, settings: Any) -> float:
         losses.append(torch.stack([step(data.inputs[chosen], data.labels[chosen]) for chosen in order]))
     found = ((losses[0] - losses[1]).abs() / losses[1]).max().item()
     if found > APART:
-        raise RuntimeError(
-            f"at p = {p:g} the losses of TailMLP differ from TailDropout's by {found:.2g} (relative), not rounding"
-        )
+        raise RuntimeError(f"at p = {p:g} the losses of TailMLP differ from TailDropout's by a share {found:.2g}, not rounding")
     return found
 
 
@@ -143,12 +141,11 @@ def steps_to(losses: Tensor, loss: float, every: int) -> float:
 
 
 def judge(curves: Tensor, accuracies: Tensor, times: Tensor, kinds: Kinds, every: int) -> dict[str, Any]:
-    """Return the figures of the table and the figure; kind 0 is NONE.
+    """Return the figures that `table` and `draw` show; kind 0 is NONE.
 
-    `curves` are losses (kinds, seeds, evaluations), `accuracies` (kinds, seeds), `times` seconds of a step (kinds, seeds).
-
-    Two losses have to be reached: the least loss of the worst run, and the least loss of the same seed without dropout. Times
-    are ratios to the time without dropout, paired by seed.
+    `curves` are losses (kinds, seeds, evaluations), `accuracies` (kinds, seeds), `times` seconds of a step (kinds, seeds). Two
+    losses have to be reached: the least loss of the worst run, and the least loss of the same seed without dropout. Times are
+    ratios to the time without dropout, paired by seed.
     """
     least = curves.min(-1).values
     easy = least.max().item()
@@ -219,8 +216,8 @@ def sentences(found: dict[str, Any], sizes: dict[str, dict[str, Interval]], sett
     }
     lines.append(
         f"By batch × features, at p = {settings.p[0]:g}: a step with TailMLP pays at {listed[True] or 'no size tried'}, "
+        f"and does not at {listed[False] or 'no size tried'}."
     )
-    lines[-1] += f"and does not at {listed[False] or 'no size tried'}."
     return lines
 
 
