@@ -40,7 +40,7 @@ MEASURES = [
 
 
 def train(p: float, data: Data, settings: Any) -> nn.Sequential:
-    """Train a network with TailDropout(p) behind its hidden features, and return it."""
+    """Train a network with TailDropout(p) after its hidden features, and return it."""
     n = settings.hidden
     model = nn.Sequential(nn.Linear(784, n), nn.ReLU(), TailDropout(p), nn.Linear(n, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)

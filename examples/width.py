@@ -43,7 +43,7 @@ def regression(settings: Any) -> tuple[Batch, Batch, Batch]:
 
 
 def train(layer: nn.Module, data: Batch, settings: Any, what: str) -> dict[str, Tensor]:
-    """Train a network with this layer behind its hidden units on all samples at every step; return its state_dict."""
+    """Train a network with this layer after its hidden units on all samples at every step; return its state_dict."""
     model = network(layer, settings)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.rate, total_steps=settings.steps)
