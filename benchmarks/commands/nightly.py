@@ -1,4 +1,4 @@
-"""The whole nightly job: measure what is new, judge it, test the law of K, publish, report, and keep the results.
+"""Run the whole nightly job: measure new commits, judge the newest, test the law of K, publish, report, keep the results.
 
     python -m benchmarks nightly                            all of it, in at most two hours
     python -m benchmarks nightly --issues --budget 5h       as the scheduled job does: findings become GitHub issues

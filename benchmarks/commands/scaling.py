@@ -17,7 +17,7 @@ from ..suite import scaling
 
 
 def main() -> None:
-    """Measure as one of torchrun's processes; the first one prints."""
+    """Measure as one of torchrun's processes; the first process prints the table."""
     spec = find_spec("taildropout")
     if spec is None or spec.origin is None:
         raise SystemExit("Could not measure: taildropout is not installed; run 'make test' or pip install it first")

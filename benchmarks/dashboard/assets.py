@@ -1,4 +1,4 @@
-"""Puts the scripts and styles that asv's pages load from a CDN beside them, pinned by package-lock.json."""
+"""Put the scripts and styles that asv's pages load from a CDN into a folder beside the pages, pinned by package-lock.json."""
 
 import re
 import shutil

@@ -68,7 +68,7 @@ class Section:
         return [line.row for line in self.lines if RIVAL in line.row.ratio]
 
     def count(self, standing: str) -> int:
-        """Return in how many cases TailDropout wins, ties or loses against nn.Dropout."""
+        """Return the number of cases with this standing against nn.Dropout: "wins", "ties" or "loses"."""
         return sum(row.standing() == standing for row in self.compared)
 
     def typical(self) -> str:

@@ -1,4 +1,4 @@
-"""Publishes the stored history as web pages: an overview in front of asv's pages, complete or not at all."""
+"""Publish the stored history as web pages: an overview in front of asv's pages, complete or not at all."""
 
 import importlib.util
 import subprocess

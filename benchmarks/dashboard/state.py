@@ -1,4 +1,4 @@
-"""The state that the overview shows beside the figures: the gate's verdict and the statistical checks of the law."""
+"""The state that the overview shows beside the figures: the gate's verdict and the statistical tests of the law."""
 
 import json
 from collections.abc import Callable
@@ -14,7 +14,7 @@ VERDICTS = {"PASS": "good", "IMPROVED": "good", "REGRESSED": "bad", "FAILED": "b
 
 @dataclass(frozen=True)
 class State:
-    """The content of a state file, or the error why it cannot be read; neither if there is no file."""
+    """The content of a state file, or the reason why it cannot be read; neither if there is no file."""
 
     command: str  # the command that writes the file
     content: dict[str, Any] | None = None

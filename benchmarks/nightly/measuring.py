@@ -14,7 +14,7 @@ MAX_TRIES = 2  # for a missed commit that cannot be measured; the newest commit 
 
 
 class Measuring:
-    """The measuring steps of a night. Creating one takes asv's results over from the branch and selects the series."""
+    """The measuring steps of a night. Creating one copies the branch's results to asv's folder and selects the series."""
 
     def __init__(self, journal: Journal, steps: Steps) -> None:
         self.journal, self.steps = journal, steps

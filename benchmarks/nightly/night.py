@@ -1,4 +1,4 @@
-"""One night: measure and judge what is new, step by step, and commit the outcome of each step to the results branch."""
+"""One night: measure and judge new commits, step by step, and commit the outcome of each step to the results branch."""
 
 import time
 from collections.abc import Callable
@@ -84,7 +84,7 @@ class Night:
             self.do(name, partial(self.gate, name))
 
     def canary(self, seconds: float) -> Outcome:
-        """Check that the gate sees an injected slowdown; if the time is too short for that, the night is void."""
+        """Check that the gate sees an injected slowdown; if the time is too short for the check, the night is void."""
         try:
             return self.steps.canary(self.journal.head, seconds)
         except OutOfTime as error:

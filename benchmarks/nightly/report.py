@@ -38,7 +38,7 @@ MEANINGS = {
 
 @dataclass
 class Report:
-    """The outcomes of a night's steps, by the steps' names, and notes about what the night had to repair."""
+    """The outcomes of a night's steps, by the steps' names, and notes for the summary, such as repairs."""
 
     device: str
     head: str

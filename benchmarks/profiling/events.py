@@ -1,4 +1,4 @@
-"""Reads the Chrome trace of torch.profiler, makes its slices nest, and adds up its events by operator."""
+"""Read the Chrome trace of torch.profiler, make its slices nest, and add up its events by operator."""
 
 import json
 from collections import defaultdict
@@ -137,7 +137,7 @@ def operators(events: Iterable[Mapping[str, Any]]) -> dict[str, Operator]:
 
 
 class OperatorSums:
-    """Adds up the events of a trace by operator. The host's events must come in the order of their start."""
+    """The sums of a trace's events by operator. The host's events must be added in the order of their start."""
 
     def __init__(self) -> None:
         self.operators: defaultdict[str, Operator] = defaultdict(Operator)

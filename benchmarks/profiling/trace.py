@@ -1,4 +1,4 @@
-"""Traces a case with torch.profiler: each side is a run of TensorBoard's profiler plugin, a folder with one Chrome trace."""
+"""Trace a case with torch.profiler: each side is a run of TensorBoard's profiler plugin, a folder with one Chrome trace."""
 
 import shutil
 import tempfile

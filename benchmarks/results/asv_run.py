@@ -1,4 +1,4 @@
-"""Runs asv's suite on commits: only what a commit lacks, with one progress line, and asv's output only where it fails."""
+"""Run asv's suite on commits: measure the figures that a commit lacks, and show asv's output only where a benchmark fails."""
 
 import atexit
 import fcntl

@@ -1,4 +1,4 @@
-"""Finds the commits at which a series of figures changed its level.
+"""Find the commits at which a series of figures changed its level.
 
 The series is cut into segments of constant level so that the sum of squared deviations plus a penalty per cut is minimal
 (optimal partitioning, Jackson et al. 2005). Noise is estimated from the differences of neighbours, because a step changes only

@@ -1,4 +1,4 @@
-"""Chooses the cases that a command measures."""
+"""Choose the cases that a command measures."""
 
 import difflib
 from collections.abc import Sequence

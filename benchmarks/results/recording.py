@@ -1,4 +1,4 @@
-"""Measures cases of this working tree in one process, without asv and without a network.
+"""Measure cases of this working tree in one process, without asv and without a network.
 
 Without git, the variable TAILDROPOUT_COMMIT in the environment names the commit.
 """

@@ -1,4 +1,4 @@
-"""Reads asv's result files: asv's exit code does not tell whether anything was measured."""
+"""Read asv's result files: asv's exit code does not tell whether anything was measured."""
 
 import json
 import math

@@ -74,7 +74,7 @@ def pages(root: Path = ROOT) -> list[Path]:
 
 
 def names(page: Path, text: str) -> list[str]:
-    """Return the names of a page's tables. Raises CannotFill unless each has one start followed by one end."""
+    """Return the names of a page's tables. Raises CannotFill unless each has one start and one end marker."""
     markers = MARKER.findall(text)
     starts = [name for _, name in markers[::2]]
     pairs = [marker for name in starts for marker in (("", name), ("/", name))]

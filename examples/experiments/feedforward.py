@@ -71,7 +71,7 @@ def stepper(model: nn.Module, rate: float) -> Callable[[Tensor, Tensor], Tensor]
 
 
 def batches(samples: int, batch: int, steps: int, seed: int) -> Sequence[Tensor]:
-    """Return the indices of the samples of each step, in a new order each epoch."""
+    """Return, for each step, the indices of its samples; every epoch has a new order."""
     generator = torch.Generator().manual_seed(seed)
     epochs = -(-steps * batch // samples)
     return torch.cat([torch.randperm(samples, generator=generator) for _ in range(epochs)]).split(batch)[:steps]
@@ -131,7 +131,7 @@ def step_times(kinds: Kinds, seed: int, data: Data, settings: Any, batch: int, f
 
 
 def steps_to(losses: Tensor, loss: float, every: int) -> float:
-    """Return the step at which the curve first reaches `loss`, interpolated between evaluations; nan if never."""
+    """Return the step at which `losses`, evaluated every `every` steps, first reach `loss`, interpolated; nan if never."""
     low = (losses <= loss).nonzero()
     at = int(low[0]) if len(low) else 0
     if at == 0:

@@ -20,7 +20,7 @@ Loss = Callable[[nn.Module], float]  # the mean loss of a network on a text
 
 
 def parameters(model: nn.Module) -> int:
-    """Return the number of parameters."""
+    """Return the model's number of parameters."""
     return sum(map(torch.numel, model.parameters()))
 
 
