@@ -42,13 +42,13 @@ SHOES, SHIRTS = [5, 7, 9], [0, 6]
 
 
 def autoencoder(layer: nn.Module, hidden: int, code: int, pixels: int = 784) -> nn.Sequential:
-    """Return an MLP encoder, the layer and an MLP decoder, as three modules."""
+    """Return a network of three modules: an MLP encoder, the layer on its code, and an MLP decoder."""
     encoder = nn.Sequential(nn.Linear(pixels, hidden), nn.GELU(), nn.Linear(hidden, code))
     return nn.Sequential(encoder, layer, nn.Sequential(nn.Linear(code, hidden), nn.GELU(), nn.Linear(hidden, pixels)))
 
 
 def train(model: nn.Sequential, images: Tensor, epochs: int, batch: int, rate: float, what: str) -> dict[str, Tensor]:
-    """Train on the mean squared error; return the state_dict."""
+    """Train on the mean squared error of reconstructed images (N, pixels); return the state_dict."""
     batches = max(len(images) // batch, 1)
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * batches, pct_start=0.1)
@@ -63,7 +63,7 @@ def train(model: nn.Sequential, images: Tensor, epochs: int, batch: int, rate: f
 
 @torch.no_grad()
 def principal(rows: Tensor, n: int) -> tuple[nn.Linear, nn.Linear]:
-    """Return PCA with n components as a linear encoder and decoder."""
+    """Return PCA of the rows (N, features) with n components, as a linear encoder and decoder."""
     mean = rows.mean(0)
     directions = torch.linalg.eigh((rows - mean).T @ (rows - mean))[1].flip(1)[:, :n]
     there, back = nn.Linear(len(mean), n), nn.Linear(n, len(mean))
@@ -75,7 +75,7 @@ def principal(rows: Tensor, n: int) -> tuple[nn.Linear, nn.Linear]:
 
 
 def networks(study: Study, images: Tensor) -> dict[str, nn.Sequential]:
-    """Return the trained networks, each as encoder, TailDropout and decoder, so that `at_k` works on all."""
+    """Return the trained networks and PCA, each as encoder, TailDropout and decoder, so that `at_k` works on all of them."""
     settings = study.settings
     found: dict[str, nn.Sequential] = {}
     for name, layer in [(TAIL, TailDropout(settings.p)), (DROPOUT, nn.Dropout(settings.p)), (NONE, nn.Identity())]:
@@ -104,7 +104,7 @@ def reconstruct(model: nn.Sequential, images: Tensor, mean: Tensor, k: int) -> n
 
 
 def draw_curves(axes: Axes, errors: dict[str, list[float]]) -> None:
-    """Plot the error at every width."""
+    """Plot the error of each network at widths 0, 1 … code."""
     for name, error in errors.items():
         colour, line = LOOKS[name]
         axes.plot(error, line, color=colour, label=name)
@@ -116,7 +116,7 @@ def draw_curves(axes: Axes, errors: dict[str, list[float]]) -> None:
 
 
 def draw_embedding(axes: Axes, code: np.ndarray, labels: Tensor, area: float) -> None:
-    """Plot the distribution of the first feature for groups of classes."""
+    """Plot histograms of the first feature `code` (N,) for groups of classes; `area` is the area under ROC for the title."""
     low, high = np.quantile(code, [0.002, 0.998])
     bins = np.linspace(low, high, 60)
     kinds = [("shirts, T-shirts", SHIRTS, ORANGE), ("shoes", SHOES, BLUE), ("all others", None, GREY)]
@@ -158,7 +158,7 @@ def draw(
 
 
 def animate(models: dict[str, nn.Sequential], images: Tensor, mean: Tensor, labels: Tensor, path: str, zoom: int = 2) -> None:
-    """Write an animation with one frame per width: images of eight classes, and their reconstructions by each network."""
+    """Write an animated GIF with one frame per width: images of eight classes, and their reconstructions by each network."""
     chosen = images[[int((labels == each).nonzero()[0]) for each in labels.unique()[[0, 1, 3, 5, 6, 7, 8, 9]]]]
     margin, top, side = 90, 18, 28 * zoom
     frames = []

@@ -1,8 +1,8 @@
-"""Classify Fashion-MNIST at every width: one network with TailDropout, compared with one network per width and others.
+"""Classify Fashion-MNIST at every width with one network: TailDropout, compared with one network per width and others.
 
 python -m examples.classifier        writes examples/figures/classifier.png and examples/results/classifier.json
 
-The others: networks trained at one width each; a truncated singular value decomposition of the weight that computes the
+Compared are networks trained at one width each; a truncated singular value decomposition of the weight that computes the
 features; and a Matryoshka loss (Kusupati et al. 2022, "Matryoshka representation learning"), the sum over nested widths,
 trained for the same time as TailDropout. At the end the network with TailDropout is pruned.
 """
@@ -95,7 +95,7 @@ def train(
 
 
 def step_ratio(make: Callable[..., nn.Sequential], layer: nn.Module, n: int, data: Data, batch: int, calls: int) -> float:
-    """Return the time of a step with the Matryoshka loss over that of a step with TailDropout."""
+    """Return the median processor time of a step with the Matryoshka loss over that of a step with TailDropout."""
     inputs, labels = data.inputs[:batch], data.labels[:batch]
 
     def step(model: nn.Sequential, loss: Callable[..., Tensor]) -> Callable[[], None]:
@@ -114,7 +114,7 @@ def step_ratio(make: Callable[..., nn.Sequential], layer: nn.Module, n: int, dat
 
 
 def accuracies(model: nn.Sequential, dim: int, inputs: Tensor, labels: Tensor, widths: Sequence[int]) -> list[float]:
-    """Return the accuracy at each width, whatever layer the network was trained with."""
+    """Return the accuracy at each width, in [0, 1], of a network that may have been trained with another layer."""
     cut = copy.deepcopy(model)
     cut.layer = TailDropout(dropout_dim=dim)
     batches = list(zip(inputs.split(1000), labels.split(1000), strict=True))
@@ -123,7 +123,7 @@ def accuracies(model: nn.Sequential, dim: int, inputs: Tensor, labels: Tensor, w
 
 @torch.no_grad()
 def svd_accuracies(model: nn.Sequential, n: int, dim: int, data: Data, widths: Sequence[int]) -> list[float]:
-    """Return the accuracy for each rank to which the weight that computes the features is truncated."""
+    """Return the test accuracy for each rank in `widths`, with the weight before the features truncated to it."""
     found = []
     for rank in widths:
         cut = copy.deepcopy(model)
@@ -135,7 +135,7 @@ def svd_accuracies(model: nn.Sequential, n: int, dim: int, data: Data, widths: S
 
 
 def parameters(make: Callable[..., nn.Sequential], n: int, widths: Sequence[int]) -> dict[str, list[int]]:
-    """Return numbers of parameters: of a network of each width; of the widest network with a weight factorised to each rank."""
+    """Return the numbers of parameters of networks of each width, and of the widest with a weight factorised to each rank."""
     sizes = [sum(map(torch.numel, make(nn.Identity(), width).parameters())) for width in widths]
     rows, columns = make(nn.Identity(), n).maker.weight.flatten(1).shape
     return {
@@ -145,7 +145,7 @@ def parameters(make: Callable[..., nn.Sequential], n: int, widths: Sequence[int]
 
 
 def measure_pruned(model: nn.Sequential, k: int, data: Data, dim: int, n: int, calls: int) -> dict[str, Any]:
-    """Return accuracy, parameters and time per call, before and after pruning."""
+    """Return accuracy, parameters and time per call, before and after pruning to k features."""
     inputs = data.test_inputs[:256]
     smaller = prune(model, LAYER, k, inputs[:4], remove=True).eval()
     both = {"whole": model, "pruned": smaller}
@@ -164,7 +164,7 @@ def measure_pruned(model: nn.Sequential, k: int, data: Data, dim: int, n: int, c
 
 
 def compare(study: Study, kind: str, data: Data, validation: tuple[Tensor, Tensor]) -> dict[str, Any]:
-    """Train and measure all methods for one kind of network."""
+    """Train and measure all methods for one kind of network ("mlp" or "cnn"); return the figures for `draw`."""
     settings = study.settings
     make, dim = KINDS[kind]
     n, rate = getattr(settings, kind), getattr(settings, f"{kind}_rate")
@@ -225,7 +225,7 @@ def compare(study: Study, kind: str, data: Data, validation: tuple[Tensor, Tenso
 
 
 def draw(results: dict[str, Any]) -> Figure:
-    """Draw accuracy over width and over the number of parameters, with one column per kind of network."""
+    """Draw accuracy over width, and over the number of parameters, with one column of panels per kind of network."""
     figure, panels = plt.subplots(2, len(results), figsize=(11, 7.6), layout="constrained", sharey=True)
     names = {"mlp": "MLP: features of the hidden layer", "cnn": "CNN: channels of the second convolution"}
     for (over_width, over_size), (kind, found) in zip(panels.T, results.items(), strict=True):

@@ -42,7 +42,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def problem() -> tuple[Tensor, Tensor]:
-    """Return correlated, standardised features and noisy targets."""
+    """Return correlated, standardised features (ROWS, FEATURES) and centred, noisy targets (ROWS,), in float64."""
     lag = torch.arange(FEATURES, dtype=torch.float64)
     factor = torch.linalg.cholesky(CORRELATION ** (lag - lag[:, None]).abs())
     X = torch.randn(ROWS, FEATURES, dtype=torch.float64) @ factor.T
@@ -52,7 +52,7 @@ def problem() -> tuple[Tensor, Tensor]:
 
 
 def masks(layer: str, p: float) -> tuple[Tensor, Tensor]:
-    """Return all masks of 0 and 1, and their probabilities."""
+    """Return all masks of 0 and 1 (masks, FEATURES), and their probabilities (masks,)."""
     if layer == "nn.Dropout":
         every = torch.tensor(list(itertools.product([0.0, 1.0], repeat=FEATURES)), dtype=torch.float64)
         return every, ((1 - p) ** every * p ** (1 - every)).prod(1)
@@ -86,7 +86,7 @@ def stationary_variance(layer: str, p: float, X: Tensor, y: Tensor) -> float:
 
 
 def sgd_variance(layer: str, p: float, X: Tensor, y: Tensor, steps: int, runs: int) -> Tensor:
-    """Return the mean squared distance from the minimum for each run of SGD with the layer, without its first tenth."""
+    """Return, for each run of SGD with the layer, the mean squared distance from the minimum after its first tenth: (runs,)."""
     solution = marginal_solution(X, y, LAYERS[layer](FEATURES, p))
     drop: nn.Module = TailDropout(p, batch_dim=[0, 1]) if layer == "TailDropout" else nn.Dropout(p)
     scale = 1 - p if layer == "nn.Dropout" else 1  # scale back to a mask of 0 and 1
@@ -113,7 +113,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def draw(found: dict[str, Any], X: Tensor, y: Tensor) -> Figure:
-    """Draw the solutions over p for both layers, and the variances."""
+    """Draw the solutions over p for both layers, and the variances: exact as lines, of SGD as points."""
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
     parabola = torch.tensor([p * (1 - p) for p in PATH])
     axes[1].sharey(axes[0])

@@ -27,14 +27,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def photograph(pool: int) -> Tensor:
-    """Return scikit-learn's sample image of a temple as a matrix of centred grey values."""
+    """Return scikit-learn's image of a temple as a matrix of centred grey values, the means of `pool` × `pool` pixels."""
     grey = torch.tensor(load_sample_image("china.jpg"), dtype=torch.float32).mean(2) / 255
     pooled = nn.functional.avg_pool2d(grey[None], pool)[0]
     return pooled - pooled.mean()
 
 
 def factors(target: Tensor, layer: nn.Module, n: int, steps: int, rate: float) -> tuple[Tensor, Tensor]:
-    """Learn and return H (rows, n) and W (n, columns) for which layer(H)·W approximates the target."""
+    """Learn and return H (rows, n) and W (n, columns) for which layer(H)·W approximates `target` (rows, columns)."""
     rows, columns = target.shape
     h = nn.Parameter(torch.randn(rows, n) / n)
     w = nn.Parameter(torch.randn(n, columns) / n)
@@ -49,7 +49,7 @@ def factors(target: Tensor, layer: nn.Module, n: int, steps: int, rate: float) -
 
 
 def error(approximation: Tensor, target: Tensor) -> float:
-    """Return the share of the target's variance that is not explained."""
+    """Return the share of the target's variance that the approximation does not explain."""
     return ((approximation - target).square().sum() / target.square().sum()).item()
 
 

@@ -1,9 +1,9 @@
-"""Train far into overfitting: a network that has memorised its training data still generalises at the right width.
+"""Train far into overfitting: a network that has memorised its training data still generalises at a smaller width.
 
 python -m examples.overfit        writes examples/figures/overfit.png and examples/results/overfit.json
 
-A thousand images of Fashion-MNIST, a fifth of them with random labels, and 1024 hidden features. It is compared with early
-stopping: no dropout, and the step with the least validation loss.
+An MLP of 1024 hidden features on a thousand images of Fashion-MNIST, a fifth of them with random labels. It is compared with
+early stopping: no dropout, and the step with the least validation loss.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 def with_wrong_labels(labels: Tensor, share: float) -> Tensor:
-    """Return the labels, a share of them replaced by random ones."""
+    """Return the labels, each replaced with probability `share` by a random label (which can be the right one)."""
     return torch.where(torch.rand(labels.shape) < share, torch.randint(10, labels.shape), labels)
 
 
@@ -49,7 +49,7 @@ def data(settings: Any) -> dict[str, Batch]:
 
 @torch.no_grad()
 def losses(model: nn.Module, sets: dict[str, Batch]) -> dict[str, float]:
-    """Return the loss on each data set and the accuracy on test data, all features kept."""
+    """Return the loss on each data set in nats and, as "accuracy", that on test data, all features kept."""
     model.eval()
     outputs = {name: model(inputs) for name, (inputs, _) in sets.items()}
     found = {name: cross_entropy(outputs[name], labels).item() for name, (_, labels) in sets.items()}

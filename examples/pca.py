@@ -62,7 +62,7 @@ def train(inputs: Tensor, layer: nn.Module, n: int, steps: int, rate: float, wha
 
 @torch.no_grad()
 def judge(model: nn.Module, inputs: Tensor, n: int) -> dict[str, Tensor]:
-    """Compare with PCA: the share of variance left at widths 0 … n, and |cosine| of decoder direction j with PCA's."""
+    """Compare with PCA: return the share of variance left at widths 0 … n, and |cosine| of decoder direction j with PCA's."""
     model = model.double()
     inputs = inputs.double()
     singular, directions = torch.linalg.svd(inputs, full_matrices=False)[1:]
@@ -108,7 +108,7 @@ def run(study: Study) -> dict[str, Any]:
 
 
 def summary(found: dict[str, Any], leading: int) -> dict[str, Any]:
-    """Return the claimed figures, the worst over the seeds, and the curves of the first seed."""
+    """Return, per data set, TailDropout's figures (the worst over the seeds) and the curves of the first seed."""
     results: dict[str, Any] = {}
     for name, layers in found.items():
         tail = layers["TailDropout"]
@@ -132,7 +132,7 @@ def summary(found: dict[str, Any], leading: int) -> dict[str, Any]:
 
 
 def draw(found: dict[str, Any]) -> Figure:
-    """Draw the curves with those of PCA, and the decoder directions of the digits as pictures."""
+    """Draw variance left and cosines beside those of PCA, and the decoder directions of the digits as pictures."""
     figure = plt.figure(figsize=(10, 8.6), layout="constrained")
     curves, pictures = figure.subfigures(2, 1, height_ratios=[2, 1.25], squeeze=False)[:, 0]
     for row, (name, layers) in zip(curves.subplots(2, 2), found.items(), strict=True):
@@ -170,7 +170,7 @@ def draw(found: dict[str, Any]) -> Figure:
 
 
 def nice_percent(axes: Axes) -> tuple[list[float], list[str]]:
-    """Return ticks at … 1, 2, 5, 10 … % within the limits of the axis, and their labels."""
+    """Return ticks at 0.1, 0.2, 0.5, 1 … 200 % within the limits of the y axis, and their labels."""
     low = axes.get_ylim()[0]
     ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200) if tick >= low and tick <= axes.get_ylim()[1]]
     return ticks, [f"{tick:g}" for tick in ticks]

@@ -40,7 +40,7 @@ MEASURES = [
 
 
 def train(p: float, data: Data, settings: Any) -> nn.Sequential:
-    """Train a network with TailDropout(p) behind its hidden features, and return it."""
+    """Train a network with TailDropout(p) after its hidden features, and return it."""
     n = settings.hidden
     model = nn.Sequential(nn.Linear(784, n), nn.ReLU(), TailDropout(p), nn.Linear(n, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
@@ -54,10 +54,10 @@ def train(p: float, data: Data, settings: Any) -> nn.Sequential:
 
 @torch.no_grad()
 def measure(model: nn.Sequential, p: float, data: Data, validation: tuple[Tensor, Tensor], settings: Any) -> list[float]:
-    """Return the MEASURES, on test data unless their name says otherwise.
+    """Return the values of MEASURES, on test data unless their name says otherwise.
 
-    `width` is the least width with a validation accuracy within the tolerance of the best. `shift` is the distance between the
-    mean output of the next layer in training (exact, from P(K ≥ j)) and in evaluation, over that output's standard deviation.
+    `width` is the least width whose validation accuracy is within the tolerance of the best. `shift` is the distance between
+    the next layer's mean output in training (exact, from P(K ≥ j)) and in evaluation, over its standard deviation.
     """
     n = settings.hidden
     test = data.test_inputs, data.test_labels
@@ -79,7 +79,7 @@ def measure(model: nn.Sequential, p: float, data: Data, validation: tuple[Tensor
 
 
 def advice(rates: Sequence[float], found: Tensor, n: int, tolerance: float) -> list[str]:
-    """Return sentences of advice from the runs (rates, seeds, measures); the first of the rates is 0: no dropout."""
+    """Return sentences of advice from `found` (rates, seeds, measures); rates[0] is 0, which is no dropout."""
     mean = {name: found[..., i].mean(1) for i, name in enumerate(MEASURES)}
     accuracy = found[..., MEASURES.index("accuracy")]
     validated = mean["validation_accuracy"]
@@ -96,18 +96,18 @@ def advice(rates: Sequence[float], found: Tensor, n: int, tolerance: float) -> l
     def width(i: int) -> str:
         return f"{mean['width'][i]:.0f} of {n}"
 
-    said = [
+    sentences = [
         f"Without dropout {width(0)} features are enough for a validation accuracy within {tolerance:.0%} of the best.",
         f"With p = {rates[narrow]:g}, the narrowest at little cost, {width(narrow)} are enough; full width: {gain(narrow)}.",
         f"For the full width alone p = {rates[best]:g} is best on validation data: {gain(best)}.",
     ]
     if shifted:
-        said.append(
+        sentences.append(
             f"The next layer's mean output shifts by over a tenth of its standard deviation from p = {shifted[0]:g} on."
         )
     else:
-        said.append("The next layer's mean output shifts by less than a tenth of its standard deviation at every p.")
-    return said
+        sentences.append("The next layer's mean output shifts by less than a tenth of its standard deviation at every p.")
+    return sentences
 
 
 def draw(rates: Sequence[float], found: Tensor, n: int) -> Figure:
@@ -145,7 +145,7 @@ def draw(rates: Sequence[float], found: Tensor, n: int) -> Figure:
 def curve(
     axes: Axes, rates: Sequence[float], found: Tensor, name: str, colour: str, marker: str, label: str, factor: float = 1
 ) -> None:
-    """Plot one measure over p, with p = 0 a decade left of the others."""
+    """Plot the measure `name` of `found`, times `factor`, over p; p = 0 stands a decade left of the least p."""
     values = factor * found[..., MEASURES.index(name)]
     places = [rates[1] / 10, *rates[1:]]
     axes.plot(places[1:], values.mean(1)[1:], "-", color=colour, linewidth=1, label=label or None, marker=marker, markersize=5)
@@ -171,9 +171,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     ]
     found = torch.tensor(rows).view(len(rates), len(settings.seeds), len(MEASURES))
     means = {name: found[..., i].mean(1) for i, name in enumerate(MEASURES)}
-    said = advice(rates, found, settings.hidden, settings.tolerance)
-    print("\n".join(said))
-    results = {"p": rates, "mean_over_seeds": means, "advice": said}
+    sentences = advice(rates, found, settings.hidden, settings.tolerance)
+    print("\n".join(sentences))
+    results = {"p": rates, "mean_over_seeds": means, "advice": sentences}
     results["each_seed"] = {name: found[..., i] for i, name in enumerate(MEASURES)}
     return study.save(draw(rates, found, settings.hidden), results)
 

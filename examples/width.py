@@ -1,4 +1,4 @@
-"""How many of 100 hidden units does a regression need? The scree plot, the chosen width, and the pruned network.
+"""Find how many of 100 hidden units a regression needs: the scree plot, the chosen width, and the pruned network.
 
 python -m examples.width        writes examples/figures/width.png and examples/results/width.json
 
@@ -32,7 +32,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 def regression(settings: Any) -> tuple[Batch, Batch, Batch]:
-    """Return inputs and targets (variance 1 + noise²) for training, validation and testing."""
+    """Return (inputs, targets) for training, validation and testing; the targets have variance 1 + noise²."""
     inner = torch.randn(settings.inputs, settings.true_units) / settings.inputs**0.5
     outer = torch.randn(settings.true_units, settings.outputs) * 0.8 ** torch.arange(settings.true_units)[:, None]
     x = torch.randn(3 * settings.samples, settings.inputs)
@@ -43,7 +43,7 @@ def regression(settings: Any) -> tuple[Batch, Batch, Batch]:
 
 
 def train(layer: nn.Module, data: Batch, settings: Any, what: str) -> dict[str, Tensor]:
-    """Train a network with this layer behind its hidden units on all samples at every step; return its state_dict."""
+    """Train a network with this layer after its hidden units on all samples at every step; return its state_dict."""
     model = network(layer, settings)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.rate, total_steps=settings.steps)
@@ -64,7 +64,7 @@ def network(layer: nn.Module, settings: Any) -> nn.Sequential:
 
 @torch.no_grad()
 def svd_losses(model: nn.Sequential, which: int, data: Batch) -> list[float]:
-    """Return the losses with the weight of one Linear truncated to rank 0, 1, … full."""
+    """Return the losses with the weight of the Linear model[which] truncated to rank 0, 1, … full."""
     cut = copy.deepcopy(model)
     left, singular, right = torch.linalg.svd(model[which].weight, full_matrices=False)
     losses = []
@@ -75,7 +75,7 @@ def svd_losses(model: nn.Sequential, which: int, data: Batch) -> list[float]:
 
 
 def measure_pruned(model: nn.Sequential, k: int, test: Batch, calls: int) -> dict[str, Any]:
-    """Return loss, parameters and time of a call, before and after pruning to k features."""
+    """Return loss, number of parameters and time of a call, before and after pruning to k features."""
     smaller = prune(model, "2", k, test[0][:8], remove=True).eval()
     with torch.no_grad():
         loss = {

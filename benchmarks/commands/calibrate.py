@@ -1,12 +1,12 @@
-"""How often does the gate err? Whole trials of it, accumulated over as many runs as it takes.
+"""Measure how often the gate errs: complete trials of the gate, accumulated over several runs of this command.
 
     python -m benchmarks calibrate                    begin a record for this machine
     python -m benchmarks calibrate --resume           add to it, until Ctrl-C
     python -m benchmarks calibrate --resume --hours 2
-    python -m benchmarks calibrate --resume --hours 0 only evaluate what is recorded
+    python -m benchmarks calibrate --resume --hours 0 only evaluate the recorded trials
 
-gate/calibration.py says what a trial is. The record is benchmarks/records/gate/MACHINE.json; `table` puts its rates into the
-documentation.
+gate/calibration.py says what a trial is. The record is benchmarks/records/gate/MACHINE.json; `table` puts its error rates into
+the documentation. Exit code: 0 evaluated, 2 could not calibrate.
 """
 
 import argparse
@@ -26,11 +26,11 @@ from ..system.git import GitError, UnknownRevision
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("--resume", action="store_true", help="add to this machine's record")
-    parser.add_argument("--hours", type=float, default=float("inf"), help="default: until Ctrl-C")
+    parser.add_argument("--hours", type=float, default=float("inf"), help="time to run trials for (default: until Ctrl-C)")
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Run trials until the time is up, storing each, and print the rates of error; return the exit code."""
+    """Run trials until the time is up, store each of them, and print the error rates; return the exit code."""
     console = Console(width=None if sys.stdout.isatty() else 160)
     file = record_path(workload.records)
 

@@ -1,12 +1,12 @@
-"""Does the gate see a slowdown of 10 % here and now?
+"""Check that the gate sees a slowdown of 10 % on this machine.
 
-    python -m benchmarks canary            injected into HEAD
-    python -m benchmarks canary v0.1.0     into another commit
+    python -m benchmarks canary            a slowdown injected into HEAD
+    python -m benchmarks canary v0.1.0     a slowdown injected into another commit
 
-A slowdown of known size is injected into a copy of the commit: bytecode in a small case, traffic in a large one. The gate has
-to call each of them REGRESSED, and by about that much. If it does not, its verdicts on other commits mean nothing now.
+A copy of the commit gets extra Python code or extra memory traffic in some cases. The gate has to report each of these cases as
+REGRESSED, by 5 % to 20 %. If it does not, its verdicts on other commits mean nothing at present.
 
-Exit code: 0 it does, 1 it does not, 2 could not measure.
+Exit code: 0 every slowdown was seen, 1 a slowdown was not seen, 2 could not measure.
 """
 
 import argparse
@@ -30,11 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("commit", nargs="?", default="HEAD", metavar="COMMIT")
     parser.add_argument("--device", choices=tuple(workload.CANARY), default="cpu")
-    parser.add_argument("--json", metavar="FILE", help="write the finding there")
+    parser.add_argument("--json", metavar="FILE", help="write the result, one sentence, to this file")
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Inject, compare, and say whether it was seen; return the exit code."""
+    """Inject the slowdowns, compare, and print whether the gate saw them; return the exit code."""
     console = Console(width=None if sys.stdout.isatty() else 160)
 
     def say(text: str) -> None:

@@ -4,9 +4,9 @@
     python -m benchmarks compare main~10 main         two commits
     python -m benchmarks compare HEAD~1 HEAD --case 8x16-f32-train --budget 5m
 
-Both versions of the package are loaded in one process and measured in turn, in fresh processes, until the change is
-known well enough: exact counts, time and instructions, each with a threshold of its own (gate/rule.py says how, `calibrate`
-how often the gate errs). The suite is that of the working tree.
+Each process loads both versions of the package and measures them in turn; fresh processes follow until the change is known
+well enough. Compared are exact counts, time and instructions, each with a threshold of its own: gate/rule.py has the rule,
+`calibrate` measures how often the gate errs. The suite is that of the working tree.
 
 Exit code: 0 pass, 1 regressed, 2 could not measure, 3 unstable, which is not a pass.
 """
@@ -34,7 +34,7 @@ from ..system.durations import parse_duration
 from ..system.errors import CannotMeasure
 from ..system.git import GitError, UnknownRevision
 
-VERDICT = ROOT / ".asv" / "verdict.json"  # of the last comparison, for the dashboard
+VERDICT = ROOT / ".asv" / "verdict.json"  # the result of the last comparison, which the dashboard shows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,19 +45,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--case", action="append", metavar="NAME", help="only this case; may be given again")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cpu, or that of each --case")
     parser.add_argument(
-        "--budget", type=parse_duration, default=float("inf"), metavar="TIME", help="90s or 10m, say; exact counts come on top"
+        "--budget",
+        type=parse_duration,
+        default=float("inf"),
+        metavar="TIME",
+        help="such as 90s or 10m; exact counts take extra time",
     )
-    parser.add_argument("--threshold", type=float, default=THRESHOLD, help="of time, as a fraction (default %(default)s)")
-    parser.add_argument("--markdown", metavar="FILE", help="write the table there; default $GITHUB_STEP_SUMMARY where set")
+    parser.add_argument("--threshold", type=float, default=THRESHOLD, help="relative change of time (default %(default)s)")
+    parser.add_argument(
+        "--markdown", metavar="FILE", help="write the table to this file (default: $GITHUB_STEP_SUMMARY if set)"
+    )
     parser.add_argument("--junit", metavar="FILE")
-    parser.add_argument("--json", metavar="FILE", help="every round of every process, environment and both commits")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write every round of every process, the environment and both commits to this file"
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Compare, show and store; return the exit code."""
+    """Compare both versions, print and store the result; return the exit code."""
     console = Console(width=None if sys.stdout.isatty() else 160)
     if not 0 < arguments.threshold < 1:
-        print(f"--threshold={arguments.threshold} is no fraction of a time; give one above 0 and below 1", file=sys.stderr)
+        print(f"--threshold={arguments.threshold} is not between 0 and 1; give a fraction such as {THRESHOLD}", file=sys.stderr)
         return 2
     try:
         arguments.device = arguments.device or (None if arguments.case else "cpu")
@@ -79,13 +87,13 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def prepare(base: str, head: str | None, folder: Path) -> Comparison:
-    """Take both versions out of git and build them."""
+    """Extract and build both versions below `folder`; if `head` is None, it is the working tree."""
     versions = extract(workload, base, folder / "base"), extract(workload, head, folder / "head")
     return Comparison(workload, *versions, folder, seed=int(time.time()))
 
 
 def introduce(comparison: Comparison, names: Sequence[str], budget: float, console: Console) -> None:
-    """Say what is compared, and how long it takes."""
+    """Print both versions and an estimate of the time; `budget` is in seconds."""
     base, head = comparison.base, comparison.head
     same = " They are the same source: any difference is noise." if base.digest == head.digest else ""
     console.print(f"base {base}\nhead {head}{same}", highlight=False, soft_wrap=True)
@@ -97,7 +105,7 @@ def introduce(comparison: Comparison, names: Sequence[str], budget: float, conso
 
 
 def report(comparison: Comparison, rows: Sequence[Row], arguments: argparse.Namespace, console: Console) -> int:
-    """Show the rows, write the files that were asked for, and say what to do next; return the exit code."""
+    """Print the rows and advice, write the files that the options name; return the exit code."""
     title, verdict = summary(rows, str(comparison.base), str(comparison.head))
     console.print(render(rows, title))
     console.print(verdict, style="bold", highlight=False, soft_wrap=True)
@@ -114,7 +122,7 @@ def report(comparison: Comparison, rows: Sequence[Row], arguments: argparse.Name
 
 
 def next_steps(comparison: Comparison, rows: Sequence[Row], arguments: argparse.Namespace) -> list[str]:
-    """Return what to run next where something is slower, or not known."""
+    """Return advice for an unstable result, or on how to find the cause of the largest slowdown; empty if there is neither."""
     if overall(rows) == UNSTABLE:
         return ["Run it again with more --budget, with fewer cases (--case), or on a quieter machine."]
     cases = workload.cases()
@@ -123,11 +131,11 @@ def next_steps(comparison: Comparison, rows: Sequence[Row], arguments: argparse.
         return []
     case = slower[0]
     checked_out = f"git checkout --detach {arguments.head}; " if arguments.head else ""
-    steps = [f"What changed in it: {checked_out}python -m benchmarks trace {case} --against {arguments.base}"]
+    steps = [f"See what changed in {case}: {checked_out}python -m benchmarks trace {case} --against {arguments.base}"]
     if arguments.head:
         base, head = comparison.base.commit[:8], comparison.head.commit[:8]
         steps.append(
-            f"Which commit did it (in a second worktree, from {base} to {head}): "
+            f"Find the commit that made it slower (in a second worktree, from {base} to {head}): "
             f"see 'Find the commit' in CONTRIBUTING.md, with --case {case}"
         )
     return steps

@@ -22,14 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def port(text: str) -> int:
-    """Return a port's number; ArgumentTypeError if the text is not one."""
+    """Return `text` as a port number. Raises ArgumentTypeError if it is not one."""
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port; give a number from 0 (a free one) to 65535")
     return int(text)
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Publish, print where the pages are, and serve them."""
+    """Publish the pages, print where they are, and serve them if --serve is set; return the exit code."""
     errors, notes = publish(ROOT, HTML)
     print(f"The dashboard is in {HTML.relative_to(ROOT)}; overview.html is its first page.")
     for note in notes:
@@ -44,7 +44,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def serve(port: int) -> None:
-    """Serve the published pages until Ctrl-C. Raises CannotPublish if the port is taken."""
+    """Serve the published pages on loopback until Ctrl-C. Raises CannotPublish if the port is taken."""
     try:
         pages = server(HTML, port)
     except OSError as error:

@@ -1,9 +1,10 @@
 """Print the commits at which a case became slower or faster, beside a pinned version of the package.
 
 `python -m benchmarks run` records, per commit, each quick case's time over that of the pinned version, both in one process,
-so that the machine's drift over months cancels. A change needs three commits on either side, five standard errors and a
-size of 1 %; of flat series of 30 commits fewer than one in 200 is reported as changed. Exit code: 0 no case became slower,
-1 a case became slower at some commit, 2 the history could not be read.
+so that the machine's drift over months cancels. A change is reported only if it is at least 1 % and five standard errors
+large, with three commits on either side; of flat series of 30 commits fewer than one in 200 is reported as changed.
+
+Exit code: 0 no case became slower, 1 a case became slower at some commit, 2 the history could not be read.
 """
 
 import argparse
@@ -29,7 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print the commits at which a case became slower or faster, and a summary; return 1 if any became slower."""
+    """Print the commits at which a case became slower or faster, and a summary; return 1 if any case became slower, else 0.
+
+    Raises CannotMeasure if no ratio to the pinned version is stored.
+    """
     commits = git("rev-list", "--topo-order", "--reverse", "HEAD", otherwise="").split()
     stored, lost = series.read_all(ASV_RESULTS, {commit: place for place, commit in enumerate(commits)})
     lines = {key: line for key, line in by_case(stored).items() if not arguments.case or key[1] in arguments.case}

@@ -1,14 +1,13 @@
-"""The whole nightly job: measure what is new, judge it, test the law of K, publish, report, and keep the results.
+"""Run the whole nightly job: measure new commits, judge the newest, test the law of K, publish, report, keep the results.
 
     python -m benchmarks nightly                            all of it, in at most two hours
     python -m benchmarks nightly --issues --budget 5h       as the scheduled job does: findings become GitHub issues
     python -m benchmarks nightly --case 8x16-f32-train      measure and compare one case only
 
-Commits since the last night are measured, the newest first, and so are commits that no night has measured yet. The gate
+The newest commit is measured first, then every commit that no earlier night has measured. The gate
 compares the newest commit with the commit that was judged last and with the last release. Before that, the gate has to see an
 injected slowdown (the canary); otherwise the night is void. Results and the state of the job are committed to the branch
-asv-results, in a worktree of its own, and pushed. A night that was killed continues where it stopped, and a night without
-anything new says so.
+asv-results, in a worktree of its own, and pushed. After a night that was killed, the next one continues where it stopped.
 
 Exit code: 0 nothing slower or wrong, 1 slower or wrong, 2 void or a step failed, 3 unstable.
 """

@@ -37,7 +37,10 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Measure, print the table and store the record."""
+    """Measure the cases, print the table and, unless --case is set, store the record; return the exit code.
+
+    Raises CannotMeasure.
+    """
     from ..results import recording
 
     if not 0 < arguments.seconds < float("inf"):

@@ -21,7 +21,7 @@ from ..results.speed_table import render
 from ..system.errors import CannotMeasure
 from . import record
 
-NEXT = """Each time is from a process of its own, the ratios are from one: compare ratios.
+NEXT = """Each time was measured in a process of its own, both times of a ratio in the same process: compare ratios.
 Next: python -m benchmarks dashboard --serve    the history as web pages
       python -m benchmarks compare BASE         is the working tree slower than BASE?"""
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Measure, print the newest commit's table and each commit's failures."""
+    """Measure, print the newest commit's table and each commit's failures; return the worst exit code. Raises CannotMeasure."""
     if arguments.record:
         if arguments.commits != "HEAD":
             raise CannotMeasure("a record measures the working tree; leave the commits out, or leave out --record")

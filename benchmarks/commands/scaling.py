@@ -1,13 +1,13 @@
-"""How a training step with TailDropout scales over GPUs, or over two processes on a CPU, under torchrun.
+"""Measure how a training step with TailDropout scales over GPUs, or over two processes on a CPU, under torchrun.
 
     torchrun --standalone --nproc-per-node=gpu -m benchmarks.commands.scaling          all GPUs of this machine
     torchrun --standalone --nproc-per-node=2 -m benchmarks.commands.scaling            two processes, on a CPU
     torchrun --nnodes=2 --nproc-per-node=gpu --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 -m benchmarks.commands.scaling
                                                                               the same command on each of two nodes
 
-It prints a line per strategy, layer and number of processes: the median step and the efficiency, that is the time with one
-process over the time with all of them, each process with the same number of rows. DataParallel is measured within the first
-node. `copy` is the block without dropout.
+Prints a line per strategy, layer and number of processes: the median time of a step, and the efficiency. The efficiency is the
+time with one process over the time with all processes; the number of rows per process is the same. DataParallel is measured on
+the first node only. The layer `copy` is the block without dropout.
 """
 
 from importlib.util import find_spec
@@ -17,7 +17,7 @@ from ..suite import scaling
 
 
 def main() -> None:
-    """Measure as one of torchrun's processes; the first one prints."""
+    """Measure as one of torchrun's processes; the first process prints the table."""
     spec = find_spec("taildropout")
     if spec is None or spec.origin is None:
         raise SystemExit("Could not measure: taildropout is not installed; run 'make test' or pip install it first")

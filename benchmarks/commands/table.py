@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/ between their markers: speed, the gate's own errors, and the examples' findings.
+"""Write the tables of README.md and docs/ between their markers: speed, the gate's error rates, and the examples' results.
 
 Exit code: 0 written, or up to date; 1 (--check) not up to date; 2 a table cannot be made.
 """
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Write the tables, or check that they are up to date."""
+    """Write the tables or, with --check, compare them with the pages; return the exit code. Raises CannotFill."""
     makers = tables.makers()
     before = {page: page.read_text(encoding="utf-8") for page in arguments.file or tables.pages()}
     after = {page: tables.fill(page, text, makers) for page, text in before.items()}

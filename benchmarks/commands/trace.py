@@ -3,8 +3,8 @@
     python -m benchmarks trace 1024x512-f32-train                    beside nn.Dropout
     python -m benchmarks trace 1024x512-f32-train --against HEAD~3   the working tree beside a revision
 
-Each side is a run of TensorBoard's profiler plugin, a folder with one Chrome trace: shapes, memory, stacks and modules.
-The table is made from the same files. Exit code: 0 traced, 2 could not trace; then no file is left behind.
+Each side is a run of TensorBoard's profiler plugin: a folder with one Chrome trace, which has shapes, memory, stacks and
+modules. The printed table is made from these traces. Exit code: 0 traced, 2 could not trace; then no file is left behind.
 """
 
 import argparse
@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Trace both sides, print their operators and how to view the traces."""
-    # Without these the profiler reports its start and stop, and each tensor older than the trace. The traces are checked.
+    """Trace both sides, print their operators and how to view the traces; return 0. Raises CannotTrace."""
+    # Otherwise the profiler logs its start and stop, and each tensor older than the trace. `trace` checks the traces itself.
     for variable, level in (("KINETO_LOG_LEVEL", "6"), ("TORCH_CPP_LOG_LEVEL", "ERROR")):
         os.environ.setdefault(variable, level)
     recording.with_environment()
@@ -58,7 +58,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def directions(out: Path, names: Iterable[str]) -> list[str]:
-    """Return the commands that show the traces."""
+    """Return lines that say where the runs `names` are and how to view them."""
     command = [relative(Path(sys.executable).with_name("tensorboard")), "--logdir", relative(out)]
     return [
         f"The runs {' and '.join(names)} are in {relative(out)}. View them with:",

@@ -1,4 +1,4 @@
-"""Puts the scripts and styles that asv's pages load from a CDN beside them, pinned by package-lock.json."""
+"""Put the scripts and styles that asv's pages load from a CDN into a folder beside the pages, pinned by package-lock.json."""
 
 import re
 import shutil
@@ -10,7 +10,7 @@ from ..system.errors import CommandError
 
 NPM = ROOT / ".asv" / "npm"
 
-# The file that a tag of asv's page loads, and its place in the npm packages.
+# The file that a tag of asv's page loads, and its path below node_modules.
 ASSETS = {
     "jquery-3.3.1.min.js": "jquery/dist/jquery.min.js",
     "jquery.flot.min.js": "flot/jquery.flot.js",
@@ -69,7 +69,7 @@ def install() -> Path | None:
 
 
 def put_beside(index: Path) -> bool:
-    """Put the files beside a published page and make the page load them; return False if the packages cannot be had."""
+    """Copy the scripts and styles beside the page `index` and make it load them; return False if npm cannot get them."""
     modules = install()
     if modules is None:
         return False

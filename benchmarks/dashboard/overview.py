@@ -27,7 +27,10 @@ WEEK = 7 * 24 * 3600  # seconds
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a machine's table; `commit` is the commit of its figures, `source` asv or a record."""
+    """A row of a machine's table; `commit` is the commit of its figures, `source` says whether they are asv's or a record's.
+
+    `sparklines` and `links` (to asv's graphs) are by the layer that TailDropout is compared with.
+    """
 
     row: Row
     commit: str
@@ -38,7 +41,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Slowdown:
-    """A case that became slower beside the pinned version within the last week, and the address of asv's graph."""
+    """A case that became slower than the pinned version within the last week, by `size` (0.05: 5 %); `link` is asv's graph."""
 
     case: str
     commit: str
@@ -48,9 +51,9 @@ class Slowdown:
 
 @dataclass(frozen=True)
 class Section:
-    """The newest figures of one machine with one torch; `open` if they are shown at once.
+    """The newest figures of one machine with one torch; `open` if the page shows them unfolded.
 
-    `commits` counts the commits measured beside the pinned version: too few show no change.
+    `commits` is the number of commits measured beside the pinned version.
     """
 
     title: str
@@ -65,17 +68,17 @@ class Section:
         return [line.row for line in self.lines if RIVAL in line.row.ratio]
 
     def count(self, standing: str) -> int:
-        """Return in how many cases TailDropout wins, ties or loses against nn.Dropout."""
+        """Return the number of cases with this standing against nn.Dropout: "wins", "ties" or "loses"."""
         return sum(row.standing() == standing for row in self.compared)
 
     def typical(self) -> str:
-        """Return how fast TailDropout is in the median case."""
+        """Return, as text, how fast TailDropout is compared with nn.Dropout in the median case."""
         ratio = median(row.ratio[RIVAL][0] for row in self.compared)
         return f"{1 / ratio:.3g} times as fast" if ratio <= 1 else f"{ratio:.3g} times as slow"
 
     @property
     def known(self) -> bool:
-        """True if enough commits are measured for a change to show."""
+        """True if enough commits are measured to find a change."""
         return self.commits >= 2 * LEAST
 
     def is_slower(self, case: str) -> bool:
@@ -85,7 +88,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Record:
-    """A stored record, as far as the overview shows it."""
+    """The parts of a stored record that the overview shows."""
 
     machine: str
     torch: str
@@ -95,10 +98,10 @@ class Record:
 
 
 def write(html: Path, root: Path, all_series: Sequence[Series], dates: Mapping[str, int], lost: Iterable[str]) -> list[str]:
-    """Write `overview.html` into a published folder and return the errors that the page reports.
+    """Write `overview.html` into the folder `html` and return the errors that the page reports: unreadable state files.
 
-    `dates` holds the commits of the history, oldest first, with their times; `lost` are measured commits that it lacks. A
-    broken verdict or state of the checks is such an error. Raises BrokenResult for a broken record.
+    `root` holds the records and the state files. `dates` holds the commits of the history, oldest first, with their times in
+    seconds; `lost` are measured commits that the history lacks. Raises BrokenResult for a broken record.
     """
     recorded = [read_record(file) for file in sorted((root / "benchmarks" / "records").glob("*.json"))]
     verdict, law = read_verdict(root / ".asv" / "verdict.json"), read_law(root / ".asv" / "law.json")
@@ -165,7 +168,7 @@ def sort(lines: Mapping[str, Line], cases: Iterable[str]) -> list[Line]:
 
 
 def last_week(series: Series, dates: Mapping[str, int]) -> tuple[int, list[Slowdown]]:
-    """Return how many commits were measured beside the pinned version, and the slowdowns of the week before the newest."""
+    """Return how many commits were measured beside the pinned version, and the slowdowns in the week up to the newest one."""
     by_case = history.by_case([series])
     commits = {commit for line in by_case.values() for commit, _ in line}
     since = max((dates[commit] for commit in commits), default=0) - WEEK
@@ -178,7 +181,7 @@ def last_week(series: Series, dates: Mapping[str, int]) -> tuple[int, list[Slowd
 
 
 def asv_line(series: Series, case: str, commit: str) -> Line:
-    """Return the row of a case at the newest commit that measured it, with its history as sparklines."""
+    """Return the row of a case at `commit`, with the history of its ratios as sparklines."""
     figures = series.commits[commit]
     present = {entry: figure for entry, figure in figures.items() if figure.value is not None}
     failed = [entry for entry, figure in figures.items() if figure.value is None]

@@ -1,4 +1,4 @@
-"""Publishes the stored history as web pages: an overview in front of asv's pages, complete or not at all."""
+"""Publish the stored history as web pages: an overview in front of asv's pages, complete or not at all."""
 
 import importlib.util
 import subprocess
@@ -24,10 +24,10 @@ class CannotPublish(CommandError):
 def publish(root: Path, html: Path) -> tuple[list[str], list[str]]:
     """Make the pages from the results stored in `root`, a repository with asv's configuration, and replace `html` by them.
 
-    Returns errors (what the overview shows as unreadable) and notes. If the pages cannot be made, `html` stays as it was.
+    Return the errors that the overview reports, and notes for the user. If the pages cannot be made, `html` stays as it was.
 
     Raises BrokenResult for a result that cannot be read (asv would leave it out silently), CannotPublish if nothing is stored
-    or asv fails, UnknownAsset if this is another asv than the pinned one.
+    or asv fails, UnknownAsset if asv's version is not the pinned one.
     """
     if importlib.util.find_spec("asv") is None:
         raise CannotPublish("asv is not installed: pip install -e '.[bench]'")
@@ -40,7 +40,7 @@ def publish(root: Path, html: Path) -> tuple[list[str], list[str]]:
         new, former = Path(folder, "new"), Path(folder, "former")
         command = [sys.executable, "-m", "asv", "publish", "--html-dir", str(new)]
         done = subprocess.run(command, cwd=root, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        # asv's exit code is always 0, and the page is the first file that it writes; this file is the last one.
+        # asv's exit code is always 0, and index.html is the first file that it writes; info.json is the last one.
         if not (new / "info.json").exists():
             raise CannotPublish(f"asv failed; if nothing is measured yet, run python -m benchmarks run\n{done.stdout}")
         errors = overview.write(new, root, stored, dates, lost)
@@ -54,7 +54,7 @@ def publish(root: Path, html: Path) -> tuple[list[str], list[str]]:
 
 
 def history(root: Path) -> dict[str, int]:
-    """Return the commits in asv's order, oldest first, each with its time in seconds since 1970."""
+    """Return the commits in asv's order, oldest first, each with its time in seconds since 1970. Raises CannotPublish."""
     command = ["git", "rev-list", "--all", "--date-order", "--reverse", "--timestamp"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:

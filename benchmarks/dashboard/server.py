@@ -1,4 +1,4 @@
-"""Serves the published pages on this machine alone."""
+"""Serve the published pages to this machine only."""
 
 from functools import partial
 from http import HTTPStatus
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Pages(SimpleHTTPRequestHandler):
-    """Serves a folder and redirects `/` to the overview. Only failed requests are logged."""
+    """A request handler that serves a folder and redirects `/` to the overview. Only failed requests are logged."""
 
     def send_head(self) -> Any:
         if self.path.partition("?")[0] != "/":

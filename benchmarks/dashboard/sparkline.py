@@ -11,7 +11,7 @@ FLAT = 0.1  # least range of the vertical axis, relative to the value, so that n
 
 @dataclass(frozen=True)
 class Sparkline:
-    """Points of commit, median, lower and upper quartile, oldest first; at least one."""
+    """A sparkline of at least one point (commit, median, lower quartile, upper quartile), oldest first."""
 
     name: str
     points: Sequence[tuple[str, float, float, float]]
@@ -29,20 +29,20 @@ class Sparkline:
 
     @cached_property
     def limits(self) -> tuple[float, float]:
-        """The values at the lower and the upper edge."""
+        """The ratios at the lower and the upper edge of the picture."""
         drawn = [value for _, *values in self.points for value in values]
         low, high = min(drawn), max(drawn)
         slack = max(0.0, (FLAT * high - (high - low)) / 2)
         return low - slack, high + slack
 
     def y(self, value: float) -> float:
-        """Return the vertical place of a ratio, counted from above."""
+        """Return the vertical place of a ratio, in pixels from the top."""
         low, high = self.limits
         share = (value - low) / (high - low) if high > low else 0.5
         return round(HEIGHT - EDGE - share * (HEIGHT - 2 * EDGE), 1)
 
     def x(self, number: int) -> float:
-        """Return the horizontal place of a point: evenly spaced, the oldest at the left edge."""
+        """Return the horizontal place of point `number`, in pixels from the left; points are evenly spaced."""
         return round(EDGE + number * min(SPACING, (WIDTH - 2 * EDGE) / max(1, len(self.points) - 1)), 1)
 
     def line(self) -> str:
@@ -56,6 +56,6 @@ class Sparkline:
         return " ".join([*upper, *reversed(lower)])
 
     def equal(self) -> float | None:
-        """Return the vertical place of the ratio 1, or None if the picture does not reach it."""
+        """Return the vertical place of the ratio 1 in pixels, or None if 1 lies outside the limits."""
         low, high = self.limits
         return self.y(1.0) if low <= 1 <= high else None

@@ -1,4 +1,4 @@
-"""The state that the overview shows beside the figures: the gate's verdict and the statistical checks of the law."""
+"""The state that the overview shows beside the figures: the gate's verdict and the statistical tests of the law."""
 
 import json
 from collections.abc import Callable
@@ -14,20 +14,20 @@ VERDICTS = {"PASS": "good", "IMPROVED": "good", "REGRESSED": "bad", "FAILED": "b
 
 @dataclass(frozen=True)
 class State:
-    """The content of a state file, or the error why it cannot be read; neither if there is no file."""
+    """The content of a state file, or the reason why it cannot be read; neither if there is no file."""
 
-    command: str  # writes the file
+    command: str  # the command that writes the file
     content: dict[str, Any] | None = None
     error: str = ""
 
 
 def read_verdict(file: Path) -> State:
-    """Return the gate's last verdict."""
+    """Return the gate's last verdict from `file`."""
     return _read(file, _verdict, "python -m benchmarks compare BASE")
 
 
 def read_law(file: Path) -> State:
-    """Return the state of the statistical checks."""
+    """Return the result of the last statistical tests of the law from `file`."""
     return _read(file, _law, "python -m benchmarks nightly")
 
 
@@ -61,10 +61,10 @@ def _law(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def minute(text: str) -> str:
-    """Return a stored time, to the minute."""
+    """Return a time in ISO format without its seconds and time zone."""
     return datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M")
 
 
 def percent(share: float | None) -> str:
-    """Return a relative change as text."""
+    """Return a relative change as text in %; an empty text for None."""
     return "" if share is None else f"{share:+.1%}"

@@ -1,4 +1,4 @@
-"""Choose what the gate compares HEAD with: the commit that was judged last, and the last release."""
+"""Choose the commits that the gate compares HEAD with: the commit that was judged last, and the last release."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ class Base:
 
 
 def last_judged(root: Path, head: str, judged: str, measured: Sequence[str], note: Callable[[str], None]) -> Base:
-    """Return the commit that was judged last.
+    """Return the commit `judged`, which was judged last, as the base; no base if HEAD is not newer or the package is the same.
 
-    If the history was rewritten and no longer contains that commit, return the newest measured commit before HEAD instead.
+    If the history was rewritten and no longer contains `judged`, return the newest commit before HEAD that is in `measured`.
     """
     if not judged:
         return Base("", "this is the first night: nothing to compare with")
@@ -34,7 +34,7 @@ def last_judged(root: Path, head: str, judged: str, measured: Sequence[str], not
 
 
 def last_release(root: Path, head: str) -> Base:
-    """Return the commit of the newest release before HEAD: the nearest tag v[0-9]*."""
+    """Return the commit of the newest release before HEAD, the nearest tag v[0-9]*, as the base; no base without a release."""
     tag = git("describe", "--tags", "--abbrev=0", "--match", "v[0-9]*", head, folder=root, otherwise="")
     if not tag:
         return Base("", "there is no release yet: no tag v… before this commit")
@@ -45,7 +45,7 @@ def last_release(root: Path, head: str) -> Base:
 
 
 def unless_equal(root: Path, head: str, commit: str, name: str) -> Base:
-    """Return `commit` as the base, unless the package is the same there: then no case can be slower."""
+    """Return `commit` as the base, unless its package is the same as at `head`: then no case can be slower."""
     paths = ("taildropout", "pyproject.toml")
     if git("diff", "--quiet", commit, head, "--", *paths, folder=root, otherwise="different") == "":
         return Base("", f"the package is the same as at {name}")

@@ -1,4 +1,4 @@
-"""What a night shows and reports when its steps are done: the dashboard's files and the findings for GitHub's issues."""
+"""The results of a night whose steps are done: the dashboard's files, and the findings to report as GitHub issues."""
 
 import json
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ NOISY_NIGHTS = 3  # consecutive nights without a verdict before an issue is open
 
 
 def write_dashboard_files(root: Path, report: Report, state: State) -> None:
-    """Write the newest verdict and the newest check of the law to .asv. Of two comparisons, show the worse.
+    """Write the newest verdict and the newest test of the law to .asv, for the dashboard. Of two comparisons, write the worse.
 
-    If no step has new files, write only those that do not exist.
+    If no step has a new result, write the stored ones to the files that do not exist.
     """
     outcomes = report.outcomes
     for name in ("release", "last", "law"):

@@ -33,7 +33,7 @@ class Finding:
     key: str
 
     def body(self) -> str:
-        """Return the text of the issue or comment, with a link to the run and the marker."""
+        """Return the text of the issue or comment: `text`, a link to the run, and the marker."""
         return "\n\n".join(filter(None, [self.text, run_link(), self.marker()]))
 
     def marker(self) -> str:
@@ -60,7 +60,7 @@ def wrong_law(line: str, head: str, seeds: Sequence[int]) -> Finding:
 
 
 def job_failed(device: str, text: str, head: str = "") -> Finding:
-    """Return the finding that the nightly job itself failed."""
+    """Return the finding that the nightly job on `device` failed; `text` says how."""
     key = f"{head[:12]} {os.environ.get('GITHUB_RUN_ID', '')}".strip()
     return Finding(f"The nightly job fails ({device})", text, key)
 

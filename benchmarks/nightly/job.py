@@ -21,7 +21,7 @@ from .steps import Steps
 
 @dataclass(frozen=True)
 class Job:
-    """What to run: the clone, the device, the time in seconds, the steps, whether to report issues, the results' worktree."""
+    """A nightly job: the clone, the device, the time in seconds, the steps, whether to report issues, the results' worktree."""
 
     root: Path
     device: str
@@ -31,7 +31,7 @@ class Job:
     results: Path | None = None  # default: .asv/asv-results
 
     def run(self) -> Report:
-        """Run a night and return its report; an error that ended the night is the outcome "night"."""
+        """Run a night and return its report; an error that ended the night becomes the outcome "night" of the report."""
         report = Report(self.device, "")
         try:
             with only_one_night(self.root):
@@ -82,7 +82,7 @@ def only_one_night(root: Path) -> Iterator[None]:
 
 
 def append_for_github(variable: str, text: str) -> None:
-    """Append to the file that this environment variable of GitHub Actions names, if it is set."""
+    """Append `text` to the file that the environment variable names, as GitHub Actions sets it; do nothing if it is unset."""
     if name := os.environ.get(variable):
         with open(name, "a", encoding="utf-8") as file:
             file.write(text)

@@ -1,4 +1,4 @@
-"""What a night remembers: its report, and the state, which is committed to the results branch after every step."""
+"""The records of a night: its report, and the state, which is committed to the results branch after every step."""
 
 import secrets
 from pathlib import Path

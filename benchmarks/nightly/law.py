@@ -25,7 +25,7 @@ FAMILY_TEST = "test_holm"  # judges the tests that ran in the same process, so i
 
 @dataclass(frozen=True)
 class PytestRun:
-    """One run of the tests: their number, and the message of each test that failed, by its name."""
+    """One run of pytest: the number of tests that ran, the message of each test that failed, by its name, and JUnit XML."""
 
     ran: int
     failures: dict[str, str]
@@ -33,8 +33,9 @@ class PytestRun:
 
 
 def check(root: Path, commit: str, seeds: Sequence[int], seconds: float, select: Sequence[str] = ()) -> Outcome:
-    """Run the tests on the working tree, whose commit is `commit`; `select` holds further arguments of pytest.
+    """Run the tests on the working tree, whose commit is `commit`, on seeds[0]; repeat on seeds[1] those that fail.
 
+    A test that fails on both seeds is rejected. `seconds` is the time for both runs; `select` holds more arguments of pytest.
     Raises OutOfTime, or CannotMeasure if pytest cannot run the tests.
     """
     end = time.monotonic() + seconds

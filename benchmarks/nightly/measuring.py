@@ -1,4 +1,4 @@
-"""Measure the newest commit and those that earlier nights missed, and keep asv's results in the results branch."""
+"""Measure the newest commit and the commits that earlier nights missed, and keep asv's results in the results branch."""
 
 import time
 
@@ -14,7 +14,7 @@ MAX_TRIES = 2  # for a missed commit that cannot be measured; the newest commit 
 
 
 class Measuring:
-    """The measuring steps of a night. Creating one takes asv's results over from the branch and selects the series."""
+    """The measuring steps of a night. Creating one copies the branch's results to asv's folder and selects the series."""
 
     def __init__(self, journal: Journal, steps: Steps) -> None:
         self.journal, self.steps = journal, steps
@@ -76,7 +76,7 @@ class Measuring:
         return [commit for commit in commits if commit not in {*self.series.measured, head}]
 
     def measure(self, commit: str, seconds: float) -> Outcome:
-        """Measure a commit and save its figures; on OutOfTime, save those that exist and raise it again."""
+        """Measure a commit and save its figures. If the time is up, save the figures measured so far and raise OutOfTime."""
         try:
             outcome = self.steps.measure(commit, seconds)
         except OutOfTime:
@@ -103,11 +103,11 @@ class Measuring:
         self.merge_results(into_branch=False)
 
     def give_results(self) -> None:
-        """Copy asv's results to the branch; they replace the figures that the branch has."""
+        """Copy asv's results to the branch; they replace older figures of the same benchmark and commit there."""
         self.merge_results(into_branch=True)
 
     def merge_results(self, into_branch: bool) -> None:
-        """Merge asv's results and the branch's. Where they differ, asv's figure is the newer one."""
+        """Merge asv's results into the branch's, or the other way. Where they differ, keep asv's figure, which is newer."""
         asv, kept = self.journal.root / ".asv" / "results", self.journal.branch.folder / "results"
         source, target = (asv, kept) if into_branch else (kept, asv)
         for note in merge(source, target, self.journal.root / ".asv" / "broken", prefer_source=into_branch):

@@ -15,7 +15,7 @@ PARAMETERS, VERSION = 1, 2  # the columns of a result of asv that hold no figure
 
 
 def merge(source: Path, target: Path, aside: Path, prefer_source: bool) -> list[str]:
-    """Copy the files of `source` into `target`, each in one step; return a sentence for each broken file.
+    """Copy the files of `source` into `target`, each atomically; return a sentence for each broken file.
 
     Where both folders have a figure, keep that of `source` if `prefer_source`, else that of `target`. A file that is not JSON
     is moved to the folder `aside`.
@@ -54,7 +54,11 @@ def move_aside(file: Path, folder: Path) -> Path:
 
 
 def combine(name: str, first: str, second: str) -> str:
-    """Combine two texts of the file `name`: keep every figure of either text, that of `first` where both have it."""
+    """Combine two texts of the file `name`: keep every figure of either text, that of `first` where both have it.
+
+    If the file holds no figures, or the texts are of different columns or parameters, return `first` if it is JSON, else
+    `second`.
+    """
     if not RESULT.fullmatch(name) or not (is_json(first) and is_json(second)):
         return first if is_json(first) or not is_json(second) else second
     ours, theirs = json.loads(first), json.loads(second)
@@ -67,7 +71,7 @@ def combine(name: str, first: str, second: str) -> str:
 
 
 def fill(first: list[Any], second: list[Any]) -> list[Any]:
-    """Return the columns `first` of a benchmark, with the figures that they lack taken from the columns `second`."""
+    """Return the columns `first` of a benchmark in asv's file, with missing figures taken from the columns `second`."""
     if first[PARAMETERS : VERSION + 1] != second[PARAMETERS : VERSION + 1] or not second[0]:
         return first
     if not first[0]:

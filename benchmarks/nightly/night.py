@@ -1,4 +1,4 @@
-"""One night: measure and judge what is new, step by step, and commit the outcome of each step to the results branch."""
+"""One night: measure and judge new commits, step by step, and commit the outcome of each step to the results branch."""
 
 import time
 from collections.abc import Callable
@@ -22,7 +22,7 @@ OWN_STATE = ("measure", "backlog", "publish")  # their progress is kept in the s
 
 
 class Night:
-    """A night on the HEAD of the journal's clone, which may take `seconds`."""
+    """A night on the HEAD of the journal's clone, in at most `seconds`; `issues`: report the findings as GitHub issues."""
 
     def __init__(self, journal: Journal, steps: Steps, seconds: float, issues: bool) -> None:
         self.journal, self.steps, self.issues = journal, steps, issues
@@ -46,7 +46,7 @@ class Night:
         self.finish()
 
     def do(self, name: str, step: Callable[[float], Outcome]) -> None:
-        """Do a step within its share of the remaining time, unless its outcome for this commit is settled."""
+        """Do a step within its share of the remaining time, unless its outcome for this commit is settled; store it."""
         seconds = self.seconds_for(name)
         state = self.journal.state
         former = state.steps.get(name)
@@ -64,7 +64,7 @@ class Night:
         print(f"==> {name}: {outcome.verdict}: {outcome.line}", flush=True)
 
     def seconds_for(self, name: str) -> float:
-        """Return the time that a step may take, and take the step off the remaining ones."""
+        """Return the seconds that a step may take, and remove the step from the remaining ones."""
         weight = self.weights.pop(name)
         return max(1.0, weight / (sum(self.weights.values()) + weight) * (self.end - time.monotonic()))
 
@@ -84,14 +84,14 @@ class Night:
             self.do(name, partial(self.gate, name))
 
     def canary(self, seconds: float) -> Outcome:
-        """Check that the gate sees an injected slowdown; if the time is too short for that, the night is void."""
+        """Check that the gate sees an injected slowdown; if the time is too short for the check, the night is void."""
         try:
             return self.steps.canary(self.journal.head, seconds)
         except OutOfTime as error:
             return Outcome(VOID, str(error))
 
     def gate(self, name: str, seconds: float) -> Outcome:
-        """Compare HEAD with the base of this name."""
+        """Compare HEAD with the base of this name, "last" or "release"."""
         base, outcomes = self.bases[name], self.journal.outcomes
         if not base.commit:
             return Outcome(SKIPPED, base.reason)

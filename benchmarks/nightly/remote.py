@@ -56,7 +56,10 @@ class Remote:
         repository.git("update-ref", LAST_SEEN_REF, tip)
 
     def push(self) -> None:
-        """Push the branch; if somebody else has pushed, unite both sides first. Raises BranchError after the last attempt."""
+        """Push the branch, if there is a remote; if somebody else has pushed, unite both sides first.
+
+        Raises BranchError after the last attempt.
+        """
         if not self.exists:
             return
         problem = ""
@@ -84,10 +87,10 @@ class Remote:
 
 
 def unite(repository: Repository, local: str, tip: str, parents: list[str]) -> None:
-    """Commit the files of both sides to the branch.
+    """Commit the files of the commits `local` and `tip` to the branch; the new commit has the parents `parents`.
 
-    A file that one side changed is taken from that side; a file that both changed is combined. A commit with one parent has
-    no common base with the other side: each side's files then count as changed.
+    A file that one side changed is taken from that side; a file that both changed is combined. With one parent there is no
+    common base: all files of both sides then count as changed.
     """
     base = repository.git("merge-base", local, tip, otherwise="") if len(parents) > 1 else ""
     names = repository.git("diff", "--name-only", "--no-renames", "-z", local, tip).split("\0")

@@ -38,7 +38,7 @@ MEANINGS = {
 
 @dataclass
 class Report:
-    """The outcomes of a night's steps, by the steps' names, and notes about what the night had to repair."""
+    """The outcomes of a night's steps, by the steps' names, and notes for the summary, such as repairs."""
 
     device: str
     head: str
@@ -70,7 +70,7 @@ class Report:
         return f"{self.verdict()}: {MEANINGS.get(self.verdict(), 'nothing is slower or wrong')}"
 
     def markdown(self) -> str:
-        """Return the summary."""
+        """Return the summary in Markdown: a table of the steps, the notes, and the details of each step."""
         machine = self.machine or "this machine"
         lines = [f"## {self.headline()}", "", f"Nightly, {self.device}, commit {self.head[:8]}, on {machine}."]
         lines += ["", "| step | verdict | details |", "| --- | --- | --- |"]
@@ -84,7 +84,7 @@ class Report:
         return "\n".join(lines).rstrip() + "\n"
 
     def junit(self) -> str:
-        """Return JUnit XML: a test case per step, and the test suites of the steps themselves."""
+        """Return JUnit XML: a test suite with a test case per step, then the test suites that the steps wrote."""
         root = ElementTree.Element("testsuites", {"name": f"nightly {self.device}"})
         tags = [JUNIT_TAGS.get(outcome.verdict) for outcome in self.outcomes.values()]
         counts = {"tests": len(tags), "failures": tags.count("failure"), "errors": tags.count("error")}

@@ -1,6 +1,6 @@
-"""The state that one night stores for the next: which commits are measured, which one is judged, the outcome of each step.
+"""The state that one night stores for the next: the measured commits, the judged commit, and the outcome of each step.
 
-Dates decide nothing here: the history of commits alone says which commit is newer.
+Which commit is newer follows from the history of commits, never from dates.
 """
 
 import json
@@ -11,7 +11,7 @@ from ..gate.rule import FAILED, IMPROVED, PASS, REGRESSED, UNSTABLE
 
 VOID, REJECTED, SKIPPED = "VOID", "REJECTED", "SKIPPED"
 WORST_FIRST = (VOID, REGRESSED, REJECTED, FAILED, UNSTABLE, IMPROVED, PASS, SKIPPED)
-SETTLED = (REGRESSED, REJECTED, IMPROVED, PASS)  # a step with one of these verdicts is not repeated for the same commit
+SETTLED = (REGRESSED, REJECTED, IMPROVED, PASS)  # verdicts after which a step is not repeated for the same commit
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class State:
 
     judged: str = ""  # the newest commit that the gate has compared with an earlier one
     head: str = ""  # the commit of the last night, or of the one that is running
-    seeds: list[int] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)  # two, for the statistical tests at `head`
     steps: dict[str, Outcome] = field(default_factory=dict)  # of `head`
-    series: dict[str, Series] = field(default_factory=dict)
-    environment: dict[str, str] = field(default_factory=dict)
-    shown: dict[str, Any] = field(default_factory=dict)
+    series: dict[str, Series] = field(default_factory=dict)  # by machine, processor and torch
+    environment: dict[str, str] = field(default_factory=dict)  # of the last night, or of the one that is running
+    shown: dict[str, Any] = field(default_factory=dict)  # the newest JSON files for the dashboard, by name
     unstable: int = 0  # consecutive nights without a verdict
 
     def text(self) -> str:
@@ -70,7 +70,7 @@ def parse(text: str) -> State:
 
 
 def parse_outcome(stored: dict[str, Any]) -> Outcome:
-    """Return a stored outcome; an older one calls `reported` `told`."""
+    """Return a stored outcome; older versions of this code stored `reported` under the key "told"."""
     fields = dict(stored)
     if "told" in fields:
         fields["reported"] = fields.pop("told")

@@ -1,4 +1,4 @@
-"""The steps of a night. Each runs a command of this project in a process of its own, which is killed when its time is up."""
+"""The steps of a night. Each runs a command of this project in a process of its own, and kills it when its time is up."""
 
 import json
 import sys
@@ -15,16 +15,16 @@ from ..system import machine, process_group
 from . import law
 from .state import VOID, Outcome
 
-RESERVE = 0.15  # share of a comparison's time for what the gate's --budget leaves out: extracting and building both versions
+RESERVE = 0.15  # share of a comparison's time for extracting and building both versions, which --budget does not include
 
 
 @dataclass(frozen=True)
 class Steps:
-    """The expensive parts of a night, which tests replace. The last argument of each is its time in seconds.
+    """The expensive parts of a night, which tests replace. The last argument of each step is its time in seconds.
 
     `measure` and `canary` take a commit, `gate` takes base and head, `law` takes a commit and two seeds (None: the law is not
-    tested on this device). Each may raise OutOfTime or CannotMeasure. `environment` returns what the figures depend on besides
-    the code; its "machine" is asv's name of the machine.
+    tested on this device). Each step may raise OutOfTime or CannotMeasure. `environment` returns the machine, the processor or
+    GPU and the version of torch; its "machine" is asv's name of the machine.
     """
 
     environment: Callable[[], dict[str, str]]
@@ -52,7 +52,7 @@ def real_steps(root: Path, device: str, cases: Sequence[str] = (), select: Seque
 
 
 def environment(device: str) -> dict[str, str]:
-    """Return what figures depend on besides the code: the machine, its processor or GPU, and the version of torch."""
+    """Return the name of this machine, of its processor or GPU, and the version of torch: figures depend on them."""
     described = machine.describe(device)
     torch = f"torch {version('torch').partition('+')[0]}"  # the same for builds with and without CUDA
     return {"machine": machine.name(), "processor": described.get("gpu", described["cpu"]), "torch": torch}
@@ -64,20 +64,23 @@ def run_command(root: Path, seconds: float, *args: str) -> tuple[int, str]:
 
 
 def failure(name: str, code: int, stderr: str) -> Outcome:
-    """Return the outcome of a command that failed: its error message as the line, the rest of `stderr` as details."""
+    """Return the outcome of a command that failed: its error message as the line, and all of `stderr` as details."""
     lines = stderr.splitlines() or [f"exit code {code} without a message"]
     errors = [line for line in lines if line.startswith(("Could not", "Nothing")) or " failed on " in line]
     return Outcome(FAILED, f"{name}: {(errors or lines)[-1].strip()}", markdown=f"```\n{stderr}\n```")
 
 
 def measure(root: Path, options: Sequence[str], commit: str, seconds: float) -> Outcome:
-    """Measure with asv the figures that a commit lacks."""
+    """Measure the figures that a commit lacks; `options` are those of the command `run`. Raises OutOfTime."""
     code, stderr = run_command(root, seconds, "run", commit, *options)
     return Outcome(PASS, f"commit {commit[:8]} is measured") if code == 0 else failure(f"commit {commit[:8]}", code, stderr)
 
 
 def canary(root: Path, device: str, commit: str, seconds: float) -> Outcome:
-    """Check that the gate sees an injected slowdown. The verdict is VOID if it does not, or if the check itself failed."""
+    """Check that the gate sees an injected slowdown. The verdict is VOID if it does not, or if the check itself failed.
+
+    Raises OutOfTime.
+    """
     with tempfile.TemporaryDirectory(prefix="taildropout-night-") as folder:
         file = Path(folder, "canary.json")
         code, stderr = run_command(root, seconds, "canary", commit, "--device", device, "--json", str(file))
@@ -87,7 +90,7 @@ def canary(root: Path, device: str, commit: str, seconds: float) -> Outcome:
 
 
 def gate(root: Path, options: Sequence[str], base: str, head: str, seconds: float) -> Outcome:
-    """Compare two commits with the gate."""
+    """Compare two commits with the gate; `options` are those of the command `compare`. Raises OutOfTime."""
     with tempfile.TemporaryDirectory(prefix="taildropout-night-") as folder:
         files = {kind: Path(folder, kind) for kind in ("json", "junit", "markdown")}
         outputs = [arg for kind, file in files.items() for arg in (f"--{kind}", str(file))]
@@ -114,6 +117,6 @@ def slower(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def publish(root: Path, seconds: float) -> Outcome:
-    """Publish the pages of the dashboard."""
+    """Publish the pages of the dashboard to .asv/html. Raises OutOfTime."""
     code, stderr = run_command(root, seconds, "dashboard")
     return Outcome(PASS, "in .asv/html") if code == 0 else failure("dashboard", code, stderr)

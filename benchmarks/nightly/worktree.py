@@ -29,7 +29,7 @@ def check_out(repository: Repository) -> None:
 
 
 def keep_leftovers(repository: Repository, note: Callable[[str], None]) -> None:
-    """Commit the files that a killed night has written, and restore those that git had not checked out yet."""
+    """Commit the files that a killed night has written, and restore the files that are missing in the worktree."""
     with contextlib.suppress(FileNotFoundError):  # the process that held the lock is dead: only one night runs in a clone
         Path(repository.in_worktree("rev-parse", "--git-path", "index.lock")).unlink()
     for partial in repository.folder.rglob("*.partial"):
@@ -43,7 +43,7 @@ def keep_leftovers(repository: Repository, note: Callable[[str], None]) -> None:
 
 
 def repair(repository: Repository, note: Callable[[str], None]) -> None:
-    """Replace each broken JSON file by its last valid version in the branch; move it aside in any case."""
+    """Move each broken JSON file to the folder `broken`, and restore its last valid version in the branch, if there is one."""
     for file in sorted(repository.folder.rglob("*.json")):
         if is_json(file.read_text(errors="replace")):
             continue

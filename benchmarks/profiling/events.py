@@ -1,4 +1,4 @@
-"""Reads the Chrome trace of torch.profiler, makes its slices nest, and adds up its events by operator."""
+"""Read the Chrome trace of torch.profiler, make its slices nest, and add up its events by operator."""
 
 import json
 from collections import defaultdict
@@ -32,7 +32,10 @@ class Operator:
 
 
 def read(run: Path, number: Callable[[str], Any] = float) -> dict[str, Any]:
-    """Return a run's trace; `number` parses fractions. Raises BrokenTrace: TensorBoard and Perfetto read the same file."""
+    """Return the Chrome trace in the folder `run`; `number` parses numbers with a fraction or exponent.
+
+    Raises BrokenTrace if the trace is incomplete or holds NaN, which TensorBoard and Perfetto could not read either.
+    """
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not JSON")
@@ -50,7 +53,8 @@ def read(run: Path, number: Callable[[str], Any] = float) -> dict[str, Any]:
 def repair(run: Path) -> list[dict[str, Any]]:
     """Rewrite a run's trace so that its slices nest and its times begin at 0, and return its events.
 
-    torch counts µs from a distant past: at 2⁴² and above, the floats of JSON's readers are off by whole ns.
+    torch's times are µs since a distant origin. JSON readers parse them as float64, whose spacing is 1 ns at 2⁴² µs and more
+    above. Raises BrokenTrace.
     """
     content = read(run, Decimal)
     events: list[dict[str, Any]] = content["traceEvents"]
@@ -72,7 +76,7 @@ def nest(events: Sequence[dict[str, Any]]) -> None:
     """Shorten slices that cross a Python call, such as a step, so that they begin or end where that call does.
 
     The slices of a thread have to nest: Perfetto drops a slice that crosses another. But torch enters and leaves a step, and
-    some slices of a compiler, inside Python calls that it records as well. Times are whole ns.
+    some slices of a compiler, inside Python calls that it records as well. Times are compared in whole ns.
     """
     python = {(event["pid"], event["tid"]) for event in events if event.get("cat") == "python_function"}
     threads: defaultdict[tuple[Any, Any], list[tuple[int, int, int]]] = defaultdict(list)
@@ -100,12 +104,15 @@ def nest(events: Sequence[dict[str, Any]]) -> None:
 
 
 def is_step(event: Mapping[str, Any]) -> bool:
-    """Return True if an event is a step of the profiler's schedule on the host."""
+    """Return True if an event is a step of the profiler's schedule, as recorded on the host."""
     return bool(event.get("cat") == "user_annotation" and event["name"].startswith("ProfilerStep#"))
 
 
 def median_step(events: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """Return the events of the step of median duration out of `count`, and all events of the GPU."""
+    """Return the events of the step of median duration, and all events of the GPU.
+
+    Raises BrokenTrace if there are not `count` steps.
+    """
     steps = sorted((event for event in events if is_step(event)), key=lambda event: event["dur"])
     if len(steps) != count:
         raise BrokenTrace(f"the trace holds {len(steps)} steps, not {count}")
@@ -115,7 +122,7 @@ def median_step(events: Sequence[dict[str, Any]], count: int) -> list[dict[str, 
 
 
 def operators(events: Iterable[Mapping[str, Any]]) -> dict[str, Operator]:
-    """Return the operators of a Chrome trace by name; `OUTSIDE` holds the time of a step outside of them."""
+    """Return the operators of a Chrome trace by name; the entry `OUTSIDE` is the part of a step outside of operators."""
     sums = OperatorSums()
     timed = [event for event in events if event["ph"] == "X" or event["name"] == "[memory]"]
     for event in sorted(timed, key=lambda event: (event["ts"], -event.get("dur", 0))):
@@ -130,7 +137,7 @@ def operators(events: Iterable[Mapping[str, Any]]) -> dict[str, Operator]:
 
 
 class OperatorSums:
-    """Adds up the events of a trace by operator. The host's events must come in the order of their start."""
+    """The sums of a trace's events by operator. The host's events must be added in the order of their start."""
 
     def __init__(self) -> None:
         self.operators: defaultdict[str, Operator] = defaultdict(Operator)

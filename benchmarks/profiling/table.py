@@ -1,4 +1,4 @@
-"""The table of a trace: the operators in which either side spends most, side by side."""
+"""The table of a trace: the operators in which either side spends most time, side by side."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ NOTE = (
 
 
 def render(sides: Mapping[str, Mapping[str, Operator]], case: "Case") -> Table:
-    """Return the table of both sides' operators."""
+    """Return the table of both sides' operators by name, the most expensive ones first."""
     gpu = case.device == "cuda"
     table = Table(title=f"{case.name}: where the time goes", caption=Text(NOTE), caption_justify="left")
     table.add_column("operator", overflow="fold")
@@ -50,7 +50,7 @@ def render(sides: Mapping[str, Mapping[str, Operator]], case: "Case") -> Table:
 
 
 def cells(operator: Operator | None, gpu: bool) -> Sequence[str]:
-    """Return calls, times and bytes; empty texts if the side lacks the operator."""
+    """Return an operator's calls, times and bytes as text; empty texts for None."""
     if operator is None:
         return ("",) * (4 if gpu else 3)
     device = [format_seconds(operator.device * 1e-6)] if gpu else []

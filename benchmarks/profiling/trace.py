@@ -1,4 +1,4 @@
-"""Traces a case with torch.profiler: each side is a run of TensorBoard's profiler plugin, a folder with one Chrome trace."""
+"""Trace a case with torch.profiler: each side is a run of TensorBoard's profiler plugin, a folder with one Chrome trace."""
 
 import shutil
 import tempfile
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ..suite.cases import Case
 
 WAIT, WARMUP, STEPS = 1, 4, 9  # of the profiler's schedule, in calls of the case
-TOUCHED = 256  # bytes per element of the case: the memory of all steps, if a trace keeps each step from reusing memory
-BLOCK = 2**26  # bytes
+TOUCHED = 256  # bytes per element of the case: enough for all steps if none reuses the memory of the one before
+BLOCK = 2**26  # bytes that are allocated at once
 
 
 class CannotTrace(CommandError):
@@ -44,7 +44,7 @@ class Side:
 def staging(out: Path, replace: bool) -> Iterator[Path]:
     """Yield a folder whose content moves to `out` at the end; after an error it is removed and `out` is unchanged.
 
-    `out` must be new or empty, unless `replace`: then its former runs are removed.
+    `out` must be new or empty, unless `replace`: then its former runs are removed. Raises CannotTrace.
     """
     try:
         if not replace and out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -67,7 +67,10 @@ def staging(out: Path, replace: bool) -> Iterator[Path]:
 
 @contextmanager
 def sides(against: str) -> Iterator[list[Side]]:
-    """Yield the working tree's TailDropout and the side that it is compared with: a layer, or another version."""
+    """Yield the working tree's TailDropout and the side `against`: nn.Dropout, copy, or TailDropout at another revision.
+
+    Raises CannotTrace.
+    """
     if against in ("nn.Dropout", "copy"):
         package = imported()
         yield [Side("TailDropout", "TailDropout", package), Side(against, against, package)]
@@ -98,7 +101,7 @@ def imported() -> ModuleType:
 
 
 def load_version(folder: Path, number: int, version: str) -> ModuleType:
-    """Return the package of a version. Raises CannotTrace."""
+    """Return the package of a version, imported under a name with `number`. Raises CannotTrace."""
     try:
         return workload.load(folder, f"taildropout_traced_{number}")
     except Exception as error:  # any error of an old version's import
@@ -106,7 +109,7 @@ def load_version(folder: Path, number: int, version: str) -> ModuleType:
 
 
 def trace(case: "Case", side: Side, folder: Path) -> dict[str, Operator]:
-    """Write the trace of one side as a run in `folder` and return its operators."""
+    """Write the trace of one side as a run in `folder` and return its operators. Raises CannotTrace or BrokenTrace."""
     from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trace_handler
 
     from ..suite import cases
@@ -143,7 +146,7 @@ def trace(case: "Case", side: Side, folder: Path) -> dict[str, Operator]:
 
 
 def touch_memory(case: "Case") -> None:
-    """Write to as much memory as the steps need: a step on fresh pages takes several times as long."""
+    """Write to as much memory as a case's steps need on a CPU: a step on fresh pages takes several times as long."""
     import torch
 
     if case.device == "cpu":

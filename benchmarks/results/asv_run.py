@@ -1,4 +1,4 @@
-"""Runs asv's suite on commits: only what a commit lacks, with one progress line, and asv's output only where it fails."""
+"""Run asv's suite on commits: measure the figures that a commit lacks, and show asv's output only where a benchmark fails."""
 
 import atexit
 import fcntl
@@ -20,7 +20,7 @@ from .progress import ProgressLine
 from .stored import Entry, Figure
 
 CHUNK = 24  # processes: asv stores their figures together at the end, so an interruption costs this many at most
-MAX_NAMED = 20  # failures that are listed; where all fail, they fail for one reason
+MAX_NAMED = 20  # failures that are listed; if more benchmarks fail, they usually share one cause
 QUICK_MODULES = "counts", "process", "quality"  # in the quick profile, beside speed and history
 QUICK_COUNTS = "8x16-f32-train", "1024x512-f32-train", "0.5"  # parameters of the counts in the quick profile
 ENVIRONMENTS = ROOT / ".asv" / "env"
@@ -29,7 +29,7 @@ PERCENT = re.compile(r"\[ *([\d.]+)%\] ··· (\w+\.[\w.]+) ")  # asv's line aft
 
 @dataclass(frozen=True)
 class Choice:
-    """What to measure: the named cases, and beside them the rest of a profile unless `only_cases`."""
+    """What to measure: the cases `names` and, unless `only_cases`, the other benchmarks of a profile ("quick" or "full")."""
 
     names: Sequence[str]
     profile: str = "quick"
@@ -37,7 +37,7 @@ class Choice:
     only_cases: bool = False
 
     def wants(self, entry: Entry) -> bool:
-        """Return True if an entry of the suite is asked for; entries of a missing device stay n/a without being started."""
+        """Return True if an entry of the suite is to be measured: never one for a GPU if torch finds none."""
         from ..suite.cases import CASES
 
         params = [param.strip("'") for param in entry.params]
@@ -65,7 +65,7 @@ class SuiteRun:
     versions: dict[Entry, str] = field(default_factory=dict)
 
     def prepare(self, revisions: str) -> list[str]:
-        """Make all that asv needs and return the commits that can be measured, newest first. Raises CannotMeasure."""
+        """Set up asv, discover the suite, and return the commits that can be measured, newest first. Raises CannotMeasure."""
         if importlib.util.find_spec("asv") is None:
             raise CannotMeasure("asv is not installed: pip install -e '.[bench]' (`record` measures without it)")
         commits = resolve(revisions)
@@ -91,7 +91,10 @@ class SuiteRun:
         return with_package
 
     def discover(self, commits: Iterable[str]) -> dict[Entry, str]:
-        """Return the suite's entries with versions. asv needs an installed package to look, so one commit must build."""
+        """Return the suite's entries with their benchmarks' versions.
+
+        asv imports the suite with the package of a commit installed. Raises CannotMeasure if it can build none of `commits`.
+        """
         output = ""
         for commit in commits:
             code, output = self.asv("run", "--bench", "just-discover", f"--machine={self.machine}", f"{commit}^!")
@@ -121,7 +124,10 @@ class SuiteRun:
         return stored.read(commit, self.machine, self.versions)
 
     def asv(self, *args: str, start: int = 0, figures: int = 0) -> tuple[int, str]:
-        """Run asv and return its exit code and output. The exit code is no verdict: read the results."""
+        """Run asv and return its exit code and output; the exit code does not tell whether a benchmark failed.
+
+        If `figures` is not 0, asv measures so many, and progress is shown from `start` on.
+        """
         command = [sys.executable, "-u", "-m", "asv", *args]
         lines = []
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -153,7 +159,10 @@ def failed_output(output: str) -> str:
 
 
 def lock_suite() -> None:
-    """Hold a lock until this process ends, since two runs would break each other's environment."""
+    """Lock asv's environments until this process ends, since two runs would break them, and remove incomplete ones.
+
+    Raises CannotMeasure if another run holds the lock.
+    """
     ENVIRONMENTS.mkdir(parents=True, exist_ok=True)
     lock = open(ENVIRONMENTS.parent / "lock", "w")  # noqa: SIM115
     try:
@@ -165,7 +174,7 @@ def lock_suite() -> None:
 
 
 def discard_incomplete() -> None:
-    """Remove environments without the packages that asv installs last; asv takes interrupted ones for complete."""
+    """Remove environments that lack a package: asv takes an environment for complete if its installation was interrupted."""
     for python in ENVIRONMENTS.glob("*/bin/python"):
         probe = [str(python), "-c", "import torch, numpy, setuptools, wheel, asv_runner"]
         if subprocess.run(probe, capture_output=True, check=False).returncode:
@@ -174,7 +183,7 @@ def discard_incomplete() -> None:
 
 
 def judge(commit: str, asked: Iterable[Entry], figures: dict[Entry, Figure]) -> tuple[int, str]:
-    """Return the exit code for a commit and a message: a failed or missing measurement is a failure, never a pass."""
+    """Return the exit code for a commit and a message: 1 if a figure failed or is missing, 2 if all are n/a, else 0."""
     asked = list(asked)
     failed = [str(entry) for entry in asked if entry not in figures]
     if failed:

@@ -1,9 +1,9 @@
-"""Finds the commits at which a series of figures changed its level.
+"""Find the commits at which a series of figures changed its level.
 
 The series is cut into segments of constant level so that the sum of squared deviations plus a penalty per cut is minimal
-(optimal partitioning, Jackson et al. 2005). Noise is estimated from the differences of neighbours, of which a step changes
-one, with large differences clipped. The penalty is that of a change of five standard errors: of flat series of 30 figures
-fewer than one in 200 is cut, with normal noise or with outliers (tests/harness/results/test_history.py shows it).
+(optimal partitioning, Jackson et al. 2005). Noise is estimated from the differences of neighbours, because a step changes only
+one of them; large differences are clipped. The penalty is that of a change of five standard errors: of flat series of 30
+figures fewer than one in 200 is cut, with normal noise or with outliers (tests/harness/results/test_history.py shows it).
 """
 
 import math
@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 PENALTY = 25.0  # of a cut, in variances of a figure: a cut at five standard errors just pays
-LEAST = 3  # figures of a level; fewer can be chance
+LEAST = 3  # figures in a segment; fewer can be chance
 SMALLEST = 0.01  # relative size of a change that is reported
-CLIP = 4.0  # robust standard deviations; larger differences count as this
+CLIP = 4.0  # robust standard deviations, to which larger differences are clipped
 MAD_TO_DEVIATION = 1.4826  # for a normal law
 
 
@@ -31,7 +31,10 @@ class Change:
 
 
 def changes(values: Sequence[float]) -> list[Change]:
-    """Return the changes of a series of positive figures, in order."""
+    """Return the changes of a series of ratios, in order, without those smaller than `SMALLEST`.
+
+    Raises ValueError if a ratio is not positive and finite.
+    """
     if not all(0 < value < math.inf for value in values):
         raise ValueError("a series of ratios must hold positive, finite numbers only")
     series = np.log(np.asarray(values, dtype=np.float64))
@@ -48,14 +51,17 @@ def changes(values: Sequence[float]) -> list[Change]:
 
 
 def deviation(series: NDArray[np.float64]) -> float:
-    """Return the standard deviation of a figure around its level, from the differences of neighbours."""
+    """Estimate the standard deviation of a figure around its level, from the differences of neighbours."""
     steps = np.abs(np.diff(series))
     core = MAD_TO_DEVIATION * float(np.median(steps)) or float(steps.mean())
     return math.sqrt(float(np.mean(np.minimum(steps, CLIP * core) ** 2)) / 2)
 
 
 def partition(series: NDArray[np.float64], penalty: float) -> list[int]:
-    """Return the edges (from 0 to the length) of the segments with the least squared deviations plus penalties."""
+    """Return the edges of the best segments, from 0 to the length of the series.
+
+    They minimise the sum of squared deviations from the segments' means, plus `penalty` for each cut.
+    """
     n = len(series)
     sums, squares = (
         np.concatenate([[0.0], np.cumsum(terms)]) for terms in (series - series.mean(), (series - series.mean()) ** 2)

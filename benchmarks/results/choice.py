@@ -1,4 +1,4 @@
-"""Chooses the cases that a command measures."""
+"""Choose the cases that a command measures."""
 
 import difflib
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 def select(chosen: Sequence[str] | None, profile: str, device: str | None) -> list[str]:
-    """Return the names of the cases asked for: `chosen`, or all of a profile; those of `device` alone if it is given.
+    """Return the names in `chosen`, or those of a profile ("quick" or "full") if `chosen` is empty.
 
-    Raises CannotMeasure for a name that is no case.
+    Leave out the cases of other devices than `device`, unless that is None. Raises CannotMeasure for a name that is no case.
     """
     from ..suite import cases
 
@@ -22,7 +22,7 @@ def select(chosen: Sequence[str] | None, profile: str, device: str | None) -> li
 
 
 def known_case(name: str) -> "Case":
-    """Return the case of this name; CannotMeasure lists similar names if there is none."""
+    """Return the case of this name. Raises CannotMeasure, which lists similar names, if there is none."""
     from ..suite.cases import CASES
 
     if name not in CASES:

@@ -21,12 +21,12 @@ class Step:
 
     @property
     def slower(self) -> bool:
-        """True if the case takes longer since."""
+        """True if the case is slower from this commit on."""
         return self.change.size > 0
 
 
 def by_case(stored: Sequence[Series]) -> dict[tuple[str, str], Line]:
-    """Return the ratios to the pinned version, for each machine (with its torch) and case."""
+    """Return the ratios of time to the pinned version, commit by commit, for each (machine and torch, case)."""
     lines: dict[tuple[str, str], list[tuple[str, float]]] = {}
     for series in stored:
         for commit, figures in series.commits.items():
@@ -38,7 +38,7 @@ def by_case(stored: Sequence[Series]) -> dict[tuple[str, str], Line]:
 
 
 def steps(lines: Mapping[tuple[str, str], Line]) -> list[Step]:
-    """Return all changes, the largest slowdown first."""
+    """Return the changes of all lines of `by_case`, the largest slowdown first."""
     changed = [
         Step(machine, case, line[change.at][0], change)
         for (machine, case), line in lines.items()

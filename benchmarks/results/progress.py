@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from ..system.units import format_minutes
 
-SECONDS_PER_FIGURE = 6.0  # on two slow cores; used until this run has measured `ENOUGH` figures itself
+SECONDS_PER_FIGURE = 6.0  # on two slow cores; the estimate until this run has measured `ENOUGH` figures
 ENOUGH = 3
 
 
@@ -41,7 +41,7 @@ class ProgressLine:
             self.note(text)
 
     def begin(self, title: str, total: int, before: int) -> None:
-        """Begin to count `total` figures, beside those that were measured before."""
+        """Begin to count the `total` figures that this run measures; `before` further figures were measured in earlier runs."""
         self.title, self.total, self.began = title, total, self.clock()
         self.bar.update(self.task, description=title, total=total, completed=0, left="")
         if not self.console.is_terminal:

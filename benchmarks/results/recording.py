@@ -1,4 +1,4 @@
-"""Measures cases of this working tree in one process, without asv and without a network.
+"""Measure cases of this working tree in one process, without asv and without a network.
 
 Without git, the variable TAILDROPOUT_COMMIT in the environment names the commit.
 """
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from ..suite.cases import Case
 
 ACCURACY = 4  # significant digits that are stored
-PAST_CACHE = 64 * 2**20  # bytes
-COMPILED = "TailDropout", "copy"
-MEASURED = "taildropout", "benchmarks/suite"
+PAST_CACHE = 64 * 2**20  # bytes of a tensor that no cache holds
+COMPILED = "TailDropout", "copy"  # the layers whose time to compile is recorded
+MEASURED = "taildropout", "benchmarks/suite"  # the folders whose uncommitted changes a record mentions
 
 
 def with_environment() -> None:
@@ -35,7 +35,7 @@ def with_environment() -> None:
 
 
 def measure(names: Sequence[str], package: ModuleType, seconds: float, console: Console) -> dict[str, Any]:
-    """Return the figures of the named cases; a case that is not available, or fails, has a `note` instead."""
+    """Measure each named case for `seconds` and return its figures; a case that is n/a or fails has a `note` instead."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=len(names))
@@ -50,7 +50,10 @@ def measure(names: Sequence[str], package: ModuleType, seconds: float, console: 
 
 
 def measure_case(name: str, package: ModuleType, seconds: float) -> dict[str, Any]:
-    """Return a case's median seconds per layer and paired ratios with quartiles; on CUDA, launches and bytes too."""
+    """Return a case's median seconds of a call by layer, and its paired ratios with quartiles; on CUDA also `costs`.
+
+    If the case is n/a or fails, return a `note` instead.
+    """
     from ..suite import cases
     from ..suite.measure import interleave, ratios, summary
 
@@ -85,7 +88,10 @@ def measure_case(name: str, package: ModuleType, seconds: float) -> dict[str, An
 
 
 def costs(case: "Case", run: Callable[[], Any], package: ModuleType) -> dict[str, float]:
-    """Return what a call of TailDropout costs besides time: launches and bytes; if compiled, the seconds to compile."""
+    """Return the costs of a call besides time: saved and peak bytes, launches on CUDA, and seconds to compile if compiled.
+
+    `run` is a call of TailDropout. Return nothing for a case that is neither a layer nor a block.
+    """
     from ..suite import compilation, measure
 
     if case.model not in ("layer", "block"):
@@ -99,9 +105,9 @@ def costs(case: "Case", run: Callable[[], Any], package: ModuleType) -> dict[str
 
 
 def bandwidth(case: "Case", seconds: Mapping[str, float]) -> dict[str, float]:
-    """Return the bytes a second that a copy moves and TailDropout's share of them, for tensors larger than the cache.
+    """Return the bytes a second that a copy moves, and TailDropout's share of them; nothing for tensors that fit a cache.
 
-    TailDropout writes all and reads the kept features, and so does its backward; the copy reads and writes all, once.
+    TailDropout writes all features and reads the kept ones, and so does its backward; the copy reads and writes all, once.
     """
     from ..suite.cases import DTYPES
 
@@ -115,7 +121,7 @@ def bandwidth(case: "Case", seconds: Mapping[str, float]) -> dict[str, float]:
 
 
 def rounded(value: float) -> float:
-    """Return the value with the digits that are stored."""
+    """Return the value rounded to `ACCURACY` significant digits."""
     return float(f"{value:.{ACCURACY}g}")
 
 

@@ -17,7 +17,7 @@ class Series:
     commits: Mapping[str, Mapping[Entry, Figure]]
 
     def tried(self) -> dict[str, str]:
-        """Return each case that was measured or has failed, with the newest such commit."""
+        """Return, by case, the newest commit at which the case was measured or failed."""
         newest = {}
         for commit, figures in self.commits.items():
             for entry, figure in figures.items():
@@ -27,9 +27,9 @@ class Series:
 
 
 def read_all(folder: Path, order: Mapping[str, int]) -> tuple[list[Series], set[str]]:
-    """Return the series in a folder of asv's results, and the commits that `order` lacks.
+    """Return the series in a folder of asv's results, and the measured commits that `order` lacks.
 
-    `order` gives the place of each commit in the history. Only figures of a benchmark's present version are taken; of two
+    `order` gives the place of each commit in the history. Figures of a benchmark's former versions are left out; of two
     measurements of one figure the later one counts. Raises BrokenResult, which names the file, if a file cannot be read.
     """
     files = [file for file in sorted(folder.glob("*/*.json")) if file.name != "machine.json"]

@@ -1,6 +1,6 @@
 """The tables of speed: for a terminal, for the docs and, with six rows, for the README.
 
-A copy is the limit: no dropout can write less than its output. So nothing loses to it, and only rivals are marked.
+A copy is a lower limit, because every dropout has to write its output. So a time above a copy's is not marked as a loss.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -49,7 +49,11 @@ SHORT = {
 
 @dataclass(frozen=True)
 class Row:
-    """One case: seconds per layer, and per other layer the ratio's median and quartiles; `note` explains missing figures."""
+    """The figures of one case; `note` explains missing ones.
+
+    `seconds` are median times of a call by layer, `ratio` holds TailDropout's time over that of another layer, as median and
+    quartiles. `goal` is the largest ratio that we accept to nn.Dropout and to a copy.
+    """
 
     case: str
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -65,20 +69,20 @@ class Row:
         return "ties" if low <= 1 <= high else "loses" if median > 1 else "wins"
 
     def compared(self, other: str) -> str:
-        """Return the ratio to another layer as text, marked if the other layer is a rival."""
+        """Return the ratio to another layer as text, with a mark for a loss or tie unless that layer is the copy."""
         if other not in self.ratio:
             return ""
         mark = "" if other == LIMIT else SYMBOLS[self.standing(other)]
         return f"{spread(*self.ratio[other])} {mark}".strip()
 
     def cells(self) -> tuple[str, ...]:
-        """Return the texts below `HEADINGS`."""
+        """Return the row's cells for the columns `HEADINGS`."""
         times = [format_seconds(self.seconds[layer]) if layer in self.seconds else "" for layer in LAYERS]
         missing = self.note or "not measured"
         return (self.case, *(cell or missing for cell in (*times, self.compared(RIVAL), self.compared(LIMIT))))
 
     def full_cells(self) -> tuple[str, ...]:
-        """Return the texts below `FULL_HEADINGS`."""
+        """Return the row's cells for the columns `FULL_HEADINGS`."""
         return (*self.cells()[:5], self.compared(ORIGINAL), self.cells()[5], self.goals())
 
     def goals(self) -> str:
@@ -91,12 +95,12 @@ class Row:
 
 
 def spread(median: float, low: float, high: float) -> str:
-    """Return a ratio with its quartiles."""
+    """Return a ratio and its quartiles as text."""
     return f"{median:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def render(rows: Iterable[Row], title: str) -> Table:
-    """Return the table for a terminal; rows that lose to nn.Dropout are red."""
+    """Return the table for a terminal; rows slower than nn.Dropout are red, rows with a note are dim."""
     table = Table(title=title, caption=Text(NOTE), caption_justify="left")
     for heading in HEADINGS:
         table.add_column(heading, justify="left" if heading == "case" else "right", no_wrap=True)
@@ -130,13 +134,13 @@ def record_title(record: Mapping[str, Any]) -> str:
 
 
 def full(record: Mapping[str, Any]) -> str:
-    """Return a record's table for the docs, with the original package and our goals, and the costs on a GPU."""
+    """Return a record as Markdown for the docs: title, table with the original package and our goals, costs on a GPU."""
     table = markdown_table(FULL_HEADINGS, (row.full_cells() for row in record_rows(record)))
     return "\n\n".join(filter(None, (f"**{record_title(record)}**", table, FULL_NOTE, costs(record))))
 
 
 def costs(record: Mapping[str, Any]) -> str:
-    """Return a table of the costs other than time, which a record holds for the cases on a GPU; empty without one."""
+    """Return a Markdown table of the costs other than time; an empty text if the record has none (no case on a GPU)."""
     rows = [
         [case, *(show(stored["costs"][cost]) if cost in stored["costs"] else "" for cost, show in COSTS.values())]
         for case, stored in record["cases"].items()
@@ -146,7 +150,7 @@ def costs(record: Mapping[str, Any]) -> str:
 
 
 def short(record: Mapping[str, Any]) -> str:
-    """Return the README's table: the rows of `SHORT`, as ratios of medians without quartiles."""
+    """Return the README's table: the rows of `SHORT`, with median ratios and without quartiles."""
     rows = {row.case: row for row in record_rows(record)}
     lines = []
     for case, description in SHORT.items():

@@ -1,4 +1,4 @@
-"""Reads asv's result files: asv's exit code does not tell whether anything was measured."""
+"""Read asv's result files: asv's exit code does not tell whether anything was measured."""
 
 import json
 import math
@@ -35,7 +35,7 @@ class Entry:
 
     @property
     def case(self) -> str | None:
-        """The case, for an entry of the module `speed`; None for others."""
+        """The case of an entry of the suite's module `speed`; None for other entries."""
         return self.params[0].strip("'") if self.benchmark.startswith("speed.") else None
 
 
@@ -49,11 +49,11 @@ class Figure:
 
     @property
     def measured(self) -> bool:
-        """True if there is a number."""
+        """True if `value` is a number and not NaN."""
         return self.value is not None and not math.isnan(self.value)
 
     def spread(self) -> tuple[float, float, float] | None:
-        """Return median and quartiles, or None if there is no finite number."""
+        """Return median and quartiles, or None if the median is not finite. A missing quartile is replaced by the median."""
         if self.value is None or not math.isfinite(self.value):
             return None
         low, high = (edge if edge is not None and math.isfinite(edge) else self.value for edge in (self.low, self.high))
@@ -72,7 +72,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class ResultFile:
-    """The content of one of asv's result files."""
+    """The content of one of asv's result files; `torch` is its version of torch, or empty."""
 
     commit: str
     torch: str
@@ -95,7 +95,7 @@ def parsed(file: Path, read: Callable[[Path], T], command: str) -> T:
 
 
 def entries(folder: Path = ASV_RESULTS) -> dict[Entry, str]:
-    """Return every entry that asv found in the suite at its last look, with the benchmark's version."""
+    """Return every entry of the suite when asv last discovered it, with the benchmark's version. Raises BrokenResult."""
     return parsed(folder / "benchmarks.json", _entries, "python -m benchmarks run")
 
 
@@ -129,7 +129,7 @@ def _result_file(file: Path) -> ResultFile:
 
 
 def figures(name: str, columns: Mapping[str, Any]) -> Iterable[tuple[Entry, Figure]]:
-    """Yield the figures of one benchmark: asv stores a list over the product of the parameters, or nothing."""
+    """Yield the figures of a benchmark from its columns: asv stores a list over the product of the parameters, or nothing."""
     values = columns.get("result") or []
     low, high = (columns.get(key) or [None] * len(values) for key in ("stats_q_25", "stats_q_75"))
     for params, *figure in zip(product(*columns.get("params") or []), values, low, high, strict=False):
@@ -145,7 +145,7 @@ def keep_latest(known: dict[Entry, Measured], later: Iterable[Measured], version
 
 
 def read(commit: str, machine: str, versions: Mapping[Entry, str], folder: Path = ASV_RESULTS) -> dict[Entry, Figure]:
-    """Return the figures of a commit on a machine; those that failed are left out."""
+    """Return the figures of a commit on a machine, without those that failed. Raises BrokenResult."""
     known: dict[Entry, Measured] = {}
     for file in sorted((folder / machine).glob(f"{commit[:8]}-*.json")):
         keep_latest(known, result_file(file).figures, versions)
@@ -153,7 +153,7 @@ def read(commit: str, machine: str, versions: Mapping[Entry, str], folder: Path 
 
 
 def rows(figures: Mapping[Entry, Figure], names: Iterable[str], asked: Iterable[Entry] = ()) -> list[Row]:
-    """Return the table's rows for the named cases; if a figure of `asked` is missing, its case has failed."""
+    """Return the table's rows for the named cases; `note` is "failed" if an entry of `asked` has no figure, else "n/a"."""
     unmet = {entry.case for entry in asked if entry not in figures}
     table = []
     for name in names:

@@ -1,1 +1,1 @@
-"""Shared by the examples: data, the run of an example, intervals."""
+"""Code that the examples share: data, the run of an example, confidence intervals."""

@@ -1,6 +1,6 @@
 """The data of the examples: scikit-learn's digits, and Fashion-MNIST from a local folder or OpenML.
 
-Fashion-MNIST (Xiao, Rasul & Vollgraf 2017): 60 000 training and 10 000 test images of clothing, 28 × 28 grey values, 10 kinds.
+Fashion-MNIST (Xiao, Rasul & Vollgraf 2017): 60 000 training and 10 000 test images of clothing, 28 × 28 pixels, 10 classes.
 """
 
 import gzip
@@ -17,7 +17,7 @@ from torch import Tensor
 
 CLASSES = ["T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"]
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-# Checksums of the data behind each header, uncompressed: the same for every source.
+# Checksums of the uncompressed data after each file's header: the same for every source.
 SHA256 = {
     "train-images-idx3-ubyte": "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
     "train-labels-idx1-ubyte": "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7",
@@ -41,13 +41,16 @@ class Data(NamedTuple):
     test_labels: Tensor
 
     def head(self, samples: int, test_samples: int | None = None) -> "Data":
-        """Return only the first samples of the training and of the test data."""
+        """Return only the first `samples` training and `test_samples` test samples; None: all."""
         return Data(
             self.inputs[:samples], self.labels[:samples], self.test_inputs[:test_samples], self.test_labels[:test_samples]
         )
 
     def standardised(self, samples: int, test_samples: int, validation: int) -> tuple["Data", tuple[Tensor, Tensor]]:
-        """Return the first samples, and the last training samples for validation, standardised by all training inputs."""
+        """Return the first samples, and the last `validation` training samples as (inputs, labels).
+
+        All inputs are standardised with one mean and one standard deviation, those of all training pixels.
+        """
         mean, deviation = self.inputs.mean(), self.inputs.std()
         data = self.head(samples, test_samples)
         data = data._replace(inputs=(data.inputs - mean) / deviation, test_inputs=(data.test_inputs - mean) / deviation)
@@ -56,7 +59,7 @@ class Data(NamedTuple):
 
 
 def digits(seed: int = 0, test_share: float = 0.2) -> Data:
-    """Return 1797 digits of 8 × 8 pixels in [0, 1], shuffled, the last fifth for testing."""
+    """Return 1797 digits of 8 × 8 pixels in [0, 1], as rows of 64, shuffled; the last `test_share` of them for testing."""
     found = load_digits()
     order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(seed))
     inputs = torch.tensor(found.data / 16, dtype=torch.float32)[order]
@@ -85,7 +88,7 @@ def fashion_mnist() -> Data:
     for name, array in arrays.items():
         found = hashlib.sha256(array.tobytes()).hexdigest()
         if found != SHA256[name]:
-            raise ValueError(f"{name} from {source} has SHA-256 {found}, not {SHA256[name]}: get it anew")
+            raise ValueError(f"{name} from {source} has SHA-256 {found}, not {SHA256[name]}: download it again")
     images, labels, test_images, test_labels = (torch.from_numpy(array) for array in arrays.values())
     return Data(images.flatten(1) / 255, labels.long(), test_images.flatten(1) / 255, test_labels.long())
 
@@ -104,7 +107,9 @@ def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         raise FileNotFoundError(f"{path.parent} holds neither {packed.name} nor {path.name}; {_ADVICE}")
     header = 4 + 4 * len(shape)  # magic number, then a size per dim
     if len(content) != header + np.prod(shape):
-        raise ValueError(f"{path.name} in {path.parent} has {len(content)} bytes, not {header + np.prod(shape)}: get it anew")
+        raise ValueError(
+            f"{path.name} in {path.parent} has {len(content)} bytes, not {header + np.prod(shape)}: download it again"
+        )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy()
 
 
@@ -113,7 +118,9 @@ def _from_openml() -> dict[str, np.ndarray]:
     try:
         found = fetch_openml("Fashion-MNIST", version=1, as_frame=False, parser="liac-arff")
     except OSError as error:
-        raise FileNotFoundError(f"Fashion-MNIST is not here, and OpenML cannot be reached ({error}); {_ADVICE}") from error
+        raise FileNotFoundError(
+            f"Fashion-MNIST is not on this machine, and OpenML cannot be reached ({error}); {_ADVICE}"
+        ) from error
     images = found.data.astype(np.uint8).reshape(-1, 28, 28)
     labels = found.target.astype(np.uint8)
     return dict(zip(SHAPES, (images[:60_000], labels[:60_000], images[60_000:], labels[60_000:]), strict=True))

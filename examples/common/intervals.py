@@ -15,11 +15,11 @@ class Interval(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        """Return mean and interval as text, signed, for differences."""
+        """Return mean and interval as text with signs, for a difference."""
         return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
 
     def plain(self, decimals: int = 2) -> str:
-        """Return mean ± half the width of the interval as text."""
+        """Return the mean ± half the width of the interval as text, without a sign."""
         return f"{self.mean:.{decimals}f} ± {self.high - self.mean:.{decimals}f}"
 
     @property
@@ -44,14 +44,14 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def p_value(differences: Sequence[float]) -> float:
-    """Return the p-value of the two-sided paired t test. Equal differences give 1 if they are 0, else 0."""
+    """Return the p-value of the two-sided paired t test; if all differences are equal, 1 if they are 0, else 0."""
     if len(set(differences)) == 1:
         return float(differences[0] == 0)
     return float(stats.ttest_1samp(differences, 0).pvalue)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return p-values adjusted by Holm: rejecting those ≤ α makes any false rejection with probability ≤ α.
+    """Return p-values adjusted by Holm: rejecting all of them ≤ α has a probability ≤ α of any false rejection.
 
     Holm 1979, "A simple sequentially rejective multiple test procedure".
     """

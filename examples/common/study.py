@@ -45,36 +45,46 @@ class Study:
     Args:
         script: the example's `__file__`, whose stem is the name of the files written.
         about: the description for `--help`.
-        settings: settings, with the seed, for each size: "quick", "default", "full". "quick" and "full" override those of
-            "default".
-        argv: the command line; None for the process's own.
+        settings: settings by size: "default" holds all of them, among them the seed; "quick" and "full" hold those that differ.
+        argv: the arguments of the command line; None for those of this process.
+        uses: further files of code that the stored parts depend on.
     """
 
-    def __init__(self, script: str, about: str, settings: dict[str, dict[str, Any]], argv: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        script: str,
+        about: str,
+        settings: dict[str, dict[str, Any]],
+        argv: Sequence[str] | None = None,
+        uses: Sequence[str] = (),
+    ) -> None:
         parser = argparse.ArgumentParser(description=about)
         size = parser.add_mutually_exclusive_group()
-        size.add_argument("--quick", dest="size", action="store_const", const="quick", help="seconds: to see that it runs")
-        size.add_argument("--full", dest="size", action="store_const", const="full", help="longer; can be resumed")
+        size.add_argument(
+            "--quick", dest="size", action="store_const", const="quick", help="takes seconds, to see that it runs"
+        )
+        size.add_argument(
+            "--full", dest="size", action="store_const", const="full", help="takes longer, with more data; can be resumed"
+        )
         parser.add_argument("--out", type=Path, help="the folder to write to")
-        given = parser.parse_args(argv)
-        self.script = Path(script)
+        arguments = parser.parse_args(argv)
+        self.script, self.uses = Path(script), [Path(file) for file in uses]
         self.name = self.script.stem
-        self.size = given.size or "default"
-        self.out = given.out or (EXAMPLES if self.size == "default" else EXAMPLES / "stored" / self.size)
+        self.size = arguments.size or "default"
+        self.out = arguments.out or (EXAMPLES if self.size == "default" else EXAMPLES / "stored" / self.size)
         self.chosen = settings["default"] | settings.get(self.size, {})
         self.settings = SimpleNamespace(**self.chosen)
         self.started, self.processor_started = time.perf_counter(), time.process_time()
         torch.manual_seed(self.settings.seed)
         if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(
-                1
-            )  # threads that wait for each other lose more on a busy machine than they gain on a quiet one
+            # On a busy machine, threads that wait for each other lose more than they gain on a quiet one.
+            torch.set_num_threads(1)
 
     def stored(self, part: str, compute: Callable[[], T]) -> T:
-        """Return the result of `compute` (numbers, tensors, lists and dicts of them), from a file if an earlier run stored it.
+        """Return the result of `compute`, from a file if an earlier run stored it; `part` names the file.
 
-        A change of the settings, of torch, or of the code of the example or the package makes the file invalid. With --quick
-        nothing is stored.
+        The result consists of numbers, tensors, lists and dicts. A change of the settings, of torch, or of the code of the
+        example or the package makes the file invalid. With --quick nothing is stored.
         """
         torch.manual_seed(self.settings.seed)  # the same numbers whether the parts before were computed or loaded
         if self.size == "quick":
@@ -83,6 +93,7 @@ class Study:
 
         code = [
             self.script,
+            *self.uses,
             EXAMPLES / "common" / "data.py",
             Path(__file__),
             *sorted(Path(taildropout.__file__).parent.rglob("*.py")),
@@ -102,7 +113,7 @@ class Study:
         return found
 
     def save(self, figure: Figure, results: dict[str, Any], table: str = "") -> dict[str, Any]:
-        """Write figures/NAME.png, results/NAME.json and the Markdown `table`; return the content of the JSON."""
+        """Write figures/NAME.png, results/NAME.json and, unless it is empty, the Markdown table; return the JSON's content."""
         whole = {
             "example": self.name,
             "size": self.size,
@@ -136,7 +147,10 @@ class Study:
 
 
 def progress(steps: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Yield the steps and print progress: a rewritten line on a terminal, a line every fifteen seconds elsewhere."""
+    """Yield the `total` steps and print progress after the name `what`.
+
+    Print one line that is rewritten on a terminal, and a line every fifteen seconds elsewhere.
+    """
     started = shown = time.perf_counter()
     terminal = sys.stdout.isatty()
     for done, step in enumerate(steps):
@@ -149,7 +163,7 @@ def progress(steps: Iterable[T], total: int, what: str) -> Iterator[T]:
 
 
 def median_times(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Return the median processor time of each call in seconds, with interleaved calls; other processes do not count."""
+    """Return the median processor time of each call in seconds, over rounds that run every call once; three more warm up."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(rounds + 3):
         for name, call in calls.items():
@@ -161,7 +175,7 @@ def median_times(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, 
 
 
 def rounded(value: Any, digits: int = 5) -> Any:
-    """Return numbers, tensors, lists and dicts as JSON holds them, rounded to a number of significant digits."""
+    """Return a number, tensor, list or dict as JSON types, floats rounded to `digits` significant digits."""
     if isinstance(value, torch.Tensor):
         value = value.tolist()
     if isinstance(value, dict):
@@ -172,7 +186,7 @@ def rounded(value: Any, digits: int = 5) -> Any:
 
 
 def width_axis(axes: Axes, widths: Sequence[int]) -> None:
-    """Make the x axis logarithmic, with 0, and mark powers of two."""
+    """Make the x axis logarithmic in the number of features, from 0 to the largest width, with ticks at powers of two."""
     axes.set_xscale("symlog", base=2, linthresh=1, linscale=0.6)
     ticks = [0] + [2**i for i in range(max(widths).bit_length()) if 2**i <= max(widths)]
     axes.set_xticks(ticks, [str(tick) for tick in ticks])

@@ -1,1 +1,1 @@
-"""The long ones, which compare the dropouts with each other: `python -m examples.experiments.moons`."""
+"""Longer examples, which compare the dropouts with each other: `python -m examples.experiments.moons`."""

@@ -7,9 +7,9 @@ and a (⊙ is the elementwise product):
 
     E[m ⊙ a] = E[m] ⊙ E[a],    Cov[m ⊙ a] = E[m mᵀ] ⊙ E[a aᵀ] − E[m ⊙ a] E[m ⊙ a]ᵀ
 
-The diagonal is E[a²]/(1 − p) − E[a]² for nn.Dropout, and q E[a²] − q² E[a]² with q = P(K ≥ j) for TailDropout. It needs E[a²]:
-a varies, and a formula that replaces a by its mean ignores that. The covariance also gives that of the next linear layer,
-W Cov Wᵀ. The network is an MLP on Fashion-MNIST, 784 – 256 – 256 – 10, with a dropout behind each hidden layer.
+The diagonal is E[a²]/(1 − p) − E[a]² for nn.Dropout, and q E[a²] − q² E[a]² with q = P(K ≥ j) for TailDropout. A
+formula that replaces a by its mean is wrong, because a varies. The covariance of the next linear layer's output is W Cov Wᵀ.
+The network is an MLP on Fashion-MNIST, 784 – 256 – 256 – 10, with a dropout layer after each hidden layer.
 """
 
 from collections.abc import Callable, Sequence
@@ -54,7 +54,7 @@ def network(layer: str, p: float) -> nn.Sequential:
 
 
 def moments(layer: str, n: int, p: float) -> Moments:
-    """Return E[m] and E[m mᵀ] of a layer's mask."""
+    """Return E[m] (n,) and E[m mᵀ] (n, n) of the layer's mask m of n features, with its scale."""
     if layer == NONE:
         return torch.ones(n, dtype=torch.float64), torch.ones(n, n, dtype=torch.float64)
     return tail_dropout_moments(n, p) if layer == TAIL else dropout_moments(n, p, rescale=True)
@@ -70,7 +70,7 @@ def covariance(a: Tensor, mask: Moments, at_mean: bool = False) -> Tensor:
 
 @torch.no_grad()
 def variances(model: nn.Sequential, mask: Moments, inputs: Tensor) -> Tensor:
-    """Return the mean variance of a feature in training mode, for FORMS (rows) and PLACES (columns)."""
+    """Return the variance in training mode, averaged over features: (FORMS, PLACES)."""
     found, known = [], []
     for place, layer in enumerate(model.train()):
         before, inputs = inputs, layer(inputs)
@@ -87,7 +87,7 @@ def variances(model: nn.Sequential, mask: Moments, inputs: Tensor) -> Tensor:
 
 
 def run(layer: str, seed: int, inputs: Tensor, labels: Tensor, settings: Any) -> Tensor:
-    """Train, and measure after given numbers of steps; return (steps, forms, places)."""
+    """Train, and return the `variances` after each number of steps in settings.steps: (steps, forms, places)."""
     torch.manual_seed(seed)
     model = network(layer, settings.p)
     mask = moments(layer, HIDDEN, settings.p)
@@ -105,7 +105,10 @@ def run(layer: str, seed: int, inputs: Tensor, labels: Tensor, settings: Any) ->
 
 
 def analyse(found: dict[str, Tensor], settings: Any) -> dict[str, Any]:
-    """Return, per layer, measured variance over each formula with intervals over seeds, from (seeds, steps, forms, places)."""
+    """Return, by layer, place and step, the measured variance and its ratio to each formula, as intervals over seeds.
+
+    `found` holds, by layer, the results of `run`: (seeds, steps, forms, places).
+    """
 
     def row(each: Tensor, step: int, place: int) -> dict[str, Any]:
         measured, closed, at_mean = each[:, step, :, place].unbind(1)
@@ -122,7 +125,7 @@ def analyse(found: dict[str, Tensor], settings: Any) -> dict[str, Any]:
 
 
 def say(answers: dict[str, Any], settings: Any) -> list[str]:
-    """Return the answers as sentences."""
+    """Return the findings as sentences."""
     last = settings.steps[-1]
     ratios = [
         row["measured_over_closed_form"]
@@ -148,7 +151,7 @@ def say(answers: dict[str, Any], settings: Any) -> list[str]:
     ]
 
 
-def table(answers: dict[str, Any], said: Sequence[str], settings: Any) -> str:
+def table(answers: dict[str, Any], sentences: Sequence[str], settings: Any) -> str:
     """Return a Markdown table with a row per layer and place, at the last step."""
     lines = [
         "| | of | variance | over closed form | over the formula with a at its mean |",
@@ -157,18 +160,18 @@ def table(answers: dict[str, Any], said: Sequence[str], settings: Any) -> str:
     for layer, places in answers.items():
         for place, rows in places.items():
             row = rows[settings.steps[-1]]
-            forgetful = row["measured_over_a_at_its_mean"]
+            over_mean = row["measured_over_a_at_its_mean"]
             cells = [
                 row["variance"].plain(3),
                 row["measured_over_closed_form"].plain(4),
-                forgetful.plain() if forgetful else "–",
+                over_mean.plain() if over_mean else "–",
             ]
             lines.append(f"| {layer} | {place} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *(f"* {sentence}" for sentence in said)])
+    return "\n".join([*lines, "", *(f"* {sentence}" for sentence in sentences)])
 
 
 def draw(found: dict[str, Tensor], answers: dict[str, Any], settings: Any) -> Figure:
-    """Draw the variances during training (points: measured, lines: formulas), and below the ratio of both."""
+    """Draw the variances during training (points: measured, lines: formulas) and, below them, measured over closed form."""
     figure, panels = plt.subplots(2, len(PLACES), figsize=(12, 6), layout="constrained", sharex=True, height_ratios=[1.5, 1])
     for column, place in enumerate(PLACES):
         above, below = panels[:, column]
@@ -211,11 +214,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     }
     found = {layer: torch.stack([done[layer, seed] for seed in settings.seeds]) for layer in LAYERS}
     answers = analyse(found, settings)
-    said = say(answers, settings)
-    print("\n".join(said))
-    results = {"steps": settings.steps, "answers": answers, "an_interval_is": ["mean", "low", "high"], "said": said}
+    sentences = say(answers, settings)
+    print("\n".join(sentences))
+    results = {"steps": settings.steps, "answers": answers, "an_interval_is": ["mean", "low", "high"], "said": sentences}
     results |= {"forms": FORMS, "places": PLACES, "each_seed_step_form_and_place": found}
-    return study.save(draw(found, answers, settings), results, table(answers, said, settings))
+    return study.save(draw(found, answers, settings), results, table(answers, sentences, settings))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 python -m examples.experiments.fashion_mlp        writes figures/ and results/ fashion_mlp under examples/
 
-784 – 256 – 256 – 10, SGD with step .1 on batches of 256, ten epochs, pixels in [0, 1], a dropout behind each hidden layer. All
-networks of a seed start from the same weights and see the same batches, so differences are paired. Only the weight decay is
-tuned, on held-out training images and with other seeds.
+784 – 256 – 256 – 10, SGD with a learning rate of .1 on batches of 256, ten epochs, pixels in [0, 1], a dropout layer after each
+hidden layer. All networks of a seed start from the same weights and see the same batches, so differences are paired. Only the
+weight decay is tuned, on held-out training images and with other seeds.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,16 +37,16 @@ HIDDEN = 256
 
 
 class Configuration(NamedTuple):
-    """The difference between a network and the one without dropout."""
+    """The layers of a network; the defaults are those of the network without dropout."""
 
     drop: tuple[Callable[[], nn.Module], Callable[[], nn.Module]] = (nn.Identity, nn.Identity)
     activation: Callable[[], nn.Module] = nn.ReLU
-    linear: Callable[[int, int], nn.Module] = nn.Linear  # the linear layers behind the hidden layers
-    decay: bool = False
+    linear: Callable[[int, int], nn.Module] = nn.Linear  # the second and third linear layer
+    decay: bool = False  # whether to use weight decay
 
 
 def twice(layer: Callable[..., nn.Module], *arguments: Any) -> Configuration:
-    """Return a configuration with the same dropout behind both hidden layers."""
+    """Return a configuration with layer(*arguments) after both hidden layers."""
     return Configuration((partial(layer, *arguments), partial(layer, *arguments)))
 
 
@@ -75,7 +75,7 @@ CONFIGURATIONS = {
 
 
 def network(configuration: Configuration) -> nn.Sequential:
-    """Return an MLP of 784 – 256 – 256 – 10 features, with a dropout as modules 2 and 5."""
+    """Return an MLP of 784 – 256 – 256 – 10 features, with a dropout layer as modules 2 and 5."""
     make = configuration
     return nn.Sequential(
         nn.Linear(784, HIDDEN), make.activation(), make.drop[0](),
@@ -86,7 +86,7 @@ def network(configuration: Configuration) -> nn.Sequential:
 
 @torch.no_grad()
 def measure(model: nn.Sequential, data: Data, width: int) -> dict[str, float]:
-    """Return accuracies in % and losses in evaluation, and the test accuracy at `width` features of both hidden layers."""
+    """Return accuracies in % and losses in evaluation and, as "narrow", the test accuracy with `width` features per layer."""
     # Most dropouts have no width, so TailDropout replaces them.
     cut = nn.Sequential(*(TailDropout() if place in (2, 5) else layer for place, layer in enumerate(model))).eval()
     found = {}
@@ -119,7 +119,7 @@ def train(configuration: Configuration, seed: int, data: Data, decay: float, epo
 
 
 def choose_decay(study: Study, data: Data) -> dict[float, list[float]]:
-    """Return, for each weight decay, the accuracies on the last training images of networks trained on the others."""
+    """Return, for each weight decay and seed, the accuracy in % on the last training images after training on the others."""
     settings = study.settings
     rest = len(data.inputs) - settings.validation
     held_out = Data(data.inputs[:rest], data.labels[:rest], data.inputs[rest:], data.labels[rest:])
@@ -135,7 +135,7 @@ def choose_decay(study: Study, data: Data) -> dict[float, list[float]]:
 
 
 def epoch_times(data: Data, decay: float, settings: Any) -> dict[str, list[float]]:
-    """Return processor seconds for an epoch's steps, with interleaved networks: a median per block of rounds."""
+    """Return, by configuration, the processor seconds of an epoch's steps: one median per block of interleaved rounds."""
     inputs, labels = data.inputs[: settings.batch], data.labels[: settings.batch]
     steps = -(-len(data.inputs) // settings.batch)
 
@@ -175,12 +175,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     found = {name: [done[name, seed] for seed in settings.seeds] for name in CONFIGURATIONS}
     times = study.stored("times", lambda: epoch_times(data, decay, settings))
     answers = analyse(found, list(LAYERS), settings)
-    said = say(answers, decay, settings)
-    print("\n".join(said))
-    results = {"weight_decay": {"chosen": decay, "validation_accuracy": validated}, **answers, "said": said}
+    sentences = say(answers, decay, settings)
+    print("\n".join(sentences))
+    results = {"weight_decay": {"chosen": decay, "validation_accuracy": validated}, **answers, "said": sentences}
     results["an_interval_is"] = ["mean", "low", "high"]
     results |= {"seconds_per_epoch": times, "each_seed": found}
-    return study.save(draw(found, answers, settings), results, table(answers, times, said, f"{settings.width} of {HIDDEN}"))
+    return study.save(
+        draw(found, answers, settings), results, table(answers, times, sentences, f"{settings.width} of {HIDDEN}")
+    )
 
 
 if __name__ == "__main__":

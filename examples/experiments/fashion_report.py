@@ -23,7 +23,10 @@ def minus(left: Sequence[float], right: Sequence[float]) -> list[float]:
 
 
 def analyse(found: Runs, layers: Sequence[str], settings: Any) -> dict[str, Any]:
-    """Return each answer with its interval, in points of test accuracy: `layers` against nn.Dropout and no dropout."""
+    """Return intervals for every configuration, and the differences of `layers` to nn.Dropout and to no dropout.
+
+    All are in points of test accuracy, but `test_loss`.
+    """
 
     def each(name: str, what: str = "test", epoch: int = settings.epochs) -> list[float]:
         return [run[epoch][what] for run in found[name]]
@@ -64,7 +67,7 @@ def analyse(found: Runs, layers: Sequence[str], settings: Any) -> dict[str, Any]
 
 
 def judged(answers: dict[str, Any], other: str) -> str:
-    """Return which layers are better and which are worse than another, by Holm's test at 5 %."""
+    """Return, as text, which layers are better and which are worse than `other`, by Holm's test at 5 %."""
     groups: dict[str, list[str]] = {"better": [], "worse": [], "no difference shown": []}
     for name, found in answers["comparisons"].items():
         layer, _, against = name.partition(" against ")
@@ -75,7 +78,7 @@ def judged(answers: dict[str, Any], other: str) -> str:
 
 
 def say(answers: dict[str, Any], decay: float, settings: Any) -> list[str]:
-    """Return the answers as sentences."""
+    """Return the findings as sentences; `decay` is the chosen weight decay."""
     verdict = {1: "the first is better", -1: "the second is better", 0: "no difference shown"}
     swapped = "; ".join(f"{pair} {found}, {verdict[found.sign]}" for pair, found in answers["swapped"].items())
     adding = {
@@ -103,8 +106,8 @@ def say(answers: dict[str, Any], decay: float, settings: Any) -> list[str]:
     ]
 
 
-def table(answers: dict[str, Any], times: dict[str, list[float]], said: Sequence[str], width: str) -> str:
-    """Return a Markdown table with a row per configuration, then the answers; `times` are seconds per epoch, repeated."""
+def table(answers: dict[str, Any], times: dict[str, list[float]], sentences: Sequence[str], width: str) -> str:
+    """Return a Markdown table with a row per configuration, then the sentences; `times` are the results of `epoch_times`."""
     lines = [
         f"| | test accuracy, % | against {NONE} | train–test gap | with {width} features, % | s per epoch | relative |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -122,11 +125,11 @@ def table(answers: dict[str, Any], times: dict[str, list[float]], said: Sequence
             against[1],
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *(f"* {sentence}" for sentence in said)])
+    return "\n".join([*lines, "", *(f"* {sentence}" for sentence in sentences)])
 
 
 def draw(found: Runs, answers: dict[str, Any], settings: Any) -> Figure:
-    """Draw accuracy minus that without dropout, the gap to training, and both over epochs. Bars are 95 % intervals."""
+    """Draw the gain in accuracy over no dropout, the train–test gap, and the accuracies over epochs. Bars: 95 % intervals."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 4.6), layout="constrained", width_ratios=[1.1, 1, 1])
     rows = answers["configurations"]
     for row, (name, runs) in enumerate(found.items()):

@@ -3,7 +3,7 @@
 python -m examples.experiments.feedforward        writes examples/figures/feedforward.png, and .json and .md in examples/results
 
 784 – features – (4 · features) – features – 10 with GELU, on Fashion-MNIST. The middle is the feed-forward block of a
-transformer, with or without a dropout layer behind its activation. Networks of one seed start from the same weights and see the
+transformer, with or without a dropout layer after its activation. Networks of one seed start from the same weights and see the
 same batches.
 
 Time is the number of steps times the median processor time of a step, on one thread, with interleaved calls: other processes
@@ -47,7 +47,7 @@ Kinds = list[tuple[str, float]]
 
 
 def network(kind: str, p: float, features: int) -> nn.Sequential:
-    """Return a network of this kind; for a seed its weights are the same for all kinds."""
+    """Return a network of this kind; with the same torch seed, all kinds have the same weights."""
     first, block = nn.Linear(784, features), TailMLP(features, 4 * features, features, activation=nn.GELU(), p=p)
     model = nn.Sequential(first, nn.GELU(), block, nn.GELU(), nn.Linear(features, 10))
     if kind != MLP:
@@ -57,7 +57,7 @@ def network(kind: str, p: float, features: int) -> nn.Sequential:
 
 
 def stepper(model: nn.Module, rate: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return a function that takes a step of Adam and returns the loss before it."""
+    """Return a function that takes a step of Adam and returns the loss before that step."""
     optimizer = torch.optim.Adam(model.parameters(), lr=rate, fused=True)
 
     def step(inputs: Tensor, labels: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def stepper(model: nn.Module, rate: float) -> Callable[[Tensor, Tensor], Tensor]
 
 
 def batches(samples: int, batch: int, steps: int, seed: int) -> Sequence[Tensor]:
-    """Return the indices of the samples of each step, in a new order each epoch."""
+    """Return, for each step, the indices of its samples; every epoch has a new order."""
     generator = torch.Generator().manual_seed(seed)
     epochs = -(-steps * batch // samples)
     return torch.cat([torch.randperm(samples, generator=generator) for _ in range(epochs)]).split(batch)[:steps]
@@ -79,7 +79,7 @@ def batches(samples: int, batch: int, steps: int, seed: int) -> Sequence[Tensor]
 
 @torch.no_grad()
 def evaluate(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Return loss and accuracy, all features kept."""
+    """Return loss and accuracy in [0, 1], all features kept."""
     output = model.eval()(inputs)
     model.train()
     return cross_entropy(output, labels).item(), (output.argmax(1) == labels).float().mean().item()
@@ -105,7 +105,7 @@ def apart(p: float, data: Data, settings: Any) -> float:
     """Return the largest relative difference between the losses of TailMLP and TailDropout in the first steps.
 
     Raises:
-        RuntimeError: if the difference is larger than rounding.
+        RuntimeError: if the difference is larger than APART, so that it is not rounding.
     """
     losses = []
     for kind in (MLP, TAIL):
@@ -115,12 +115,12 @@ def apart(p: float, data: Data, settings: Any) -> float:
         losses.append(torch.stack([step(data.inputs[chosen], data.labels[chosen]) for chosen in order]))
     found = ((losses[0] - losses[1]).abs() / losses[1]).max().item()
     if found > APART:
-        raise RuntimeError(f"at p = {p:g} the losses of TailMLP differ from TailDropout's by {found:.2g} of them, not rounding")
+        raise RuntimeError(f"at p = {p:g} the losses of TailMLP differ from TailDropout's by a share {found:.2g}, not rounding")
     return found
 
 
 def step_times(kinds: Kinds, seed: int, data: Data, settings: Any, batch: int, features: int) -> list[float]:
-    """Return the median processor seconds of a step for each kind and p, over more calls if steps are short."""
+    """Return the median processor seconds of a step for each kind and p; short steps are called more often."""
     inputs, labels = data.inputs[:batch], data.labels[:batch]
     calls: dict[str, Callable[[], Any]] = {}
     for kind, p in kinds:
@@ -131,7 +131,7 @@ def step_times(kinds: Kinds, seed: int, data: Data, settings: Any, batch: int, f
 
 
 def steps_to(losses: Tensor, loss: float, every: int) -> float:
-    """Return the step at which the curve first reaches `loss`, interpolated between evaluations; nan if never."""
+    """Return the step at which `losses`, evaluated every `every` steps, first reach `loss`, interpolated; nan if never."""
     low = (losses <= loss).nonzero()
     at = int(low[0]) if len(low) else 0
     if at == 0:
@@ -141,10 +141,11 @@ def steps_to(losses: Tensor, loss: float, every: int) -> float:
 
 
 def judge(curves: Tensor, accuracies: Tensor, times: Tensor, kinds: Kinds, every: int) -> dict[str, Any]:
-    """Return the table's figures from losses (kinds, seeds, evaluations) and times per step (kinds, seeds). Kind 0 is NONE.
+    """Return the figures that `table` and `draw` show; kind 0 is NONE.
 
-    Two losses have to be reached: the least loss of the worst run, and the least loss of the same seed without dropout. Times
-    are ratios to the time without dropout, paired by seed.
+    `curves` are losses (kinds, seeds, evaluations), `accuracies` (kinds, seeds), `times` seconds of a step (kinds, seeds). Two
+    losses have to be reached: the least loss of the worst run, and the least loss of the same seed without dropout. Times are
+    ratios to the time without dropout, paired by seed.
     """
     least = curves.min(-1).values
     easy = least.max().item()
@@ -168,7 +169,7 @@ def judge(curves: Tensor, accuracies: Tensor, times: Tensor, kinds: Kinds, every
 
 
 def beside_one(ratio: Interval) -> int:
-    """Return -1 if the interval lies below 1, 1 if it lies above 1, else 0."""
+    """Return -1 if the interval of a ratio lies below 1, 1 if it lies above 1, else 0."""
     return Interval(*(each - 1 for each in ratio)).sign
 
 
@@ -191,9 +192,9 @@ def table(found: dict[str, Any], sizes: dict[str, dict[str, Interval]], settings
 
 
 def sentences(found: dict[str, Any], sizes: dict[str, dict[str, Interval]], settings: Any) -> list[str]:
-    """Return the findings, one sentence per line."""
+    """Return the findings, one paragraph per line."""
     rows = {(row["layer"], row["p"]): row for row in found["rows"]}
-    said = [
+    lines = [
         f"Mean ± half a 95 % interval over {len(settings.seeds)} seeds, at batch {settings.batch} and {4 * settings.features} "
         "hidden features. Times are over those without dropout, of the processor on one thread. TailMLP and TailDropout are "
         "one training."
@@ -203,7 +204,7 @@ def sentences(found: dict[str, Any], sizes: dict[str, dict[str, Interval]], sett
         mlp, tail, dropout = (rows[kind, p] for kind in (MLP, TAIL, DROPOUT))
         loss = mlp["least loss beyond no dropout"]
         beside = {-1: "below", 0: "within the interval of", 1: "above"}[loss.sign]
-        said.append(
+        lines.append(
             f"At p = {p:g} a step with TailMLP takes {words[beside_one(mlp['a step'])]} ({mlp['a step'].plain(3)}; TailDropout "
             f"{tail['a step'].plain(3)}, nn.Dropout {dropout['a step'].plain(3)}), training to a validation loss of "
             f"{found['easy loss']:.3f} takes {words[beside_one(mlp['to the easy loss'])]} ({mlp['to the easy loss'].plain()}), "
@@ -213,15 +214,15 @@ def sentences(found: dict[str, Any], sizes: dict[str, dict[str, Interval]], sett
         pays: ", ".join(f"{size} ({of[MLP].plain()})" for size, of in sizes.items() if (beside_one(of[MLP]) < 0) == pays)
         for pays in (True, False)
     }
-    said.append(
+    lines.append(
         f"By batch × features, at p = {settings.p[0]:g}: a step with TailMLP pays at {listed[True] or 'no size tried'}, "
+        f"and does not at {listed[False] or 'no size tried'}."
     )
-    said[-1] += f"and does not at {listed[False] or 'no size tried'}."
-    return said
+    return lines
 
 
 def draw(found: dict[str, Any], sizes: dict[str, dict[str, Interval]], settings: Any) -> Figure:
-    """Draw the loss over time for each p, and the time of a step over the size."""
+    """Draw the loss over time for each p, and the relative time of a step over the size."""
     figure, panels = plt.subplots(2, 2, figsize=(10.5, 7.4), layout="constrained")
     *over_time, over_size = panels.flat
     curves = "validation loss, each seed"

@@ -16,11 +16,11 @@ from taildropout import TailDropout, TailMLP, at_k, prune, scree
 
 from ..common.study import median_times
 
-Loss = Callable[[nn.Module], float]  # returns the loss on a whole text
+Loss = Callable[[nn.Module], float]  # the mean loss of a network on a text
 
 
 def parameters(model: nn.Module) -> int:
-    """Return the number of parameters."""
+    """Return the model's number of parameters."""
     return sum(map(torch.numel, model.parameters()))
 
 
@@ -30,7 +30,7 @@ def widths_of(n: int) -> list[int]:
 
 
 def loss_at(model: nn.Module, k: int, loss: Loss) -> float:
-    """Return the loss with the first k hidden features of every FFN."""
+    """Return the loss with only the first k hidden features of every FFN."""
     with at_k(model, k):
         return loss(model)
 
@@ -38,7 +38,7 @@ def loss_at(model: nn.Module, k: int, loss: Loss) -> float:
 def at_widths(
     model: nn.Module, widths: Sequence[int], loss: Loss, batches: Sequence[Any], each_loss: Callable[[Tensor, Tensor], Tensor]
 ) -> dict[str, list[float]]:
-    """Return the losses at each width k of the hidden features: of all FFNs at once, and of each alone."""
+    """Return the losses at each width of the hidden features: of all FFNs at once ("every FFN"), and of one alone, by name."""
     found = {"every FFN": [loss_at(model, k, loss) for k in widths]}
     for name in [name for name, module in model.named_modules() if isinstance(module, TailDropout)]:
         found[name] = scree(model, name, batches, each_loss, widths=widths).loss.tolist()
@@ -46,14 +46,14 @@ def at_widths(
 
 
 def cut(model: nn.Module, k: int, example: Tensor) -> nn.Module:
-    """Return a copy pruned to the first k hidden features of every FFN, without TailDropout."""
+    """Return a copy of the model pruned to the first k hidden features of every FFN, without TailDropout."""
     for name in [name for name, module in model.named_modules() if isinstance(module, TailMLP)]:
         model = prune(model, f"{name}.2", k, example, remove=True)
     return model.eval()
 
 
 def judge_cut(model: nn.Module, smaller: nn.Module, k: int, inputs: Tensor, loss: Loss) -> dict[str, float]:
-    """Return the loss of a pruned network, and how it differs from the network at that width."""
+    """Return the loss of the pruned network `smaller`, and its difference from the whole network `model` at width k."""
     with at_k(model.eval(), k), torch.no_grad():
         difference = (model(inputs) - smaller.eval()(inputs)).abs().max().item()
     return {
@@ -65,7 +65,7 @@ def judge_cut(model: nn.Module, smaller: nn.Module, k: int, inputs: Tensor, loss
 
 
 def peak_memory(call: Callable[[], Any]) -> int:
-    """Return the peak of bytes in tensors that a call allocates, or that an earlier equal call left behind."""
+    """Return the peak bytes that two calls allocate in tensors; tensors that the first call leaves behind count."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # otherwise the profiler reports its start and stop
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
@@ -81,7 +81,10 @@ def peak_memory(call: Callable[[], Any]) -> int:
 def costs(
     steps: Mapping[str, Callable[[], Any]], models: Mapping[str, nn.Module], in_a_step: int, inputs: Tensor, rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Return characters per processor second in training and in evaluation, and the peak of bytes of a training step."""
+    """Return, by network, characters per processor second in training and in evaluation, and the peak bytes of a step.
+
+    `in_a_step` is the number of characters in a training step, `inputs` is the text of evaluation.
+    """
 
     def forward(model: nn.Module) -> Callable[[], Tensor]:
         return torch.no_grad()(lambda: model.eval()(inputs))

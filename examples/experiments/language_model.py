@@ -3,18 +3,16 @@
 python -m examples.experiments.language_model        writes figures/ and results/ language_model under examples/
 
 Nothing is downloaded: the text is the standard library of the Python that runs this script, with different modules for training
-and validation. nn.Dropout and LearnedDropout are at their usual places, on the outputs of attention and of the feed-forward
+and validation. nn.Dropout and LearnedDropout are in their usual places, on the outputs of attention and of the feed-forward
 network (FFN) before each is added to the residual stream. TailDropout, with a K per character, is on the hidden features of the
-FFN; for comparison one nn.Dropout is there too. All networks of a seed start from the same weights and see the same text. For
-networks with TailDropout, the script measures the loss at every width of the FFNs, chooses a width, and prunes.
+FFN; for comparison, one network has nn.Dropout there. All networks of a seed start from the same weights and see the same text.
+For networks with TailDropout, the script measures the loss at every width of the FFNs, chooses a width, and prunes.
 """
 
 import hashlib
 import math
-import sysconfig
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -26,8 +24,10 @@ from taildropout import Scree, TailMLP
 from taildropout.baselines import LearnedDropout
 
 from ..common.study import Study, progress, rounded
+from . import language_text
 from .language_measures import at_widths, costs, cut, judge_cut, loss_at, parameters, widths_of
 from .language_report import CUT, IN_FFN, NONE, TAILS, analyse, draw, say, table
+from .language_text import CHARACTERS, Batch, encode, pieces, source, windows
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {
@@ -44,13 +44,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "size": 192, "blocks": 4, "batch": 16, "steps": 10_000, "every": 500,
     },
 }  # fmt: skip
-ALPHABET = "\n" + "".join(map(chr, range(32, 127)))
-CHARACTERS = len(ALPHABET) + 1  # the last index stands for all other characters
-Batch = tuple[Tensor, Tensor]
 
 
 class Choice(NamedTuple):
-    """A kind of dropout layer and its arguments."""
+    """A kind of dropout layer and its arguments; `penalised` adds LearnedDropout's penalty to the loss."""
 
     kind: str
     p: float = 0.0
@@ -67,30 +64,6 @@ CONFIGURATIONS = {
     **{f"LearnedDropout {name}": Choice("learned", shift=shift) for name, shift in SHIFTS.items()},
     **{f"LearnedDropout {name}, penalty": Choice("learned", shift=shift, penalised=True) for name, shift in SHIFTS.items()},
 }
-
-
-def source(modules: Sequence[str]) -> str:
-    """Return the concatenated source of modules of the standard library.
-
-    Raises:
-        FileNotFoundError: if a module has no source file.
-    """
-    folder = Path(sysconfig.get_paths()["stdlib"])
-    if missing := [name for name in modules if not (folder / f"{name}.py").is_file()]:
-        raise FileNotFoundError(f"{folder} has no source of {', '.join(missing)}; use a Python that comes with its source")
-    return "".join((folder / f"{name}.py").read_text("utf-8") for name in modules)
-
-
-def encode(text: str) -> Tensor:
-    """Return a number for each character."""
-    numbers = {character: number for number, character in enumerate(ALPHABET)}
-    return torch.tensor([numbers.get(character, len(ALPHABET)) for character in text])
-
-
-def windows(text: Tensor, context: int) -> Batch:
-    """Split the text into adjacent windows; return inputs and next characters, both (windows, context)."""
-    count = (len(text) - 1) // context
-    return text[: count * context].view(-1, context), text[1 : count * context + 1].view(-1, context)
 
 
 class Attention(nn.Module):
@@ -144,7 +117,7 @@ class Decoder(nn.Module):
 
 
 def decoder(choice: Choice, settings: Any) -> Decoder:
-    """Return a network with this dropout; for a seed everything else is the same."""
+    """Return a network with this dropout; with the same torch seed, all other weights are the same."""
     model = Decoder(settings)
     for block in model.blocks:
         if choice.kind == "tail":
@@ -179,7 +152,7 @@ def objective(model: Decoder, choice: Choice, batch: Batch, settings: Any) -> Te
 
 @torch.no_grad()
 def evaluate(model: Decoder, text: Batch) -> tuple[float, float]:
-    """Return the mean loss in evaluation, and the share of ones of LearnedDropout (1 without it)."""
+    """Return the mean loss in evaluation, in nats per character, and LearnedDropout's share of ones (1 without the layer)."""
     model.eval()
     losses, shares = [], []
     for inputs, targets in pieces(text):
@@ -189,15 +162,11 @@ def evaluate(model: Decoder, text: Batch) -> tuple[float, float]:
     return torch.cat(losses).mean().item(), fmean(shares or [1.0])
 
 
-def pieces(text: Batch) -> list[Batch]:
-    """Split a text into batches of 64 windows."""
-    return list(zip(*(each.split(64) for each in text), strict=True))
-
-
 def train(name: str, seed: int, texts: dict[str, Tensor], settings: Any) -> dict[str, Any]:
     """Train on random windows with a one-cycle learning rate; return the state_dict and the losses during training.
 
-    Losses during training are those of the first windows of each text; the last one is that of the whole validation text.
+    Losses during training are of the first windows of each text; "training" and "validation" are the losses of the whole texts
+    at the end.
     """
     choice = CONFIGURATIONS[name]
     torch.manual_seed(seed)
@@ -229,7 +198,10 @@ def train(name: str, seed: int, texts: dict[str, Tensor], settings: Any) -> dict
 
 
 def trained(state: dict[str, Tensor], settings: Any) -> Decoder:
-    """Return the trained network with a TailDropout in every FFN, so that its width can be set. It has no LearnedDropout."""
+    """Return the network of a state_dict with a TailDropout in every FFN, so that its width can be set.
+
+    The state must be of a network without LearnedDropout.
+    """
     model = decoder(Choice("tail"), settings)
     model.load_state_dict(state)
     return model.eval()
@@ -249,9 +221,9 @@ def step_of(choice: Choice, batch: Batch, settings: Any) -> Callable[[], None]:
 
 
 def measure(runs: dict[str, list[dict[str, Any]]], texts: dict[str, Batch], settings: Any) -> dict[str, Any]:
-    """Return losses at every width, the effect of pruning, and costs.
+    """Return losses at every width, the effect of pruning, and costs; `runs` are the results of `train`, by network and seed.
 
-    All seeds of a network are pruned to one width, chosen on the windows that are watched in training.
+    All seeds of a network are pruned to one width. It is chosen on the first windows of the validation text.
     """
     text, widths = texts["validation"], widths_of(4 * settings.size)
     watched = text[0][: settings.watched], text[1][: settings.watched]
@@ -286,7 +258,7 @@ def measure(runs: dict[str, list[dict[str, Any]]], texts: dict[str, Batch], sett
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Train all networks for each seed, prune, measure, draw the figure."""
-    study = Study(__file__, (__doc__ or "").partition("\n")[0], SETTINGS, argv)
+    study = Study(__file__, (__doc__ or "").partition("\n")[0], SETTINGS, argv, uses=[language_text.__file__])
     settings = study.settings
     sources = {part: source(getattr(settings, part)) for part in ("training", "validation")}
     texts = {part: encode(text) for part, text in sources.items()}
@@ -304,9 +276,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     } | measure(runs, {part: windows(text, settings.context) for part, text in texts.items()}, settings)
     results = rounded(results)  # so that the sentences follow from the stored figures
     results["answers"] = analyse(results)
-    said = say(results, settings)
-    print("\n".join(said))
-    return study.save(draw(results), results, table(results, said))
+    sentences = say(results, settings)
+    print("\n".join(sentences))
+    return study.save(draw(results), results, table(results, sentences))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def minus(left: Sequence[float], right: Sequence[float]) -> list[float]:
 
 
 def analyse(results: dict[str, Any]) -> dict[str, Any]:
-    """Return the intervals of all figures of the table, and of the differences between validation losses."""
+    """Return intervals over seeds for all figures of the table, and for the differences between validation losses."""
     runs, cuts, costs = results["runs"], results["cuts"], results["costs"]
     losses = {name: [run["validation"] for run in each] for name, each in runs.items()}
     losses |= {name + CUT: [run["validation"] for run in each["runs"]] for name, each in cuts.items()}
@@ -61,7 +61,7 @@ def signed(found: Interval) -> str:
 
 
 def verdict(found: dict[str, Any], lower: str, higher: str) -> str:
-    """Return the word for the sign of the difference, or for no difference if the interval contains 0."""
+    """Return `lower` or `higher` by the sign of the difference, or "no difference shown" if its interval contains 0."""
     return {-1: lower, 0: "no difference shown", 1: higher}[found["difference"].sign]
 
 
@@ -72,7 +72,7 @@ def span(intervals: Sequence[Interval], decimals: int = 2) -> str:
 
 
 def say(results: dict[str, Any], settings: Any) -> list[str]:
-    """Return the answers as sentences."""
+    """Return the findings as sentences."""
     answers, cuts = results["answers"], results["cuts"]
     rows, bests, comparisons = answers["rows"], answers["best"], answers["comparisons"]
     groups: dict[str, list[str]] = {"lower": [], "higher": [], "no difference shown": []}
@@ -119,7 +119,7 @@ def say(results: dict[str, Any], settings: Any) -> list[str]:
 
 
 def of_cut(name: str, found: dict[str, Any], rows: dict[str, Any], size: int, results: dict[str, Any], settings: Any) -> str:
-    """Return sentences on the loss and the savings of pruning."""
+    """Return sentences on the loss and the savings of pruning the network `name`; `size` is its number of parameters."""
     pruned, k = rows[name + CUT], found["k"]
     lost = interval(minus([run["validation"] for run in found["runs"]], [run["validation"] for run in results["runs"][name]]))
     without = interval(minus(found["no_dropout_at_k"], [run["validation"] for run in results["runs"][NONE]]))
@@ -136,8 +136,8 @@ def of_cut(name: str, found: dict[str, Any], rows: dict[str, Any], size: int, re
     )
 
 
-def table(results: dict[str, Any], said: Sequence[str]) -> str:
-    """Return a Markdown table with a row per network, then the answers."""
+def table(results: dict[str, Any], sentences: Sequence[str]) -> str:
+    """Return a Markdown table with a row per network, then the sentences."""
     lines = [
         f"| | validation loss | against {NONE} | training loss | kept, training / evaluation | parameters | peak memory, MB "
         "| training, 1000/s | evaluation, 1000/s |",
@@ -159,7 +159,7 @@ def table(results: dict[str, Any], said: Sequence[str]) -> str:
             shown(row["evaluation cost"], 1, 1e3),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *(f"* {sentence}" for sentence in said)])
+    return "\n".join([*lines, "", *(f"* {sentence}" for sentence in sentences)])
 
 
 def shown(found: Interval, decimals: int, unit: float = 1) -> str:
@@ -170,7 +170,7 @@ def shown(found: Interval, decimals: int, unit: float = 1) -> str:
 
 
 def draw(results: dict[str, Any]) -> Figure:
-    """Draw the losses during training (a panel per family), the final losses, those at every width, and the shares of ones."""
+    """Draw the losses during training, at the end and at every width, and LearnedDropout's share of ones."""
     figure, axes = plt.subplots(2, 3, figsize=(13, 8), layout="constrained")
     runs = results["runs"]
     families = {
@@ -200,7 +200,7 @@ def draw(results: dict[str, Any]) -> Figure:
 
 
 def over_training(axes: Axes, runs: Sequence[dict[str, Any]], what: str, line: str, colour: str, label: str | None) -> None:
-    """Plot the mean over seeds at each evaluated step."""
+    """Plot the mean over seeds of the measure `what` at each evaluated step."""
     steps = [each["step"] for each in runs[0]["history"]]
     values = torch.tensor([[each[what] for each in run["history"]] for run in runs])
     axes.plot(steps, values.mean(0), line, color=colour, label=label)

@@ -1,9 +1,9 @@
-"""Which regulariser keeps a large network from memorising the wrong labels of two moons?
+"""Compare regularisers: which keeps a large network from memorising the wrong labels of two moons?
 
 python -m examples.experiments.moons        writes examples/figures/moons.png and examples/results/moons.json and .md
 
-2 – 128 – 128 – 2 on 200 points, a fifth of them with flipped labels. Compared: nothing, weight decay, and nn.Dropout or
-TailDropout behind both hidden layers. The strength is chosen on 1000 other points with flipped labels. Test labels are right.
+2 – 128 – 128 – 2 on 200 points, a fifth of them with flipped labels. Compared are no dropout, weight decay, and nn.Dropout or
+TailDropout after both hidden layers. The strength is chosen on 1000 other points with flipped labels. Test labels are right.
 """
 
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ class Moons(NamedTuple):
 
 
 def moons(seed: int, settings: Any) -> Moons:
-    """Draw the data of a seed."""
+    """Return the data for a seed."""
     generator = torch.Generator().manual_seed(seed)
     sizes = [settings.samples, settings.validation, settings.test_samples]
     found = make_moons(sum(sizes), noise=settings.noise, random_state=seed)
@@ -64,7 +64,7 @@ def moons(seed: int, settings: Any) -> Moons:
 
 
 def network(name: str, strength: float, hidden: int) -> nn.Sequential:
-    """Return an MLP of 2 – hidden – hidden – 2 features, with the layer `name` behind both hidden ones."""
+    """Return an MLP of 2 – hidden – hidden – 2 features, with the layer `name` of p = `strength` after both hidden ones."""
     make = {DROPOUT: nn.Dropout, TAIL: TailDropout}.get(name, lambda p: nn.Identity())
     return nn.Sequential(
         nn.Linear(2, hidden), nn.ReLU(), make(strength), nn.Linear(hidden, hidden), nn.ReLU(), make(strength),
@@ -79,7 +79,7 @@ def accuracy(model: nn.Module, points: Points) -> float:
 
 
 def train(name: str, strength: float, seed: int, settings: Any) -> dict[str, Any]:
-    """Train; return the state_dict and the accuracies, for TailDropout also at the width that is best on validation data."""
+    """Train; return the state_dict and the accuracies in %, for TailDropout also at the width k that is best in validation."""
     points = moons(seed, settings)
     torch.manual_seed(seed)
     model = network(name, strength, settings.hidden)
@@ -103,7 +103,7 @@ def train(name: str, strength: float, seed: int, settings: Any) -> dict[str, Any
 
 
 def choose(study: Study) -> dict[str, dict[float, list[float]]]:
-    """Return the validation accuracies of each strength; the share of flipped labels is that of training."""
+    """Return the validation accuracies in %, by method and strength, one per seed. Some validation labels are flipped too."""
     settings = study.settings
     return {
         name: {
@@ -121,7 +121,7 @@ def choose(study: Study) -> dict[str, dict[float, list[float]]]:
 
 
 def analyse(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Return the accuracies of each method with intervals over seeds, and the differences of each pair."""
+    """Return the accuracies of each method, and the differences of each pair of methods, as intervals over seeds."""
     names, tested = list(runs), {name: [run["test"] for run in each] for name, each in runs.items()}
     pairs = [(second, first) for i, first in enumerate(names) for second in names[i + 1 :]]
     less = {f"{a} less {b}": [x - y for x, y in zip(tested[a], tested[b], strict=True)] for a, b in pairs}
@@ -136,10 +136,10 @@ def analyse(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
 
 
 def say(answers: dict[str, Any], k: float, settings: Any) -> list[str]:
-    """Return the answers as sentences."""
+    """Return the findings as sentences; `k` is the median of the chosen widths."""
     known = {pair: found for pair, found in answers["differences"].items() if found["adjusted_p"] <= 0.05}
     open_ = [pair for pair in answers["differences"] if pair not in known]
-    said = [
+    sentences = [
         f"Accuracy in %, with 95 % t intervals over {len(settings.seeds)} seeds, each with points of its own; "
         f"{100 * settings.wrong:.0f} % of the labels for training are wrong, none of those for testing.",
         "Differences in points of test accuracy (Holm's test, 5 % for all together): "
@@ -147,20 +147,20 @@ def say(answers: dict[str, Any], k: float, settings: Any) -> list[str]:
         + ".",
     ]
     if open_ and known:
-        said.append(f"No difference is shown for {'; '.join(open_)}.")
+        sentences.append(f"No difference is shown for {'; '.join(open_)}.")
     return [
-        *said,
+        *sentences,
         f"{CUT}: at the width that validation chooses for both layers, {k:.0f} of {settings.hidden} features in the median.",
     ]
 
 
-def table(answers: dict[str, Any], strengths: dict[str, float], said: Sequence[str]) -> str:
-    """Return a Markdown table with a row per method."""
+def table(answers: dict[str, Any], strengths: dict[str, float], sentences: Sequence[str]) -> str:
+    """Return a Markdown table with a row per method, then the sentences."""
     lines = ["| | strength | test, right labels | training, wrong labels too |", "| --- | ---: | ---: | ---: |"]
     for name, row in answers["accuracy"].items():
         strength = f"{strengths[name]:g}" if name in (DECAY, DROPOUT, TAIL) else ""
         lines.append(f"| {name} | {strength} | {row['test'].plain()} | {row['training'].plain()} |")
-    return "\n".join([*lines, "", *(f"* {sentence}" for sentence in said)])
+    return "\n".join([*lines, "", *(f"* {sentence}" for sentence in sentences)])
 
 
 def draw(runs: dict[str, list[dict[str, Any]]], strengths: dict[str, float], answers: dict[str, Any], settings: Any) -> Figure:
@@ -219,12 +219,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     runs[CUT] = [run | run["cut"] for run in runs[TAIL]]
     answers = analyse(runs)
     chosen_k = [run["k"] for run in runs[TAIL]]
-    said = say(answers, float(np.median(chosen_k)), settings)
-    print("\n".join(said))
+    sentences = say(answers, float(np.median(chosen_k)), settings)
+    print("\n".join(sentences))
     tested = {name: [run["test"] for run in trained] for name, trained in runs.items()}
-    results = {"strengths": strengths, "validation_accuracy_of_strengths": validated, **answers, "said": said}
+    results = {"strengths": strengths, "validation_accuracy_of_strengths": validated, **answers, "said": sentences}
     results |= {"an_interval_is": ["mean", "low", "high"], "test_accuracy_of_each_seed": tested, "k_of_each_seed": chosen_k}
-    return study.save(draw(runs, strengths, answers, settings), results, table(answers, strengths, said))
+    return study.save(draw(runs, strengths, answers, settings), results, table(answers, strengths, sentences))
 
 
 if __name__ == "__main__":

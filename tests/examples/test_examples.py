@@ -171,6 +171,16 @@ def test_a_part_of_a_run_is_computed_once(tmp_path: Path) -> None:
     assert len(calls) == 3, "--quick stores nothing"
 
 
+def test_a_part_is_computed_again_if_a_file_that_it_uses_has_changed(tmp_path: Path) -> None:
+    study = load("common.study")
+    used, calls = tmp_path / "used.py", []
+    for text in ("first", "first", "second"):
+        used.write_text(text)
+        whole = study.Study(str(EXAMPLES / "pca.py"), "", {"default": {"seed": 3}}, ["--out", str(tmp_path)], [str(used)])
+        whole.stored("part", lambda text=text: calls.append(text))
+    assert calls == ["first", "second"]
+
+
 def test_median_times_are_of_every_call() -> None:
     calls = {"a": 0, "b": 0}
 

@@ -1,4 +1,4 @@
-"""Texts as templates have them: short and long, with and without something to escape."""
+"""Escape texts like those in templates: short and long, with and without characters to escape."""
 
 from markupsafe import Markup, escape, escape_silent
 
@@ -25,7 +25,7 @@ class Escape:
 
 
 class Others:
-    """What do the functions around it cost?"""
+    """What do the functions besides `escape` cost?"""
 
     def time_nothing(self) -> None:
         escape_silent(None)

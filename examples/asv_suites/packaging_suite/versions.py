@@ -1,4 +1,4 @@
-"""Versions, specifiers, requirements and markers, as an installer meets them."""
+"""Parse and compare versions, specifiers, requirements and markers like those that an installer reads."""
 
 from packaging.markers import Marker
 from packaging.requirements import Requirement
@@ -14,7 +14,7 @@ REQUIREMENT = "requests[security,socks]>=2.8.1,==2.8.*; python_version < '3.8' a
 
 
 class Versions:
-    """What does a version cost?"""
+    """What does it cost to parse, sort, write and filter versions?"""
 
     def setup(self) -> None:
         self.versions = [Version(text) for text in TEXTS]
@@ -36,7 +36,7 @@ class Versions:
 
 
 class Parsing:
-    """What does a line of metadata cost?"""
+    """What does it cost to parse a line of metadata?"""
 
     def time_requirement(self) -> None:
         Requirement(REQUIREMENT)

@@ -51,7 +51,7 @@ def test_the_command_stores_rounds_and_verdict(
     [
         (["no-such-commit"], "names no commit here"),
         (["HEAD", "--case", "8x16-f32-fwdd"], "similar names are 8x16-f32-fwd"),
-        (["HEAD", "--threshold", "5"], "no fraction of a time"),
+        (["HEAD", "--threshold", "5"], "is not between 0 and 1"),
         (["HEAD", "--device", "cpu", "--case", "cuda-8x16-f32-fwd"], "none of these cases runs on cpu"),
         (["HEAD", "--device", "cuda"], "torch finds no CUDA device"),
         (["HEAD", "--case", "cuda-8x16-f32-fwd"], "torch finds no CUDA device"),

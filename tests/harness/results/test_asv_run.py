@@ -193,7 +193,7 @@ def test_a_run_prints_at_most_sixty_lines_and_ends_with_what_to_do_next(capsys: 
     assert not any("···" in line for line in lines)
     assert any("figures to measure, 0 measured before" in line for line in lines)
     assert any("left" in line for line in lines)
-    assert lines[-3].startswith("Each time is from a process of its own")
+    assert lines[-3].startswith("Each time was measured in a process of its own")
     assert lines[-2].startswith("Next: python -m benchmarks dashboard --serve")
     assert CASE in captured.out
     assert command.main(["run"]) == 0

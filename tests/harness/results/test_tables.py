@@ -162,7 +162,10 @@ def test_pages_are_filled_between_their_markers(folder: Path, tmp_path: Path, ca
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("<!-- table:no-such -->\n<!-- /table:no-such -->", "nothing stored fills the table no-such; run examples/no-such.py"),
+        (
+            "<!-- table:no-such -->\n<!-- /table:no-such -->",
+            "no result is stored for the table no-such; run the example no-such",
+        ),
         ("<!-- table:gate -->\n", "each table needs"),
         ("<!-- /table:gate -->\n<!-- table:gate -->\n", "each table needs"),
         ("<!-- table:gate -->\n<!-- /table:gate -->\n" * 2, "once a page"),
