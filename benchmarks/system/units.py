@@ -3,8 +3,10 @@
 
 def format_seconds(seconds: float) -> str:
     """Return a time as text in s, ms or µs with three significant digits, or in whole ns."""
+    if seconds >= 999.5:
+        return f"{seconds:.0f} s"
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if seconds >= size:
+        if seconds >= 0.9995 * size:  # a number that rounds to 1000 takes the next unit
             return f"{seconds / size:#.3g} {unit}".replace(". ", " ")
     return f"{seconds / 1e-9:.0f} ns"
 

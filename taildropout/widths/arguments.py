@@ -97,10 +97,12 @@ def widths_up_to(n: int, asked: list[int] | str | None) -> list[int]:
     return list(range(n + 1)) if asked is None else [0, *(2**i for i in range(n.bit_length()) if 2**i < n), n]
 
 
-def check_limit(name: str, value: object, what: str) -> None:
-    """Raise ValueError unless `value` is None or an int of 1 or more; `what` names the things counted, for the message."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ValueError(f"{name}={value!r} is no number of {what}; give an int, 1 or more, or None")
+def check_limit(name: str, value: object, what: str, *, optional: bool = True) -> None:
+    """Raise ValueError unless `value` is an int of 1 or more, or None if `optional`; `what` names the things counted."""
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}={value!r} is no number of {what}; give an int, 1 or more{', or None' if optional else ''}")
 
 
 def length(batches: Iterable[Any]) -> int | None:

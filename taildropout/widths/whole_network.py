@@ -100,8 +100,9 @@ def frontier(
         named(model, TailDropout, None)  # raises an error if there is none
     found = find_layers(model, ["*"] if layers is None else [layers] if isinstance(layers, str) else layers)
     check_batches(batches)
-    for argument, value in (("sizes", sizes), ("max_forwards", max_forwards), ("max_batches", max_batches)):
-        check_limit(argument, value, argument.removeprefix("max_"))
+    check_limit("sizes", sizes, "sizes", optional=False)
+    check_limit("max_forwards", max_forwards, "forwards", optional=False)
+    check_limit("max_batches", max_batches, "batches")
     if not isinstance(maximize, bool | None):
         raise TypeError(f"maximize={maximize!r} has type {type(maximize).__name__}; give True, False or None")
     caller = Caller(model, loss, call, device)

@@ -51,7 +51,17 @@ def test_only_a_rival_is_lost_to(quartiles: tuple[float, float, float], standing
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(2.0, "2.00 s"), (0.0123, "12.3 ms"), (4e-4, "400 µs"), (1.234e-6, "1.23 µs"), (5e-9, "5 ns")]
+    ("seconds", "text"),
+    [
+        (2.0, "2.00 s"),
+        (0.0123, "12.3 ms"),
+        (4e-4, "400 µs"),
+        (1.234e-6, "1.23 µs"),
+        (5e-9, "5 ns"),
+        (0.9996, "1.00 s"),
+        (999.9e-6, "1.00 ms"),
+        (1200.4, "1200 s"),
+    ],
 )
 def test_times_have_three_digits(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text

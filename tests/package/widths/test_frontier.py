@@ -223,6 +223,8 @@ WRONG = {
     "a cost that is NaN": ({"cost": lambda widths: float("nan")}, ValueError, "cost returned nan; let it return a finite"),
     "no sizes": ({"sizes": 0}, ValueError, "sizes=0"),
     "no forwards": ({"max_forwards": 0}, ValueError, "max_forwards=0 is no number of forwards"),
+    "forwards without end": ({"max_forwards": None}, ValueError, "max_forwards=None .*; give an int, 1 or more$"),
+    "no number of sizes": ({"sizes": None}, ValueError, "sizes=None is no number of sizes; give an int, 1 or more$"),
     "maximize": ({"maximize": "yes"}, TypeError, "maximize='yes'"),
     "held out": ({"held_out": []}, ValueError, "held_out is empty"),
 }
