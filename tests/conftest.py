@@ -1,4 +1,4 @@
-"""Use one thread, seed every test, make this project's warnings errors, and report the statistical tests.
+"""Use one thread and pinned costs, seed every test, make this project's warnings errors, and report the statistical tests.
 
 TAILDROPOUT_SEED=<int> in the environment gives every test other random numbers.
 """
@@ -29,6 +29,8 @@ FAMILY = pytest.StashKey[Family]()
 # Tests run in one process per core, so each process, and each command that a test starts, uses one thread.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# TailMLP would measure this machine, which may be busy, and choose its way by the result.
+os.environ.setdefault("TAILDROPOUT_MLP_COSTS", "0,4e7,50,120,380,2,.08")
 mark_own_warnings()
 taildropout.functional._warned_of_columns = True  # this warning comes once per process; its tests reset it
 settings.register_profile("repeatable", derandomize=True, deadline=None)

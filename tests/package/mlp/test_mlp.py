@@ -1,7 +1,6 @@
 """TailMLP is the plain block of the same modules: the same randomness, outputs, gradients and errors, only cheaper."""
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -260,21 +259,6 @@ def test_blocks_are_taken_where_they_pay() -> None:
         assert blocks(2048, 1024, 4096, 0.5, kind) == 0
         assert blocks(8192, 2048, 8192, 0.1, kind) == 0
     assert blocks(16384, 2048, 8192, 0.5, "half") == 0
-
-
-def test_costs_are_those_of_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    costs = cost._COSTS
-    assert cost.costs_of("cuda", torch.float32) == cost.costs_of("cuda", torch.float64) == costs["float32"]
-    assert cost.costs_of("cuda", torch.bfloat16) == cost.costs_of("mps", torch.float32) == costs["half"]
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = True
-    try:
-        assert cost.costs_of("cuda", torch.float32) == costs["tf32"]
-        assert cost.costs_of("cuda", torch.float64) == costs["float32"]
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
-    monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(allow_tf32=True))  # torch before 2.9
-    assert cost.costs_of("cuda", torch.float32) == costs["tf32"]
 
 
 def test_what_is_small_or_drops_little_is_hardly_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The cost model: measured when first needed, kept, pinned by an environment variable."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -72,3 +73,18 @@ def test_whatever_is_decided_the_random_numbers_are_the_same(gain: str, monkeypa
     assert torch.equal(found[0][0], found[1][0])
     torch.testing.assert_close(found[0], found[2])
     assert torch.equal(found[0][0], found[2][0]) == (gain == "1")
+
+
+def test_costs_are_those_of_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = cost._COSTS
+    assert cost.costs_of("cuda", torch.float32) == cost.costs_of("cuda", torch.float64) == costs["float32"]
+    assert cost.costs_of("cuda", torch.bfloat16) == cost.costs_of("mps", torch.float32) == costs["half"]
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        assert cost.costs_of("cuda", torch.float32) == costs["tf32"]
+        assert cost.costs_of("cuda", torch.float64) == costs["float32"]
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+    monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(allow_tf32=True))  # torch before 2.9
+    assert cost.costs_of("cuda", torch.float32) == costs["tf32"]

@@ -264,7 +264,6 @@ def test_without_gradients_one_block_lives_at_a_time(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(cost, "blocks_that_pay", lambda *_: 16)
     net, input = TailMLP(16, 2048, 16, activation=nn.GELU(), p=0.5), torch.randn(512, 16)
     with torch.no_grad():
-        net(input)  # measures the costs, if none were needed before
         assert peak_bytes(lambda: net(input), "cpu") < 512 * 2048 * 4 / 3
 
 
@@ -278,6 +277,5 @@ def test_it_keeps_less_for_backward() -> None:
     assert kept[0] < 0.35 * kept[1], kept
 
 
-def test_the_suite_sees_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(cost.PIN, "0,4e7,50,120,380,2,.08")  # not measured on a machine that may be busy
+def test_the_suite_sees_what_is_kept() -> None:
     assert FeedForward().track_saved_over_no_dropout("feedforward-512x1024-f32-train") < 0.35
