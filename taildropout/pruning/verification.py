@@ -24,6 +24,7 @@ Inputs = tuple[Any, ...] | dict[str, Any]
 _TRIALS = 2  # how many further sets of weights a plan must prove right with
 _SEED = 0  # the draws below are the same every time, and take nothing from the global generator
 _CHUNK = 2**20  # how many weights are drawn at once, so that drawing needs little memory
+_WORTH_COLLECTING = 2**24  # bytes; collecting garbage takes some 200 ms in a process with a million objects
 
 
 def _own(leaf: Any) -> Any:
@@ -85,8 +86,8 @@ def references_to(network: nn.Module) -> list[weakref.ref[Any]]:
 
 
 def free(references: Sequence[weakref.ref[Any]]) -> None:
-    """Collect garbage if a reference is still alive: modules that refer to each other in a cycle stay in memory until then."""
-    if any(reference() is not None for reference in references):
+    """Collect garbage if much memory is still in use: modules that refer to each other in a cycle stay alive until then."""
+    if sum(parameter.nbytes for reference in references if (parameter := reference()) is not None) >= _WORTH_COLLECTING:
         gc.collect()
 
 

@@ -135,6 +135,7 @@ def test_one_copy_in_float64_is_in_memory_at_a_time(monkeypatch: pytest.MonkeyPa
         return copy
 
     evaluating = verification.evaluating
+    monkeypatch.setattr(verification, "_WORTH_COLLECTING", 1)
     monkeypatch.setattr(verification, "evaluating", copied)
     monkeypatch.setattr(pruner, "evaluating", copied)
     gc.collect()
