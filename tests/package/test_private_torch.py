@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections import OrderedDict, namedtuple
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -26,6 +27,7 @@ PRUNING = {"_param_to_name", "_module2name", "_grad_fn"}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "_torch.py")
 
 
+@cache
 def own_names() -> set[str]:
     """Return all names that the package defines or assigns, attributes included."""
     nodes = [node for path in FILES for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
