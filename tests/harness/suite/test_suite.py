@@ -16,10 +16,11 @@ import torch
 import taildropout
 from benchmarks import ROOT
 from benchmarks.suite import cases, measure
-from benchmarks.suite.cases import CASES, LAYERS, Case, NotAvailable, WrongResult, make
+from benchmarks.suite.cases import CASES, LAYERS, Case, NotAvailable, WrongResult, make, names
 from benchmarks.system import machine
 
 SUITE = ROOT / "benchmarks" / "suite"
+QUICK = names(quick=True)  # test_speed.py runs these
 CHEAP = [name for name, case in CASES.items() if case.model != "ddp" and case.mode == "eager" and case.numel <= 1 << 19]
 EXPENSIVE = [name for name in CASES if name not in CHEAP and CASES[name].device == "cpu"]
 SMALL = Case("small", (64, 32))
@@ -41,7 +42,7 @@ def run(name: str, layer: str) -> None:
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("name", CHEAP)
+@pytest.mark.parametrize("name", [name for name in CHEAP if name not in QUICK])
 def test_a_case_runs_or_is_not_available(name: str, layer: str) -> None:
     run(name, layer)
 
