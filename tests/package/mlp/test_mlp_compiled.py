@@ -132,6 +132,7 @@ def test_another_k_p_or_number_of_rows_compiles_nothing() -> None:
     assert not counters["graph_break"]
 
 
+@pytest.mark.usefixtures("compiler")
 def test_inductor_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the real cost model, and a number of rows that changes."""
     monkeypatch.undo()
