@@ -239,10 +239,11 @@ def watched() -> Iterator[dict[str, float]]:
     conditions: dict[str, float] = {}
     start, own, everybody = time.monotonic(), own_seconds(), machine.busy_seconds()
     yield conditions
-    conditions["seconds"] = round(time.monotonic() - start, 1)
+    seconds = time.monotonic() - start
+    conditions["seconds"] = round(seconds, 1)
     own = own_seconds() - own + conditions.pop("unaccounted", 0.0)
     others = machine.busy_seconds() - everybody - own
-    conditions["foreign"] = round(max(0.0, others) / (conditions["seconds"] * (os.cpu_count() or 1)), 3)
+    conditions["foreign"] = round(max(0.0, others) / (seconds * (os.cpu_count() or 1)), 3)
 
 
 def own_seconds() -> float:
