@@ -87,6 +87,11 @@ def test_the_duration_is_said_in_words(budget: float, sentence: str) -> None:
     assert estimate.Duration(240.0, 1020.0).sentence(budget) == sentence
 
 
+def test_the_time_for_instructions_is_said() -> None:
+    said = estimate.Duration(240.0, 240.0, 30.0).sentence()
+    assert said == "It takes about 4 min (30 s of it to count instructions)."
+
+
 def test_more_cases_take_longer_and_so_do_instructions(base: Version, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     comparison = Comparison(workload, base, base, tmp_path)
     monkeypatch.setattr(counters, "available", lambda: None)
