@@ -8,7 +8,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from .._torch import constant_in_graphs, forward_mode_active, transforms_active
+from .._torch import constant_in_graphs, exporting, forward_mode_active, transforms_active
 from ..layer import TailDropout
 from .activation import name_of
 from .operands import Operands
@@ -52,7 +52,7 @@ def _can_be_operator(input: Tensor) -> bool:
     return not (
         input.device.type != "cpu"
         or input.is_nested
-        or torch.compiler.is_exporting()
+        or exporting()
         or transforms_active()
         or forward_mode_active()
     )
