@@ -93,10 +93,9 @@ def _of_cpu(dtype: torch.dtype, threads: int) -> Costs:
     With more threads the unit of time is shorter, but the overhead of a block is as long.
     """
     usual = _CPU if dtype.itemsize >= 4 else _CPU_NARROW
-    usual = usual._replace(block=usual.block * threads)
+    known_times = usual.block * threads, usual.moved, usual.activation, usual.slope
     block, moved, activation, slope = (
-        min(max(new, known / _AT_MOST), known * _AT_MOST)
-        for new, known in zip(measure(dtype), (usual.block, usual.moved, usual.activation, usual.slope), strict=True)
+        min(max(new, known / _AT_MOST), known * _AT_MOST) for new, known in zip(measure(dtype), known_times, strict=True)
     )
     return Costs(block, block, moved, activation, slope, usual.sorting, usual.gain)
 

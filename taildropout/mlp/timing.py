@@ -14,7 +14,7 @@ from .operands import Operands
 from .ragged import backward, forward, k_per_row
 
 _SECONDS = 0.03  # after this time no further round begins
-_RUNS = 4  # rounds at most; the fastest run counts, because other programs only make a run slower
+_RUNS = 5  # rounds at most; the fastest run counts, because other programs only make a run slower
 _ROWS, _FEATURES, _HIDDEN, _BLOCKS = 64, 16, 256, 8  # so small that nearly all the time is overhead
 # In training a block takes about twice as long as here, where code and data stay in the cache. The best choice among 31
 # training steps on an AMD EPYC is nearly the same with 1.5 to 3 times.
@@ -68,11 +68,11 @@ def _fastest(*runs: Callable[[], object]) -> list[float]:
     """Return the time of the fastest call of each function, in seconds. The functions take turns, after one warm-up each."""
     # `thread_time` leaves out the time in which other programs have the core, but counts one thread only.
     clock = thread_time if torch.get_num_threads() == 1 else perf_counter
-    fastest, end = [float("inf")] * len(runs), perf_counter() + _SECONDS
+    fastest, end = [float("inf")] * len(runs), clock() + _SECONDS
     for run in runs:
         run()
     for done in range(_RUNS):
-        if done >= 2 and perf_counter() > end:
+        if done >= 2 and clock() > end:
             break
         for at, run in enumerate(runs):
             start = clock()
