@@ -2,6 +2,7 @@
 
 import torch
 from blocks import N
+from torch import Tensor
 
 from taildropout.mlp.ragged import k_per_row, rows_step, same_k
 
@@ -11,6 +12,8 @@ def test_a_block_has_the_rows_that_keep_some_of_it_and_less_than_a_step_of_other
     assert steps.edges == [0, 6, 12, N]
     assert steps.rows == [4, 4, 2]  # 4, 3 and 1, rounded up to even numbers
     assert steps.full == [3, 1, 0]
+    assert isinstance(steps.k, Tensor)
+    assert steps.order is not None
     assert steps.k.tolist() == [N, 12, 7, 6, 0]
     assert steps.order.tolist() == [2, 4, 0, 3, 1]
     fractional = k_per_row(torch.tensor([6.9, 7.0, 99.0]), N, 3)
