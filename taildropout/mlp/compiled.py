@@ -49,13 +49,7 @@ def output_in_graph(operands: Operands, module: nn.Module, dropout: TailDropout)
 
 def _can_be_operator(input: Tensor) -> bool:
     """Return False for all devices but the CPU (not measured), nested tensors, exported code, and under transforms."""
-    return not (
-        input.device.type != "cpu"
-        or input.is_nested
-        or exporting()
-        or transforms_active()
-        or forward_mode_active()
-    )
+    return not (input.device.type != "cpu" or input.is_nested or exporting() or transforms_active() or forward_mode_active())
 
 
 def _shared(k: Tensor) -> bool:
