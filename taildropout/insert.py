@@ -106,6 +106,7 @@ def insert_dropout(
         >>> model.linear2.dropout_before
         TailDropout(p=0.5, batch_dim=[0, 1], dropout_dim=-1)
     """
+    TailDropout(p, **options)  # refuses a misspelt argument by its name, before the next line asks for the right one
     if before is None and after is None:
         raise ValueError("neither before nor after is given; name the modules that read or give the hidden features")
     places: list[tuple[str, nn.Module, str]] = []

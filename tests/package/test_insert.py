@@ -256,6 +256,7 @@ SHARED = nn.Linear(2, 2)
     ("make", "options", "error", "message"),
     [
         (Decoder, {}, ValueError, "neither before nor after"),
+        (Decoder, {"befor": "*.down_proj"}, TypeError, "befor"),
         (Decoder, {"before": "*.down"}, KeyError, "no module is named '*.down'; "),
         (two_linears, {"before": "3"}, KeyError, "those of Sequential are: '0', '1'"),
         (Decoder, {"before": ["*.down_proj", "layers.7"]}, KeyError, "no module is named 'layers.7'"),
