@@ -49,7 +49,7 @@ def test_the_slower_version_does_five_percent_more_work_and_the_same_one_as_much
     assert work["same"] == work["base"]
     assert set(work["base"]) == set(NAMES)
     for case, count in work["base"].items():
-        assert count > 2000
+        assert count > 1000  # a pass of 100 has more than 10 instructions
         assert work["slower"][case] / count == pytest.approx(1.05, abs=0.001)
 
 
@@ -208,7 +208,6 @@ def test_real_trials_find_a_large_slowdown_and_leave_no_process(
 ) -> None:
     monkeypatch.setattr(known_project, "VERSIONS", {"base": 100, "same": 100, "slower": 300})
     monkeypatch.setattr(lockstep_calibration, "EFFECT", 2.0)
-    monkeypatch.setattr(lockstep_calibration, "ROUNDING", 0.01)
     ticks += [False, False, True]
     assert main(["calibrate", "--lockstep"]) == 0
     same, slower = load_record(record_path(tmp_path))["trials"]
