@@ -4,10 +4,10 @@ python -m examples.experiments.one_for_all        writes figures/ and results/ o
 
 The text is the Jargon File (`apt-get install jargon-text`, or set JARGON_FILE); the network is that of `language_model.py`, a
 little larger. The sizes are numbers of hidden features in the feed-forward networks (FFNs). MatFormer (Devvrit et al. 2023)
-draws one of four sizes for each step; nested dropouts draw a K for each character and each FFN. Every network trains for the
-processor time in which a network without dropout takes `steps` steps. The loss is measured at MatFormer's four sizes, and at
-budgets of parameters between them, for which every FFN has its own width: MatFormer mixes its four sizes, the others use the
-sizes that `frontier` finds.
+draws one of four sizes for each step. Nested dropouts draw a K for each sequence, the same in all FFNs, or for each character
+in each FFN. Every network trains for the processor time in which a network without dropout takes `steps` steps. The loss is
+measured at MatFormer's four sizes, and at budgets of parameters between them, for which every FFN has its own width: MatFormer
+mixes its four sizes, the others use the sizes that `frontier` finds.
 """
 
 import itertools
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 
-from taildropout import Frontier, TailDropout, at_k, frontier
+from taildropout import CensoredGeometric, Frontier, TailDropout, at_k, frontier
 from taildropout.baselines import NestedDropout
 from taildropout.widths.sizes import Size
 
@@ -31,7 +31,7 @@ from . import language_model, language_text, one_for_all_report
 from .language_measures import parameters
 from .language_model import Decoder, each_loss
 from .language_text import Batch, encode, pieces, windows
-from .one_for_all_report import DISTILLED, MATFORMER, NONE, SEPARATE, SHARES, analyse, draw, say, table
+from .one_for_all_report import DISTILLED, MATFORMER, NONE, SEPARATE, SHARES, TODAY, analyse, draw, say, table
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {
@@ -40,7 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "default": {
         "seed": 0, "seeds": [0, 1, 2, 3], "characters": None, "context": 64, "size": 96, "heads": 4, "blocks": 3, "batch": 16,
-        "steps": 1200, "rate": 3e-3, "chosen_on": 256, "judged_on": 1024, "sizes": 12, "forwards": 100, "calls": 30,
+        "steps": 1000, "rate": 3e-3, "chosen_on": 256, "judged_on": 1024, "sizes": 10, "forwards": 60, "calls": 30,
     },
     "full": {"size": 192, "blocks": 4, "context": 128, "steps": 10_000},
 }  # fmt: skip
@@ -52,8 +52,9 @@ class Recipe(NamedTuple):
     Attributes:
         p: the drop probability of TailDropout.
         skips: True if TailMLP skips dropped features; False if they are computed and set to 0.
-        whole: at the start and at the end of training, the share of characters that keep all features; the others have a
-            log-uniform K. None without this law.
+        whole: at the start and at the end of training, the share of the Ks that are all features; the others are log-uniform.
+            None for TailDropout's law.
+        together: True if a sequence has one K, the same in all FFNs; False if each character has a K of its own in each FFN.
         sizes: the sizes of which each step draws one, as shares of the hidden features.
         distilled: True if each step also trains full width, and the narrow widths learn its output instead of the text.
         share: the size of the network, as a share of the hidden features.
@@ -62,6 +63,7 @@ class Recipe(NamedTuple):
     p: float = 0.0
     skips: bool = True
     whole: tuple[float, float] | None = None
+    together: bool = False
     sizes: tuple[float, ...] = ()
     distilled: bool = False
     share: float = 1.0
@@ -70,13 +72,14 @@ class Recipe(NamedTuple):
 RECIPES = {
     NONE: Recipe(),
     MATFORMER: Recipe(sizes=SHARES),
-    "TailDropout .5": Recipe(p=0.5, skips=False),
-    "TailMLP .5": Recipe(p=0.5),
-    "TailMLP .2": Recipe(p=0.2),
-    "log-uniform": Recipe(whole=(0, 0)),
-    "log-uniform, half whole": Recipe(whole=(0.5, 0.5)),
-    "log-uniform, whole rising": Recipe(whole=(0, 1)),
-    DISTILLED: Recipe(whole=(0, 0), distilled=True),
+    "a sequence: log-uniform": Recipe(whole=(0, 0), together=True),
+    "a sequence: log-uniform, ¼ whole": Recipe(whole=(0.25, 0.25), together=True),
+    "a sequence: log-uniform, whole rising": Recipe(whole=(0, 0.5), together=True),
+    "a sequence: TailDropout .5": Recipe(p=0.5, together=True),
+    DISTILLED: Recipe(whole=(0, 0), together=True, distilled=True),
+    "a character: log-uniform, ¼ whole": Recipe(whole=(0.25, 0.25)),
+    TODAY: Recipe(p=0.5, skips=False),
+    f"{TODAY}, TailMLP": Recipe(p=0.5),
     **{SEPARATE.format(share): Recipe(share=share) for share in SHARES[:-1]},
 }
 
@@ -97,13 +100,17 @@ def network(recipe: Recipe, settings: Any) -> Decoder:
 def objective(model: Decoder, recipe: Recipe, batch: Batch, done: float, generator: torch.Generator) -> Tensor:
     """Return the loss of a training step after the share `done` of training; `generator` draws MatFormer's size."""
     layers, hidden = [block.ffn[2] for block in model.blocks], model.blocks[0].ffn[0].out_features
+    whole = 0.0 if recipe.whole is None else recipe.whole[0] + (recipe.whole[1] - recipe.whole[0]) * done
+    law = NestedDropout("log_uniform", min_k=1, whole=whole)
     widths: list[Any] = [None] * len(layers)
     if recipe.sizes:
         at = int(torch.randint(len(recipe.sizes), (), generator=generator))
         widths = [round(recipe.sizes[at] * hidden) for _ in layers]
+    elif recipe.together:
+        sequences = batch[0].shape[:1]
+        k = CensoredGeometric(recipe.p, hidden).sample(sequences) if recipe.whole is None else law.draw(sequences, hidden)
+        widths = [k.long()[:, None].expand(batch[0].shape) for _ in layers]
     elif recipe.whole is not None:
-        first, last = recipe.whole
-        law = NestedDropout("log_uniform", min_k=1, whole=first + (last - first) * done)
         widths = [law.draw(batch[0].shape, hidden) for _ in layers]
     full = model(batch[0]) if recipe.distilled else None
     for layer, width in zip(layers, widths, strict=True):

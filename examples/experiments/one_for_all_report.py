@@ -13,10 +13,10 @@ from ..common.study import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, YELLOW
 from .language_report import minus, signed
 
 NONE, MATFORMER, SEPARATE = "no dropout", "MatFormer", "trained at {} alone"
-DISTILLED = "log-uniform, learning from full width"
+DISTILLED = "a sequence: log-uniform, from full width"
 SHARES = (0.125, 0.25, 0.5, 1.0)
-TODAY = "TailDropout .5"  # what a user of the layer's usual p has
-COLOURS = [BLACK, ORANGE, SKY, BLUE, YELLOW, PURPLE, GREEN, "#7B3F00", GREY]
+TODAY = "a character: TailDropout .5"  # what the layer does by itself
+COLOURS = [BLACK, ORANGE, SKY, BLUE, GREEN, YELLOW, PURPLE, "#7B3F00", GREY, "#444444"]
 
 
 def at_budget(run: dict[str, Any], budget: float) -> float:

@@ -90,21 +90,35 @@ def test_matformer_draws_one_of_its_four_sizes_for_all_layers(example: ModuleTyp
     assert {first for first, _ in steps} == {8, 16, 32, 64}
 
 
-@pytest.mark.parametrize(
-    ("name", "done", "whole"),
-    [("log-uniform", 1.0, 0), ("log-uniform, half whole", 0.0, 0.5), ("log-uniform, whole rising", 1.0, 1)],
-)
-def test_nested_dropouts_draw_for_each_character_and_layer(
-    example: ModuleType, name: str, done: float, whole: float, monkeypatch: pytest.MonkeyPatch
+LOG_UNIFORM = {
+    "a sequence: log-uniform": 0,
+    "a sequence: log-uniform, ¼ whole": 0.25,
+    "a character: log-uniform, ¼ whole": 0.25,
+}
+LOG_UNIFORM["a sequence: log-uniform, whole rising"] = 0.5  # at the end
+
+
+@pytest.mark.parametrize("name", LOG_UNIFORM)
+def test_nested_dropouts_draw_for_each_sequence_or_character(
+    example: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = drawn(example, name, done, monkeypatch)
-    widths = torch.stack([torch.stack(step) for step in steps])
+    widths = torch.stack([torch.stack(step) for step in drawn(example, name, 1.0, monkeypatch)])
     assert widths.shape == (40, 2, 3, 16)
     assert 1 <= widths.min() <= widths.max() == 64
-    # Log-uniform K is above 32 with probability log(65/33) / log(65). Five standard errors of 3840 draws are below .041:
-    # a false alarm in fewer than one of a million runs.
-    expected = whole + (1 - whole) * math.log(65 / 33) / math.log(65)
-    assert abs((widths > 32).float().mean().item() - expected) < 0.041
+    together = name.startswith("a sequence")
+    assert (widths == widths[:, :1, :, :1]).all() == together
+    draws = widths[:, 0, :, 0] if together else widths
+    # A log-uniform K is above 32 with probability log(65/33) / log(65). A false alarm needs more than five standard errors.
+    expected = LOG_UNIFORM[name] + (1 - LOG_UNIFORM[name]) * math.log(65 / 33) / math.log(65)
+    error = math.sqrt(expected * (1 - expected) / draws.numel())
+    assert abs((draws > 32).float().mean().item() - expected) < 5 * error
+
+
+def test_a_sequence_of_tail_dropout_has_its_law_and_one_k(example: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    widths = torch.stack([torch.stack(step) for step in drawn(example, "a sequence: TailDropout .5", 0.5, monkeypatch)])
+    assert (widths == widths[:, :1, :, :1]).all()
+    draws = widths[:, 0, :, 0].double()
+    assert abs(draws.mean().item() - 32) < 5 * draws.std().item() / math.sqrt(draws.numel())  # five standard errors
 
 
 def test_all_networks_of_a_seed_start_from_the_same_weights_and_compute_the_same(example: ModuleType) -> None:
@@ -122,7 +136,7 @@ def test_all_networks_of_a_seed_start_from_the_same_weights_and_compute_the_same
 
 def test_a_distilled_step_trains_full_width_on_the_text_and_the_narrow_ones_on_its_output(example: ModuleType) -> None:
     torch.manual_seed(0)
-    recipe = example.RECIPES["log-uniform, learning from full width"]
+    recipe = example.RECIPES[example.DISTILLED]
     model = example.network(recipe, MINE)
     loss = example.objective(model, recipe._replace(whole=(1.0, 1.0)), BATCH, 0.0, torch.Generator())
     torch.testing.assert_close(loss, example.each_loss(model.eval()(BATCH[0]), BATCH[1]).mean())  # no divergence from itself
