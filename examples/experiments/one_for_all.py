@@ -40,7 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "default": {
         "seed": 0, "seeds": [0, 1, 2, 3], "characters": None, "context": 64, "size": 96, "heads": 4, "blocks": 3, "batch": 16,
-        "steps": 1000, "rate": 3e-3, "chosen_on": 256, "judged_on": 1024, "sizes": 10, "forwards": 60, "calls": 30,
+        "steps": 800, "rate": 3e-3, "chosen_on": 256, "judged_on": 1024, "sizes": 10, "forwards": 60, "calls": 30,
     },
     "full": {"size": 192, "blocks": 4, "context": 128, "steps": 10_000},
 }  # fmt: skip
@@ -52,8 +52,8 @@ class Recipe(NamedTuple):
     Attributes:
         p: the drop probability of TailDropout.
         skips: True if TailMLP skips dropped features; False if they are computed and set to 0.
-        whole: at the start and at the end of training, the share of the Ks that are all features; the others are log-uniform.
-            None for TailDropout's law.
+        whole: at the start and at the end of training, the share of the Ks that are all features; the others are log-uniform,
+            from MatFormer's least size on. None for TailDropout's law.
         together: True if a sequence has one K, the same in all FFNs; False if each character has a K of its own in each FFN.
         sizes: the sizes of which each step draws one, as shares of the hidden features.
         distilled: True if each step also trains full width, and the narrow widths learn its output instead of the text.
@@ -101,7 +101,7 @@ def objective(model: Decoder, recipe: Recipe, batch: Batch, done: float, generat
     """Return the loss of a training step after the share `done` of training; `generator` draws MatFormer's size."""
     layers, hidden = [block.ffn[2] for block in model.blocks], model.blocks[0].ffn[0].out_features
     whole = 0.0 if recipe.whole is None else recipe.whole[0] + (recipe.whole[1] - recipe.whole[0]) * done
-    law = NestedDropout("log_uniform", min_k=1, whole=whole)
+    law = NestedDropout("log_uniform", min_k=round(SHARES[0] * hidden), whole=whole)
     widths: list[Any] = [None] * len(layers)
     if recipe.sizes:
         at = int(torch.randint(len(recipe.sizes), (), generator=generator))
