@@ -108,7 +108,7 @@ def test_nested_dropouts_draw_for_each_sequence_or_character(
     together = name.startswith("a sequence")
     assert (widths == widths[:, :1, :, :1]).all() == together
     draws = widths[:, 0, :, 0] if together else widths
-    # A log-uniform K from 8 to 64 is above 32 with probability log(65/33) / log(65/8). A false alarm needs more than five standard errors.
+    # A log-uniform K is above 32 with probability log(65/33) / log(65/8). A false alarm needs more than five standard errors.
     expected = LOG_UNIFORM[name] + (1 - LOG_UNIFORM[name]) * math.log(65 / 33) / math.log(65 / 8)
     error = math.sqrt(expected * (1 - expected) / draws.numel())
     assert abs((draws > 32).float().mean().item() - expected) < 5 * error
