@@ -78,6 +78,14 @@ def forward_mode_active() -> bool:
     return getattr(torch.autograd.forward_ad, "_current_level", 0) >= 0
 
 
+def exporting() -> bool:
+    """Return True while torch.export traces, or if that is unknown.
+
+    In code that torch.compile traces, `torch.compiler.is_exporting()` is True as well, up to torch 2.8 at least.
+    """
+    return bool(getattr(torch.compiler, "_is_exporting_flag", True))
+
+
 _GLOBAL_HOOKS = (
     "_global_forward_hooks",
     "_global_forward_pre_hooks",

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=parse_duration,
         default=float("inf"),
         metavar="TIME",
-        help="such as 90s or 10m; exact counts take extra time",
+        help="most time for measuring, such as 90s or 10m; what is not known by then is unstable",
     )
     parser.add_argument("--threshold", type=float, default=THRESHOLD, help="relative change of time (default %(default)s)")
     parser.add_argument(

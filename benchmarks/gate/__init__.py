@@ -15,4 +15,5 @@ the standard library, scipy, rich and `benchmarks.system`; asv for other project
     estimate    how long a comparison takes
     report, output    tables, files and exit codes
     injection, canary, calibration, records, error_rates, other_rules    how often the gate errs
+    known_project, lockstep_calibration    how often it errs in lock step
 """

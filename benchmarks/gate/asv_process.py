@@ -55,6 +55,7 @@ class Context:
     timeout: float  # seconds of a benchmark that sets none
     deadline: float  # on the clock of time.monotonic
     stopping: threading.Event = field(default_factory=threading.Event)
+    processor: dict[str, float] = field(default_factory=dict)  # seconds of it that each process had used at its last answer
 
 
 class Worker:
@@ -85,6 +86,8 @@ class Worker:
         """
         os.write(self.commands, (json.dumps({"do": what, **more}) + "\n").encode())
         answer: dict[str, Any] = json.loads(self.line(seconds))
+        # A process that is killed together with its parent is missing in the system's account of our child processes.
+        self.shared.processor[self.folder.name] = float(answer.pop("processor"))
         if "forked" in answer:
             raise CaseFailed(self.side, "it forks, and the child process returns from the call", fatal=True)
         if "error" in answer or "skipped" in answer:

@@ -1,7 +1,8 @@
 """Compute the gate's rates of error from recorded trials and from replays.
 
 A replay draws processes with replacement from the processes of the quiet trials without an injected slowdown, adds an effect to
-the log-ratios of one case, and lets `rule.decide` judge, as in a live trial. An effect of 0.05 is a slowdown of 5 %.
+the log-ratios of one case, and lets `rule.decide` judge, as in a live trial. An effect of 0.05 is a slowdown of 5 %. In lock
+step, pairs take the place of processes, and a replay does not compare base with base, which can only make a verdict UNSTABLE.
 """
 
 import math
@@ -18,6 +19,10 @@ EFFECTS = (0.0, 0.01, -0.01, 0.02, -0.02, 0.03, 0.04, 0.05, -0.05, 0.10, -0.10, 
 REPLAYS = 1000  # of each effect
 CAUGHT = 0.95  # rate from which a slowdown counts as caught
 
+# Way of measuring -> what the names of its kinds of trial begin with, after "busy ".
+ONE_PROCESS, LOCKSTEP = "both versions in one process", "pairs of processes in lock step"
+WAYS = {ONE_PROCESS: "", LOCKSTEP: "lockstep "}
+
 Processes = Sequence[Mapping[str, float]]  # for each process, case -> log-ratio
 
 
@@ -30,14 +35,22 @@ def interval(events: int, trials: int) -> tuple[float, float]:
 
 
 def evaluate(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the table of rates: a row per rule, signal, effect and condition of the machine ("quiet", "busy", "any")."""
+    """Return the tables of rates, one for each way of measuring that `way` names.
+
+    There is a row per rule, signal, effect and condition of the machine ("quiet", "busy", "any").
+    """
+    return [{"way": way, **each} for way, prefix in WAYS.items() for each in evaluate_way(record, prefix)]
+
+
+def evaluate_way(record: Mapping[str, Any], prefix: str) -> list[dict[str, Any]]:
+    """Return the rows for one way of measuring, whose kinds of trial begin with `prefix`."""
     rows = []
-    for state in ("quiet", "busy"):
-        prefix = "busy " if state == "busy" else ""
-        rows += live(record, f"{prefix}same", "time", 0.0, state) + live(record, f"{prefix}slower", "time", 0.05, state)
-    rows += live(record, "instructions same", "instructions", 0.0, "any")
-    rows += live(record, "instructions slower", "instructions", 0.01, "any")
-    processes = pool(record)
+    for state, busy in (("quiet", ""), ("busy", "busy ")):
+        rows += live(record, f"{busy}{prefix}same", "time", 0.0, state)
+        rows += live(record, f"{busy}{prefix}slower", "time", 0.05, state)
+    rows += live(record, f"{prefix}instructions same", "instructions", 0.0, "any")
+    rows += live(record, f"{prefix}instructions slower", "instructions", 0.01, "any")
+    processes = pool(record, prefix)
     return rows + ([replayed(processes, effect) for effect in EFFECTS] if len(processes) >= LOOKS[-1] else [])
 
 
@@ -67,10 +80,11 @@ def caught(
     rows = []
     for case in trials[0]["cases"]:
         figures = [trial["cases"][case] for trial in trials]
-        kind = record["planted"][signal][case][0]
+        kinds = record.get("planted", {}).get(signal, {})
+        named = f"{case} ({kinds[case][0]})" if case in kinds else case  # in lock step, a benchmark's name says its kind
         slower = [one["verdict"] == REGRESSED for one in figures]
         unsettled = [one["verdict"] == UNSTABLE for one in figures]
-        found = row("gate", signal, effect, "live", state, f"{case} ({kind})", slower, unsettled)
+        found = row("gate", signal, effect, "live", state, named, slower, unsettled)
         rows.append(found | {"seen": statistics.fmean(map(measured_change, figures))})
     return rows
 
@@ -87,9 +101,9 @@ def row(rule: str, signal: str, effect: float, source: str, state: str, case: st
     return key | {"trials": len(slower), "regressed": sum(slower), "unstable": sum(unstable), "improved": sum(faster)}
 
 
-def pool(record: Mapping[str, Any]) -> Processes:
+def pool(record: Mapping[str, Any], prefix: str = "") -> Processes:
     """Return the log-ratios of the quiet trials without a slowdown: the processes of each trial's first look."""
-    trials = [trial["cases"] for trial in record["trials"] if trial["kind"] == "same"]
+    trials = [trial["cases"] for trial in record["trials"] if trial["kind"] == f"{prefix}same"]
     return [{case: figures["logs"][i] for case, figures in cases.items()} for cases in trials for i in range(LOOKS[0])]
 
 
@@ -128,15 +142,27 @@ def smallest_caught(rows: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def markdown(record: Mapping[str, Any]) -> str:
-    """Return the smallest slowdown that is caught, and the table of rates, in Markdown."""
+    """Return, in Markdown, the smallest slowdown that is caught and the table of rates for each way of measuring."""
     rows = record.get("rates", [])
+    return "\n\n".join(table(way, [row for row in rows if row.get("way", ONE_PROCESS) == way]) for way in WAYS)
+
+
+def table(way: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the smallest slowdown that is caught, and the table of `rows`, for one way of measuring."""
+    title = f"*{way[0].upper()}{way[1:]}.*"
+    if not rows:
+        return f"{title} Not calibrated yet."
     smallest = smallest_caught(rows)
     first = (
         f"The smallest slowdown caught at least 95 % of the time: **{smallest:.0%}** (replayed)."
         if smallest
-        else "Not known yet."
+        else "The smallest slowdown caught at least 95 % of the time is not known yet."
     )
-    lines = [first, "", "| rule | signal | effect | on | machine | trials | called slower | unstable | called faster |"]
+    lines = [
+        f"{title} {first}",
+        "",
+        "| rule | signal | effect | on | machine | trials | called slower | unstable | called faster |",
+    ]
     lines.append("| --- | --- | ---: | --- | --- | ---: | ---: | ---: | ---: |")
     for each in rows:
         rates = [rate(each[event], each["trials"]) for event in ("regressed", "unstable", "improved")]

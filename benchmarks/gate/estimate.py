@@ -20,12 +20,16 @@ class Duration:
 
     usual: float  # if the first look decides every case
     most: float  # if every case needs all looks and a second batch
+    instructions: float = 0.0  # part of `usual`
 
     def sentence(self, budget: float = float("inf")) -> str:
         """Return a sentence on the duration; `budget` is the most seconds that the user allows."""
         usual, most = min(self.usual, budget), min(self.most, budget)
         longest = f", {format_minutes(most)} at most where versions differ or the machine is noisy" if most > usual else ""
-        return f"It takes about {format_minutes(usual)}{longest}."
+        counting = (
+            f" ({format_minutes(self.instructions)} of it to count instructions)" if 0 < self.instructions < usual else ""
+        )
+        return f"It takes about {format_minutes(usual)}{counting}{longest}."
 
 
 def estimate_duration(comparison: Comparison, names: Sequence[str]) -> Duration:
@@ -38,4 +42,4 @@ def estimate_duration(comparison: Comparison, names: Sequence[str]) -> Duration:
     most = prepare + math.ceil(2 * LOOKS[-1] / parallel) * process
     counted = math.ceil(len(countable(comparison, names)) / parallel)
     instructions = INSTRUCTION_START + PER_CASE * counted if counted else 0.0
-    return Duration(usual + instructions, most + 2 * instructions)
+    return Duration(usual + instructions, most + 2 * instructions, instructions)

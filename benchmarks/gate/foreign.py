@@ -35,22 +35,26 @@ SHOWN_DIFFERENCES = 8  # of installed packages
 def compare_versions(arguments: argparse.Namespace) -> int:
     """Carry out the command `compare`; return the exit code."""
     console = Console(width=None if sys.stdout.isatty() else 160)
+    with tempfile.TemporaryDirectory(prefix="gate-", ignore_cleanup_errors=True) as name:
+        comparison, rows = judge(arguments, Path(name).resolve(), console)
+        return report(comparison, rows, arguments, console)
+
+
+def judge(arguments: argparse.Namespace, folder: Path, console: Console) -> tuple[PairComparison, list[Row]]:
+    """Build both versions in `folder`, measure them and judge them: all of `compare` but its report."""
     deadline = time.monotonic() + arguments.budget
     project = project_of(arguments)
-    with tempfile.TemporaryDirectory(prefix="gate-", ignore_cleanup_errors=True) as name:
-        folder = Path(name).resolve()
-        say(console, f"Building {arguments.base} and {arguments.head or 'the working tree'} …")
-        base, head = build_both(project, arguments, folder, deadline)
-        say(console, f"base {base.version}\nhead {head.version}{same(base, head)}")
-        if project.note:
-            say(console, project.note)
-        shared = Context(folder, copy_runner(folder / "runner"), suite_of(project, arguments, head), project.timeout, deadline)
-        found = discover(shared, head)
-        cases, unfit = select(found, arguments.bench or [""])
-        comparison = PairComparison(shared, base, head, cases, cores(arguments.cores), int(time.time()))
-        with progress(comparison, console):
-            rows = unfit + measure(comparison, arguments, console)
-        return report(comparison, rows, arguments, console)
+    say(console, f"Building {arguments.base} and {arguments.head or 'the working tree'} …")
+    base, head = build_both(project, arguments, folder, deadline)
+    say(console, f"base {base.version}\nhead {head.version}{same(base, head)}")
+    if project.note:
+        say(console, project.note)
+    shared = Context(folder, copy_runner(folder / "runner"), suite_of(project, arguments, head), project.timeout, deadline)
+    found = discover(shared, head)
+    cases, unfit = select(found, arguments.bench or [""])
+    comparison = PairComparison(shared, base, head, cases, cores(arguments.cores), int(time.time()))
+    with progress(comparison, console):
+        return comparison, unfit + measure(comparison, arguments, console)
 
 
 def say(console: Console, text: str) -> None:

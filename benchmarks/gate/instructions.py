@@ -1,7 +1,8 @@
 """Judge instructions: a change counts if it exceeds the case's margin in two processes, the second of which loads head first.
 
 The margin comes from the difference between two copies of base. Counting under valgrind is slow, so only cases with the trait
-`instructions` are counted, on all cores at a time, for at most a quarter of the comparison's time or two minutes.
+`instructions` are counted, on all cores at a time, for at most a quarter of the comparison's time, or 45 s. The second count,
+which only a suspected change needs, may take as long again.
 """
 
 import statistics
@@ -17,8 +18,8 @@ from .rule import IMPROVED, INCOMPARABLE, PASS, REGRESSED, UNSTABLE
 
 LEAST_MARGIN = 0.005
 SHARE = 0.25  # of the time of the whole comparison
-LEAST_SECONDS = 120.0  # allowed in any case, since one process may need as long on a busy machine
-START, PER_CASE = 25.0, 5.0  # seconds of one process on an idle core, under valgrind: importing torch, and counting a case
+LEAST_SECONDS = 45.0  # allowed in any case: an idle core needs 26 s for a process that counts one case
+START, PER_CASE = 22.0, 5.0  # seconds of one process on an idle core, under valgrind: importing torch, and counting a case
 
 
 def countable(comparison: Comparison, names: Sequence[str]) -> list[str]:
@@ -29,30 +30,44 @@ def countable(comparison: Comparison, names: Sequence[str]) -> list[str]:
 
 
 def allowed_seconds(others: float) -> float:
-    """Return the seconds that counting instructions may take, if everything else took `others` seconds."""
+    """Return the seconds that a count of instructions may take, if everything else took `others` seconds."""
     return max(LEAST_SECONDS, others * SHARE / (1 - SHARE))
 
 
 def instruction_rows(comparison: Comparison, names: Sequence[str], seconds: float = float("inf")) -> list[Row]:
-    """Compare instructions for at most `seconds`; return a row per case whose instructions are worth counting."""
+    """Compare instructions, each of the two counts for at most `seconds`; return a row per case that is worth counting."""
     names = countable(comparison, names)
     if not names:
         return []
     if comparison.out_of_time():
-        return [Row(name, "instructions", UNSTABLE, note="the budget left no time for them") for name in names]
-    until = min(time.monotonic() + seconds, comparison.deadline)
-    first = comparison.count_instructions(names, 0, until)
+        return [no_time(name) for name in names]
+    first = comparison.count_instructions(names, 0, min(time.monotonic() + seconds, comparison.deadline))
     noise = {name: [*instruction_noise(comparison.workload.records, name), noise_of(first[name])] for name in first}
     beyond = [name for name in first if abs(change_of(first[name])) > margin(noise[name])]
+    until = min(time.monotonic() + seconds, comparison.deadline)
     second = comparison.count_instructions(beyond, 1, until) if beyond else {}
     counted = [name for name in names if name in first or name in comparison.measurable(names)]
-    return [row(name, first.get(name), second.get(name), noise.get(name, ())) for name in counted]
+    spent = comparison.out_of_time()
+    return [
+        no_time(name) if spent and name not in first else row(name, first.get(name), second.get(name), noise.get(name, ()))
+        for name in counted
+    ]
+
+
+def no_time(name: str) -> Row:
+    """Return the row of a case whose instructions were not counted before the budget was spent."""
+    return Row(name, "instructions", UNSTABLE, note="the budget left no time for them")
 
 
 def row(name: str, first: Instructions | None, second: Instructions | None, noise: Sequence[float]) -> Row:
     """Return the row of one case; `second` is the count that confirms, where the first was beyond the margin."""
     if first is None:
-        return Row(name, "instructions", INCOMPARABLE, note=f"left out: {SHARE:.0%} of the time was not enough to count them")
+        return Row(
+            name,
+            "instructions",
+            INCOMPARABLE,
+            note=f"left out: a count may take {SHARE:.0%} of the time, and would take longer",
+        )
     verdict, limit, note = judge(change_of(first), second, noise)
     note = f"{counters.available()}{note}, margin {limit:.2%}"
     base, head = first.counts[BASE], first.counts[HEAD]

@@ -96,7 +96,7 @@ class Comparison:
     def draw(self, names: Sequence[str], count: int) -> dict[str, list[float]] | None:
         """Measure the time in `count` fresh processes: a log-ratio per case and process.
 
-        Return None if the processes would end after the deadline.
+        Return None if the processes would end after the deadline, or were ended by it.
         """
         started = time.monotonic()
         if started + count * self.seconds_per_process > self.deadline:
@@ -109,11 +109,13 @@ class Comparison:
         for message in (message for messages in drawn for message in messages):
             if isinstance(message, Times):
                 ratios[message.case].append(log_ratio(message.seconds[BASE], message.seconds[HEAD]))
+        if self.out_of_time() and any(len(ratios[name]) < count for name in self.measurable(names)):
+            return None
         return ratios
 
     def time_process(self, names: Sequence[str], number: int, core: int | None = None) -> list[CaseMessage]:
-        """Measure the time of each case in one process."""
-        return self.run_process(self.task(TIME, names, number), number, core)
+        """Measure the time of each case in one process, which ends at the deadline."""
+        return self.run_process(self.task(TIME, names, number), number, core, until=self.deadline)
 
     def count_instructions(self, names: Sequence[str], number: int, until: float = float("inf")) -> dict[str, Instructions]:
         """Count instructions of base, head and a copy of base, with the cases divided among one process per core.
@@ -138,9 +140,10 @@ class Comparison:
         return self.run_process(task, number, core, prefix, until)
 
     def exact_counts(self, names: Sequence[str]) -> list[Counts]:
-        """Return the exact counts of both sides, for each case and for the whole package."""
+        """Return the exact counts of both sides, for each case and for the whole package, that are taken by the deadline."""
         self.on_start("exact counts", 1)
-        messages = self.run_process(replace(self.task(COUNTS, names, 0), whole_package=True), 0)
+        task = replace(self.task(COUNTS, names, 0), whole_package=True)
+        messages = self.run_process(task, 0, until=self.deadline)
         self.on_end()
         return [message for message in messages if isinstance(message, Counts)]
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from .measuring import Comparison
-from .messages import BASE, HEAD, Times
+from .messages import BASE, HEAD, Counts, Times
 from .report import Row
-from .rule import FAILED, IMPROVED, INCOMPARABLE, PASS, REGRESSED, decide
+from .rule import FAILED, IMPROVED, INCOMPARABLE, PASS, REGRESSED, UNSTABLE, decide
 
 
 class Measurements(Protocol):
@@ -27,16 +27,32 @@ class Measurements(Protocol):
 
 
 def count_rows(comparison: Comparison, names: Sequence[str]) -> list[Row]:
-    """Return a row per exact count of the cases and of the package; any increase is a regression."""
+    """Return a row per exact count of the cases and of the package; any increase is a regression.
+
+    What was not counted before the deadline is UNSTABLE.
+    """
     rows = []
-    for message in comparison.exact_counts(names):
+    messages = comparison.exact_counts(names)
+    for message in messages:
         for signal, sides in message.counts.items():
             base, head = sides[BASE], sides[HEAD]
             verdict = REGRESSED if head > base else IMPROVED if head < base else PASS
             change = None if base == 0 else head / base - 1
             note = f"{base} → {head}" if base == 0 and head else ""
             rows.append(Row(message.case, signal, verdict, base, head, change, note=note))
-    return rows
+    return rows + (uncounted_rows(comparison, names, messages) if comparison.out_of_time() else [])
+
+
+def uncounted_rows(comparison: Comparison, names: Sequence[str], messages: Sequence[Counts]) -> list[Row]:
+    """Return a row, UNSTABLE, per case or count of the package that `messages` lacks and that did not fail."""
+    cases = {message.case for message in messages}
+    left = [(name, "exact counts") for name in comparison.measurable(names) if name not in cases]
+    known = {(message.case, signal) for message in messages for signal in message.counts}
+    groups = comparison.workload.package_counts
+    left += [
+        (group, name) for group in comparison.measurable(list(groups)) for name in groups[group] if (group, name) not in known
+    ]
+    return [Row(case, signal, UNSTABLE, note="the budget left no time for it") for case, signal in left]
 
 
 def time_rows(comparison: Measurements, names: Sequence[str], threshold: float) -> list[Row]:

@@ -1,18 +1,18 @@
 """Does TailMLP choose the faster of its two strategies: to compute all features, or to skip the dropped ones?
 
-About 30 blocks are timed for each number of threads and dtype. Small and slow blocks are left out: with fewer than 2 million
-multiplications in its first Linear, a block always computes all features.
+About 30 blocks are timed for each number of threads and dtype. Slow blocks are left out.
 """
 
 import os
 import statistics
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-from .cases import DTYPES, feature
+from .cases import DTYPES, NotAvailable, feature
 from .feedforward import step
 from .measure import interleave
 from .subject import package
@@ -59,7 +59,7 @@ def ratios(threads: int, dtype: str, seconds: float = 0.3) -> list[float]:
         own, everything = step(model, x), step(nn.Sequential(*model), x)
 
         def skip() -> None:
-            with pinned(SKIP):
+            with pinned(SKIP), also_if_small():
                 own()  # noqa: B023
 
         own()  # the first call measures the costs of this machine
@@ -81,3 +81,17 @@ def pinned(costs: str) -> Iterator[None]:
             del os.environ[PIN]
         else:
             os.environ[PIN] = before
+
+
+@contextmanager
+def also_if_small() -> Iterator[None]:
+    """Make TailMLP decide by its costs also about small blocks, of which it otherwise computes all features."""
+    costs = sys.modules.get(f"{package().__name__}.mlp.cost")
+    if costs is None:
+        raise NotAvailable("this taildropout has no costs of TailMLP")
+    before = costs._SMALL
+    costs._SMALL = 0  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        costs._SMALL = before  # type: ignore[attr-defined]

@@ -31,7 +31,7 @@ class TailMLP(nn.Sequential):
     place, with sharded tensors, or with an activation that has parameters or is not elementwise.
 
     The block predicts whether skipping is faster from the sizes, from p or k, and on a CPU from a few timings, which the first
-    call for a dtype and a number of threads makes in some 40 ms. Either way the random numbers are the same, and results are
+    call for a dtype and a number of threads makes in some 30 ms. Either way the random numbers are the same, and results are
     equal up to rounding. To repeat a run bit by bit, set the environment variable TAILDROPOUT_MLP_COSTS to the seven numbers of
     `Costs` in `taildropout/mlp/cost.py`, such as "0,4e7,50,120,380,2,.08".
 

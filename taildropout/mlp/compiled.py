@@ -8,7 +8,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from .._torch import constant_in_graphs, forward_mode_active, transforms_active
+from .._torch import constant_in_graphs, exporting, forward_mode_active, transforms_active
 from ..layer import TailDropout
 from .activation import name_of
 from .operands import Operands
@@ -49,13 +49,7 @@ def output_in_graph(operands: Operands, module: nn.Module, dropout: TailDropout)
 
 def _can_be_operator(input: Tensor) -> bool:
     """Return False for all devices but the CPU (not measured), nested tensors, exported code, and under transforms."""
-    return not (
-        input.device.type != "cpu"
-        or input.is_nested
-        or torch.compiler.is_exporting()
-        or transforms_active()
-        or forward_mode_active()
-    )
+    return not (input.device.type != "cpu" or input.is_nested or exporting() or transforms_active() or forward_mode_active())
 
 
 def _shared(k: Tensor) -> bool:

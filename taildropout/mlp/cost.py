@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from .ragged import rows_step
 from .timing import measure
 
 
@@ -37,16 +38,22 @@ _COSTS = {
     "tf32": Costs(3.8e11, 7.6e10, 150, 110, 55),
     "half": Costs(3.2e12, 4.7e11, 140, 230, 115),
 }
-# The costs of one core of an AMD EPYC, in float32, and in bfloat16, for which oneDNN prepares each number of rows anew. Each
-# CPU is measured, and the result is clipped to within a factor of 4 of these costs, because a busy machine may give any number.
-_CPU, _CPU_NARROW, _AT_MOST = Costs(0, 4e7, 50, 120, 380, 2, 0.08), Costs(0, 5e8, 80, 300, 290, 2, 0.08), 4.0
+# The costs of one core of an AMD EPYC in float32 and in bfloat16, whose products are twice as fast. Each CPU is measured, and
+# the result is clipped to within a factor of 4 of these costs, because a busy machine may give any number. To sort the rows and
+# to decide takes about as long as the overhead of one block.
+_CPU, _CPU_NARROW, _AT_MOST = Costs(2.2e7, 2.2e7, 25, 85, 105, 2, 0.06), Costs(1.2e8, 1.2e8, 28, 130, 210, 2, 0.06), 4.0
 PIN = "TAILDROPOUT_MLP_COSTS"
-_SMALL = 2**21  # multiplications in the first Linear; below this number a step takes less than 1 ms, and little can be saved
+# Multiplications in the first Linear. Below this number a step takes less than 1 ms, and little can be saved. If each row has
+# its own random k, 8 times as many are needed: on an AMD EPYC, steps with 2²³ took 1.06 to 1.6 times as long with blocks.
+_SMALL, _TIMES_PER_ROW = 2**21, 8
 
 
-def worth_deciding(elements: int, n: int) -> bool:
-    """Return True if the ~10 µs spent deciding are negligible for an input of `elements` elements and n hidden features."""
-    return elements * n >= _SMALL
+def worth_deciding(elements: int, n: int, per_row: bool = False) -> bool:
+    """Return True if the ~10 µs spent deciding are negligible for an input of `elements` elements and n hidden features.
+
+    The decision takes up to 60 µs after other work, which empties the caches. `per_row` means that each row draws its own k.
+    """
+    return elements * n >= _SMALL * (_TIMES_PER_ROW if per_row else 1)
 
 
 def costs_of(device: str, dtype: torch.dtype) -> Costs:
@@ -81,13 +88,16 @@ def _pinned(numbers: str) -> Costs:
 
 @lru_cache(maxsize=64)
 def _of_cpu(dtype: torch.dtype, threads: int) -> Costs:
-    """Return the measured costs of this CPU; `threads`, torch's number of threads, is only a key of the cache."""
+    """Return the measured costs of this CPU with `threads` threads, the number that torch uses now.
+
+    With more threads the unit of time is shorter, but the overhead of a block is as long.
+    """
     usual = _CPU if dtype.itemsize >= 4 else _CPU_NARROW
+    known_times = usual.block * threads, usual.moved, usual.activation, usual.slope
     block, moved, activation, slope = (
-        min(max(new, known / _AT_MOST), known * _AT_MOST)
-        for new, known in zip(measure(dtype), (usual.block, usual.moved, usual.activation, usual.slope), strict=True)
+        min(max(new, known / _AT_MOST), known * _AT_MOST) for new, known in zip(measure(dtype), known_times, strict=True)
     )
-    return Costs(0, block, moved, activation, slope, usual.sorting, usual.gain)
+    return Costs(block, block, moved, activation, slope, usual.sorting, usual.gain)
 
 
 def _rounds_to_tf32() -> bool:
@@ -102,7 +112,7 @@ def blocks_that_pay(n: int, rows: int, ends: int, share: float, whole: float, co
     """Return the best number of blocks for a ragged product; 0 if the prediction saves less than the share `costs.gain`.
 
     In each row that keeps only a part of the features, half a block of dropped features on average is computed. So the larger
-    the product, the more blocks pay.
+    the product, the more blocks pay. And each block is computed for half a step of rows more on average (see `rows_step`).
 
     Args:
         n: number of hidden features.
@@ -124,6 +134,7 @@ def blocks_that_pay(n: int, rows: int, ends: int, share: float, whole: float, co
         block += costs.moved * rows * ends  # adding up the products
         blocks = max(1, min(n, round(math.sqrt((1 - whole) * rows * n * element / (2 * block)))))
         sorting = costs.sorting * costs.moved * rows * ends
-        cost = (share + (1 - whole) / (2 * blocks)) * rows * n * element + blocks * block + sorting + once
+        dropped = (1 - whole) * (1 / blocks + rows_step(rows) / rows) / 2
+        cost = (share + dropped) * rows * n * element + blocks * block + sorting + once
     weights = 2 * passes * costs.moved * n * ends  # weights are read and their gradients written, however few the rows
     return blocks if weights + cost < (1 - costs.gain) * (weights + full) else 0

@@ -35,7 +35,9 @@ class Operands(NamedTuple):
 
     def in_rows(self) -> Operands:
         """Return the operands with `x` reshaped to (rows, in)."""
-        return Operands(self.x.reshape(-1, self.x.shape[-1]), *self[1:])
+        # Written out, because dynamo of torch 2.8 traces no slice of a named tuple.
+        rows = self.x.reshape(-1, self.x.shape[-1])
+        return Operands(rows, self.w1, self.b1, self.w2, self.b2, self.up, self.up_bias)
 
     def plain(self) -> bool:
         """Return True if all operands are on one device and are plain tensors or parameters: no DTensor, no other subclass."""

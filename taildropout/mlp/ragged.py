@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ..dims import positions
+from ..selection import dispatch
 from .activation import Activation
 from .operands import Operands
 
@@ -36,8 +37,8 @@ _TILE = 16
 class Ragged(NamedTuple):
     """The part of the hidden features that is computed, in blocks.
 
-    Block i has the hidden features from `edges[i]` to `edges[i + 1]` of the first `rows[i]` rows. Rows from `rows[i + 1]` to
-    `rows[i]` keep only a part of block i. Both lists have one entry more than there are blocks.
+    Block i has the hidden features from `edges[i]` to `edges[i + 1]` of the first `rows[i]` rows. The first `full[i]` rows keep
+    the whole block, and the others only a part of it or nothing. `edges` has one entry more than there are blocks.
 
     If all rows have the same k, `k` is an int and `order` is None. Otherwise `k` holds the k of each row, the largest first,
     and `order` the indices of the rows in this order. With one block of all rows, `k` need not be sorted, and `order` is None.
@@ -45,12 +46,13 @@ class Ragged(NamedTuple):
 
     edges: list[int]
     rows: list[int]
+    full: list[int]
     k: Tensor | int
     order: Tensor | None = None
 
     def blocks(self) -> Iterator[tuple[int, int, int]]:
         """Yield the first feature of each block, the first feature after it, and its number of rows."""
-        return zip(self.edges, self.edges[1:], self.rows, strict=False)
+        return zip(self.edges[:-1], self.edges[1:], self.rows, strict=True)
 
     def elements(self) -> int:
         """Return the number of elements of all blocks."""
@@ -59,7 +61,7 @@ class Ragged(NamedTuple):
 
 def same_k(k: int, n: int, rows: int) -> Ragged:
     """Return one block for `rows` rows that all keep the first k of n features, with its end rounded up to whole tiles."""
-    return Ragged([0, min(n, -(-k // _TILE) * _TILE)], [rows, rows], min(k, n))
+    return Ragged([0, min(n, -(-k // _TILE) * _TILE)], [rows], [0], min(k, n))
 
 
 def k_per_row(k: Tensor, n: int, blocks: int) -> Ragged:
@@ -77,12 +79,27 @@ def of_sorted(k: Tensor, order: Tensor, n: int, blocks: int) -> Ragged:
     # Feature j stays iff j ≤ k, so the block after an edge has the rows with k ≥ edge + 1.
     firsts = torch.tensor(edges[:-1], device=k.device, dtype=k.dtype) + 1
     rows: list[int] = torch.searchsorted(-k, -firsts, right=True).tolist()
-    return Ragged(edges, [*rows, 0], k, order)
+    return Ragged(edges, [_rounded(each, k.numel()) for each in rows], [*rows[1:], 0], k, order)
+
+
+def rows_step(rows: int) -> int:
+    """Return the step to which the number of rows of a block is rounded up, for an input of `rows` rows.
+
+    oneDNN compiles code for each new number of rows, for activations of every dtype and for products of bfloat16, which takes
+    about as long as to compute a block. A block's number of rows is random, with a standard deviation of up to half the root
+    of `rows`. Rounded up to multiples of about the root, a few numbers repeat, and are compiled once.
+    """
+    return 1 << (rows.bit_length() - 1) // 2
+
+
+def _rounded(count: int, rows: int) -> int:
+    step = rows_step(rows)
+    return min(rows, -(-count // step) * step)
 
 
 def whole(k: Tensor, n: int) -> Ragged:
     """Return one block of all rows and all n features, for rows with the given k in any order."""
-    return Ragged([0, n], [k.numel(), 0], k)
+    return Ragged([0, n], [k.numel()], [0], k)
 
 
 def forward(operands: Operands, ragged: Ragged, activation: Activation, saved: Tensor | None) -> Tensor:
@@ -182,8 +199,10 @@ def _cut(block: Tensor, ragged: Ragged, at: int) -> Tensor:
     if isinstance(ragged.k, int):
         block[:, ragged.k - start :].zero_()
     else:
-        part = slice(ragged.rows[at + 1], ragged.rows[at])
-        block[part].masked_fill_(ragged.k[part, None] < positions(end, 0, 1, block.device)[start:], 0)
+        part = slice(ragged.full[at], ragged.rows[at])
+        tail, kept = block[part], ragged.k[part, None] - start
+        if not dispatch.zero_tail(tail, kept, 1):
+            tail.masked_fill_(kept < positions(end - start, 0, 1, block.device), 0)
     return block
 
 

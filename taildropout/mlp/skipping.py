@@ -13,7 +13,7 @@ from ..distribution import exponential, rate
 from ..layer import TailDropout
 from ..selection import transformed
 from . import cost
-from .activation import OfModule
+from .activation import Named, OfModule, name_of
 from .autograd import ragged_product
 from .compiled import output_in_graph
 from .elementwise import is_elementwise
@@ -40,11 +40,18 @@ def skipping_output(parts: Parts, input: Tensor) -> Tensor | None:
     assert isinstance(activation, nn.Module)
     assert isinstance(dropout, TailDropout)
     assert isinstance(last, nn.Linear)
+    per_row = dropout.batch_dim is None and input.dim() > 1 and dropout.k is None
+    if per_row and not (torch.compiler.is_compiling() or cost.worth_deciding(input.numel(), first.out_features, per_row=True)):
+        return None
     second = (up.weight, up.bias) if isinstance(up, nn.Linear) else (None, None)
     operands = Operands(input, first.weight, first.bias, last.weight, last.bias, *second)
     if torch.compiler.is_compiling():
-        return output_in_graph(operands, activation, dropout)
-    return _ragged_output(operands, activation, dropout)
+        return None if _observed(parts) else output_in_graph(operands, activation, dropout)
+    costs = _costs_if_safe(input)
+    # Most blocks that cannot pay are small, so the tests that take longest come last.
+    if costs is None or not _may_pay(operands, dropout, costs, per_row) or _observed(parts):
+        return None
+    return _ragged_output(operands, activation, dropout, costs)
 
 
 def _worth_deciding(first: nn.Module | None, input: Tensor) -> bool:
@@ -56,39 +63,44 @@ def _worth_deciding(first: nn.Module | None, input: Tensor) -> bool:
 
 
 def _as_constructed(parts: Parts) -> bool:
-    """Return True if the modules are of the constructor's types, without hooks and with the `forward` of their class."""
+    """Return True if the modules are of the constructor's types."""
     return (
         (type(parts.first), type(parts.dropout), type(parts.last)) == (nn.Linear, TailDropout, nn.Linear)
         and type(parts.up) in (type(None), nn.Linear)
-        and not has_global_hooks()
-        and not any(_observed(module) for module in parts if module is not None)
+        and isinstance(parts.activation, nn.Module)
     )
 
 
-def _observed(module: nn.Module) -> bool:
-    """Return True if `module` has hooks, or another function replaces its `forward`."""
-    return has_hooks(module) or "forward" in module.__dict__
+def _observed(parts: Parts) -> bool:
+    """Return True if a module has hooks, or another function replaces its `forward`."""
+    modules = [module for module in parts if module is not None]
+    return has_global_hooks() or any(has_hooks(module) or "forward" in module.__dict__ for module in modules)
 
 
-def _ragged_output(operands: Operands, activation: nn.Module, dropout: TailDropout) -> Tensor | None:
+def _costs_if_safe(input: Tensor) -> cost.Costs | None:
+    """Return the costs of the device of `input` in the dtype of the products; None if the modules must compute the output."""
+    if type(input) not in (Tensor, nn.Parameter) or input.is_meta or not _ragged_is_safe(input):  # autocast on meta is unknown
+        return None
+    return cost.costs_of(input.device.type, _autocast(input.device.type) or input.dtype)
+
+
+def _autocast(device: str) -> torch.dtype | None:
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
+def _ragged_output(operands: Operands, activation: nn.Module, dropout: TailDropout, costs: cost.Costs) -> Tensor | None:
     """Return the output by a ragged product in eager mode, or None if the modules must compute the output."""
-    input = operands.x
-    if input.is_meta:  # autocast is unknown there
+    input, device = operands.x, operands.x.device.type
+    if not (operands.plain() and operands.fit()):
         return None
-    device = input.device.type
-    autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    if not (operands.plain() and _ragged_is_safe(input)):
-        return None
-    costs = cost.costs_of(device, autocast or input.dtype)
-    if not (_may_pay(operands, dropout, costs) and operands.fit()):
-        return None
-    if not (dropout.dropout_dim in (-1, input.dim() - 1) and is_elementwise(activation)):
+    autocast, name = _autocast(device), name_of(activation)
+    if not (dropout.dropout_dim in (-1, input.dim() - 1) and (name or is_elementwise(activation))):
         return None
     cast = operands.in_one_dtype(autocast)
     ragged = None if cast is None else _ragged(dropout, cast, costs)
     if cast is None or ragged is None:
         return None
-    output = ragged_product(cast.in_rows(), ragged, OfModule(activation, device, autocast))
+    output = ragged_product(cast.in_rows(), ragged, Named(name) if name else OfModule(activation, device, autocast))
     return output.reshape(*input.shape[:-1], -1)
 
 
@@ -101,12 +113,19 @@ def _ragged_is_safe(input: Tensor) -> bool:
     )
 
 
-def _may_pay(operands: Operands, dropout: TailDropout, costs: cost.Costs) -> bool:
-    """Return True if a ragged product could be faster at the best k. This test is short beside the time of a small block."""
+def _may_pay(operands: Operands, dropout: TailDropout, costs: cost.Costs, per_row: bool) -> bool:
+    """Return True if a ragged product could be faster at the best k; `per_row` means that each row draws its own."""
     n, features = operands.w1.shape
-    share = 0.0 if dropout.k is not None else 1 - dropout.p if dropout.training else 1.0
+    share, whole = 0.0 if dropout.k is not None else 1 - dropout.p if dropout.training else 1.0, 1.0
+    if per_row and 0 < share < 1:
+        whole = _whole(dropout.p, n)
     rows = operands.x.numel() // max(1, features)
-    return cost.blocks_that_pay(n, rows, operands.ends, share, 1.0, costs, torch.is_grad_enabled()) > 0
+    return cost.blocks_that_pay(n, rows, operands.ends, share, whole, costs, torch.is_grad_enabled()) > 0
+
+
+def _whole(p: float, n: int) -> float:
+    """Return P(K = n)."""
+    return math.exp(-rate(p, n) * n)
 
 
 def _ragged(dropout: TailDropout, operands: Operands, costs: cost.Costs) -> Ragged | None:
@@ -124,7 +143,7 @@ def _ragged(dropout: TailDropout, operands: Operands, costs: cost.Costs) -> Ragg
         k = None
         share, whole = 1 - dropout.p, 1.0
         if math.prod(dropout.k_shape(shape)) > 1:
-            whole = math.exp(-rate(dropout.p, n) * n)  # P(K = n)
+            whole = _whole(dropout.p, n)
     else:
         return None
     blocks = cost.blocks_that_pay(n, rows, operands.ends, share, whole, costs, torch.is_grad_enabled())

@@ -20,7 +20,7 @@ typedef struct {
     const char *in;
     char *out;
     const void *k; /* one per row: float if `fractional`, else int64_t */
-    Py_ssize_t first, end, n, unit; /* rows first … end − 1 of n features of `unit` bytes */
+    Py_ssize_t first, end, n, feature_bytes; /* rows first … end − 1 of n features */
     int fractional;
 } Rows;
 
@@ -46,13 +46,13 @@ static inline void fetch(const char *from, Py_ssize_t kept) {
 
 static void *keep(void *argument) {
     const Rows *rows = argument;
-    const Py_ssize_t width = rows->n * rows->unit;
+    const Py_ssize_t width = rows->n * rows->feature_bytes;
     for (Py_ssize_t row = rows->first; row < rows->end; row++) {
-        const Py_ssize_t kept = kept_in(rows, row) * rows->unit;
+        const Py_ssize_t kept = kept_in(rows, row) * rows->feature_bytes;
         const char *from = rows->in + row * width;
         char *to = rows->out + row * width;
         if (row + 1 < rows->end)
-            fetch(from + width, kept_in(rows, row + 1) * rows->unit);
+            fetch(from + width, kept_in(rows, row + 1) * rows->feature_bytes);
         if (to != from)
             memcpy(to, from, (size_t)kept);
         memset(to + kept, 0, (size_t)(width - kept));
@@ -86,7 +86,7 @@ static void keep_in_threads(Rows all, Py_ssize_t threads) {
 static PyObject *keep_rows(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     (void)module;
     if (count != 8) {
-        PyErr_SetString(PyExc_TypeError, "keep_rows(in, out, k, fractional, rows, n, unit, threads) takes 8 ints");
+        PyErr_SetString(PyExc_TypeError, "keep_rows(in, out, k, fractional, rows, n, feature_bytes, threads) takes 8 ints");
         return NULL;
     }
     Rows all;
@@ -97,7 +97,7 @@ static PyObject *keep_rows(PyObject *module, PyObject *const *args, Py_ssize_t c
     all.first = 0;
     all.end = PyLong_AsSsize_t(args[4]);
     all.n = PyLong_AsSsize_t(args[5]);
-    all.unit = PyLong_AsSsize_t(args[6]);
+    all.feature_bytes = PyLong_AsSsize_t(args[6]);
     Py_ssize_t threads = PyLong_AsSsize_t(args[7]);
     if (PyErr_Occurred())
         return NULL;
@@ -116,7 +116,7 @@ static PyObject *keep_rows(PyObject *module, PyObject *const *args, Py_ssize_t c
 
 static PyMethodDef methods[] = {
     {"keep_rows", (PyCFunction)(void (*)(void))keep_rows, METH_FASTCALL,
-     "keep_rows(in, out, k, fractional, rows, n, unit, threads): addresses and sizes (unit in bytes); out may be in."},
+     "keep_rows(in, out, k, fractional, rows, n, feature_bytes, threads): addresses and sizes; out may be in."},
     {NULL, NULL, 0, NULL},
 };
 

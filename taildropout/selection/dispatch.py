@@ -135,14 +135,14 @@ def keep_unrecorded(input: Tensor, k: Tensor, feature: int) -> Tensor:
     return fill(input, k < positions(n, feature, input.dim(), input.device))
 
 
-def _by_c(input: Tensor, k: Tensor, n: int, rows: Layout) -> Tensor:
+def _by_c(input: Tensor, k: Tensor, n: int, rows: Layout, inplace: bool = False) -> Tensor:
     fractional = k.dtype == torch.float32
     k = (k.permute(rows.order) if k.dim() else k).expand(rows.per_row)
     k = (k if fractional else k.clamp(0, n).to(torch.int64)).contiguous()
-    output = torch.empty_like(input)
+    output = input if inplace else torch.empty_like(input)
     threads = min(torch.get_num_threads(), input.numel() * input.element_size() // _BYTES_PER_THREAD)
-    size = rows.unit * input.element_size()
-    _rows.keep_rows(input.data_ptr(), output.data_ptr(), k.data_ptr(), fractional, k.numel(), n, size, threads)
+    feature_bytes = rows.unit * input.element_size()
+    _rows.keep_rows(input.data_ptr(), output.data_ptr(), k.data_ptr(), fractional, k.numel(), n, feature_bytes, threads)
     return output
 
 
@@ -167,13 +167,20 @@ def fill(input: Tensor, dropped: Tensor) -> Tensor:
 
 
 def zero_tail(input: Tensor, k: Tensor, feature: int) -> bool:
-    """Zero the tail in place by the Triton kernel, and return True.
+    """Zero the tail in place by the C code or the Triton kernel, and return True.
 
-    Return False, with nothing written, if the kernel cannot be used, or if autograd must record or may refuse the write.
+    Return False, with nothing written, if neither can be used, or if autograd must record or may refuse the write.
     """
-    if not _on_gpu(input) or (torch.is_grad_enabled() and input.requires_grad) or forward_mode_active():
+    if (torch.is_grad_enabled() and input.requires_grad) or forward_mode_active():
         return False
-    if input.is_inference() != torch.is_inference_mode_enabled() or _by_triton(input, k, feature, inplace=True) is None:
+    if input.is_inference() != torch.is_inference_mode_enabled():
+        return False
+    if _on_gpu(input):
+        if _by_triton(input, k, feature, inplace=True) is None:
+            return False
+    elif rows := _rows_for_c(input, k, feature):
+        _by_c(input, k, input.size(feature), rows, inplace=True)
+    else:
         return False
     if not input.is_inference():
         torch.autograd.graph.increment_version(input)

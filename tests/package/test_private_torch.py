@@ -114,6 +114,7 @@ HIDDEN = [
     "_current_level",
     "_global_forward_hooks",
     "_forward_hooks",
+    "_is_exporting_flag",
     "_orig_mod",
     "_compiled_call_impl",
     "_dynamo_marked_constant",

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from benchmarks import ROOT, workload
 from benchmarks.__main__ import main
-from benchmarks.gate import calibration, counters, error_rates, injection, other_rules
+from benchmarks.gate import calibration, counters, error_rates, injection, lockstep_calibration, other_rules
 from benchmarks.gate.records import instruction_noise, load_record, record_path, store_record
 from benchmarks.gate.rule import IMPROVED, LOOKS, PASS, REGRESSED, UNSTABLE
 from benchmarks.gate.workload import Slowdown
@@ -78,6 +79,26 @@ def test_rates_count_trials_and_replay_their_processes(record: dict[str, Any], m
     assert [(row["regressed"], row["improved"]) for row in replayed] == [(0, 0), (40, 0), (0, 40)]
 
 
+def test_trials_in_lock_step_have_rates_of_their_own(record: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(error_rates, "EFFECTS", (0.0, 0.05))
+    monkeypatch.setattr(error_rates, "REPLAYS", 20)
+    before = error_rates.evaluate(record)
+    chance = random.Random(3)
+    record["trials"] += [trial("lockstep same", chance, verdict=UNSTABLE), *(trial("lockstep same", chance) for _ in range(4))]
+    record["trials"] += [trial("lockstep slower", chance, 0.05, REGRESSED), trial("busy lockstep slower", chance, 0.05)]
+    rows = error_rates.evaluate(record)
+    assert [row for row in rows if row["way"] == error_rates.ONE_PROCESS] == before
+    ours = [row for row in rows if row["way"] == error_rates.LOCKSTEP]
+    same = found(ours, rule="gate", effect=0.0, source="live")
+    assert (same["machine"], same["trials"], same["regressed"], same["unstable"]) == ("quiet", 5, 0, 1)
+    assert found(ours, rule="asv", machine="quiet", effect=0.05)["regressed"] == len(CASES)
+    assert found(ours, rule="gate", machine="quiet", effect=0.05, source="live", case=f"{CASES[0]} (python)")["regressed"] == 1
+    assert found(ours, rule="gate", machine="busy", case=f"{CASES[0]} (python)")["regressed"] == 0
+    assert found(ours, source="replayed", effect=0.05)["regressed"] == 20
+    titles = [line for line in error_rates.markdown({"rates": rows}).splitlines() if line.startswith("*")]
+    assert [title.split("*")[1] for title in titles] == ["Both versions in one process.", "Pairs of processes in lock step."]
+
+
 def test_the_first_number_is_the_smallest_slowdown_that_is_surely_caught() -> None:
     def row(effect: float, regressed: int) -> dict[str, Any]:
         return {"source": "replayed", "effect": effect, "regressed": regressed, "trials": 1000}
@@ -99,7 +120,9 @@ def test_the_table_of_rates_leads_with_that_number(
     record["rates"] = error_rates.evaluate(record)
     store_record(record, tmp_path / "some-cpu.json")
     text = table.gate()
-    assert text.startswith("**some-cpu**\n\nThe smallest slowdown caught at least 95 % of the time: **5%** (replayed).")
+    smallest = "The smallest slowdown caught at least 95 % of the time: **5%** (replayed)."
+    assert text.startswith(f"**some-cpu**\n\n*Both versions in one process.* {smallest}")
+    assert text.endswith("*Pairs of processes in lock step.* Not calibrated yet.")
     assert "| gate | time | +5% | one of them | quiet, replayed | 300 | 100.0% [99.0%, 100.0%] |" in text
 
 
@@ -128,7 +151,7 @@ def test_a_record_of_an_earlier_version_of_the_gate_still_loads(tmp_path: Path, 
     assert found(rows, source="replayed")["regressed"] == 20
     store_record(old, record_path(tmp_path))
     assert len(instruction_noise(tmp_path, "1024x512-f32-train")) == 15
-    assert calibration.next_kind(old) in calibration.WANTED
+    assert calibration.next_kind(old, calibration.WANTED) in calibration.WANTED
 
 
 def test_trials_are_neither_replaced_nor_lost(
@@ -141,7 +164,7 @@ def test_trials_are_neither_replaced_nor_lost(
     assert "add to them with --resume" in capsys.readouterr().err
     monkeypatch.setattr(error_rates, "EFFECTS", ())
     assert main(["calibrate", "--resume", "--hours", "0"]) == 0
-    assert "Not known yet" in capsys.readouterr().out
+    assert "is not known yet" in capsys.readouterr().out
     assert load_record(file)["trials"] == json.loads(json.dumps(record["trials"]))
     file.write_text("{")
     assert main(["calibrate", "--resume"]) == 2
@@ -150,18 +173,43 @@ def test_trials_are_neither_replaced_nor_lost(
 
 def test_the_kind_that_lags_most_is_next(record: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(counters, "available", lambda: None)
-    assert calibration.next_kind({"trials": []}) == "same"
-    assert calibration.next_kind(record) == "busy slower"
+    wanted = calibration.kinds_for(calibration.WANTED, None)
+    assert calibration.next_kind({"trials": []}, wanted) == "same"
+    assert calibration.next_kind(record, wanted) == "busy slower"
     record["trials"] += [{"asked": "busy slower"}] * 15
-    assert calibration.next_kind(record) == "busy same"
+    assert calibration.next_kind(record, wanted) == "busy same"
     monkeypatch.setattr(counters, "available", lambda: counters.CALLGRIND)
-    assert calibration.next_kind(record) == "instructions same"
+    assert calibration.next_kind(record, calibration.kinds_for(calibration.WANTED, None)) == "instructions same"
+
+
+@pytest.mark.parametrize(("machine_is", "kinds"), [("quiet", ["same", "slower"]), ("busy", ["busy same", "busy slower"])])
+def test_the_trials_can_be_those_of_a_quiet_or_a_busy_machine_alone(machine_is: str, kinds: list[str]) -> None:
+    assert list(calibration.kinds_for(calibration.WANTED, machine_is)) == kinds
+    assert list(calibration.kinds_for(lockstep_calibration.WANTED, machine_is)) == [
+        kind.replace("s", "lockstep s", 1) if machine_is == "quiet" else kind.replace(" ", " lockstep ") for kind in kinds
+    ]
+
+
+def test_it_says_how_many_trials_there_are_and_how_long_one_takes(record: dict[str, Any]) -> None:
+    said = calibration.progress(record, {"same": 300, "slower": 60, "lockstep same": 300})
+    assert said == "Recorded so far: same 19 of 300, 8 s each; slower 5 of 60, 8 s each; lockstep same 0 of 300."
 
 
 def test_other_processes_are_seen() -> None:
     with calibration.competitors(True), calibration.watched() as seen:
         sum(range(20_000_000))
     assert seen["foreign"] > 0.2
+
+
+def test_our_own_processes_are_not_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, own, everybody = iter([0.0, 100.0]), iter([10.0, 12.0]), iter([500.0, 542.0])
+    monkeypatch.setattr(calibration.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(calibration, "own_seconds", lambda: next(own))
+    monkeypatch.setattr(calibration.machine, "busy_seconds", lambda: next(everybody))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with calibration.watched() as seen:
+        seen["unaccounted"] = 30.0  # of processes that were killed together with their parents
+    assert seen == {"seconds": 100.0, "foreign": 0.05}
 
 
 @pytest.mark.parametrize(("slower", "expected"), [(1.0, (False, False)), (1.1, (True, True)), (1.01, (False, False))])

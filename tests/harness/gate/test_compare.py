@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gate.edits import NEEDS_GIT, SMALL
+from gate.interrupts import heed_interrupts
 
 from benchmarks import ROOT, workload
 from benchmarks.__main__ import main
@@ -87,6 +89,11 @@ def test_the_duration_is_said_in_words(budget: float, sentence: str) -> None:
     assert estimate.Duration(240.0, 1020.0).sentence(budget) == sentence
 
 
+def test_the_time_for_instructions_is_said() -> None:
+    said = estimate.Duration(240.0, 240.0, 30.0).sentence()
+    assert said == "It takes about 4 min (30 s of it to count instructions)."
+
+
 def test_more_cases_take_longer_and_so_do_instructions(base: Version, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     comparison = Comparison(workload, base, base, tmp_path)
     monkeypatch.setattr(counters, "available", lambda: None)
@@ -99,7 +106,8 @@ def test_more_cases_take_longer_and_so_do_instructions(base: Version, tmp_path: 
 def test_an_interrupted_comparison_ends_its_processes_and_leaves_no_folder(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "compare", "HEAD", "--case", SMALL]
     env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, env=env, **pipes, preexec_fn=heed_interrupts)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("exact counts"):

@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 
 import pytest
 from gate.foreign_project import make_project, make_wheel
+from gate.interrupts import heed_interrupts
 
 ROOT = Path(__file__).parents[3]
 MOST = 280  # seconds; each run takes a fraction of it
@@ -239,7 +240,8 @@ def test_a_budget_ends_it_with_what_is_known(project: Path, tmp_path: Path) -> N
 def measuring(project: Path, tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
     """A run that is measuring."""
     args, env = command(tmp_path, "base", "head", f"--project={project}", "--bench=Work")
-    with subprocess.Popen(args, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(args, cwd=ROOT, env=env, **pipes, preexec_fn=heed_interrupts) as process:
         assert process.stdout is not None
         assert any(line.startswith("time of") for line in process.stdout)
         while len(left_running(tmp_path)) < 2:  # this run, and the processes of a pair
@@ -261,7 +263,8 @@ def wait_until_none(folder: Path) -> Sequence[str]:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_nothing(measuring: "subprocess.Popen[str]", tmp_path: Path, how: signal.Signals) -> None:
     measuring.send_signal(how)
-    assert measuring.wait(60) == 130
+    output, _ = measuring.communicate(timeout=60)
+    assert measuring.returncode == 130, output
     assert not wait_until_none(tmp_path)
     assert not list(tmp_path.iterdir())
 

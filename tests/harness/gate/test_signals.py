@@ -10,7 +10,7 @@ from benchmarks import workload
 from benchmarks.gate import counters, instructions, signals
 from benchmarks.gate.injection import amount_for, inject
 from benchmarks.gate.measuring import Comparison
-from benchmarks.gate.messages import Instructions
+from benchmarks.gate.messages import Counts, Instructions
 from benchmarks.gate.rule import IMPROVED, INCOMPARABLE, PASS, REGRESSED, UNSTABLE, decide
 from benchmarks.gate.versions import Version
 
@@ -50,6 +50,33 @@ def test_what_the_budget_leaves_no_time_for_is_not_known(
     rows = instructions.instruction_rows(comparison, [case]) + signals.time_rows(comparison, [case], 0.025)
     assert [(row.signal, row.verdict) for row in rows] == [("instructions", UNSTABLE), ("time", UNSTABLE)]
     assert comparison.processes == []
+
+
+def test_the_budget_ends_exact_counts_and_the_first_draw(tmp_path: Path, base: Version) -> None:
+    case = "1024x512-f32-train"
+    comparison = Comparison(workload, base, base, tmp_path, deadline=time.monotonic() + 0.1)  # importing torch takes longer
+    rows = {(row.case, row.signal): row for row in signals.count_rows(comparison, [case])}
+    assert set(rows) == {(case, "exact counts"), *(("compiler", name) for name in workload.package_counts["compiler"])}
+    assert {row.verdict for row in rows.values()} == {UNSTABLE}
+    comparison = Comparison(workload, base, base, tmp_path, deadline=time.monotonic() + 0.1)
+    assert comparison.draw([case], 1) is None
+    assert comparison.failures == {}
+
+
+def test_a_count_that_was_taken_before_the_budget_ended_stays(
+    tmp_path: Path, base: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = [Counts("compiler", {"graphs": {"base": 1.0, "head": 1.0}}), Counts(SMALL, {})]
+    monkeypatch.setattr(Comparison, "exact_counts", lambda self, names: taken)
+    comparison = Comparison(
+        workload, base, base, tmp_path, deadline=time.monotonic() - 1, failures={"failed": "head: it raised"}
+    )
+    rows = {(row.case, row.signal): row.verdict for row in signals.count_rows(comparison, [SMALL, "other", "failed"])}
+    assert rows.pop(("compiler", "graphs")) == PASS
+    assert rows.pop(("other", "exact counts")) == UNSTABLE
+    assert set(rows) == {("compiler", name) for name in workload.package_counts["compiler"] if name != "graphs"}
+    comparison.deadline = float("inf")
+    assert [row.signal for row in signals.count_rows(comparison, [SMALL, "other"])] == ["graphs"]
 
 
 @pytest.mark.slow
@@ -112,9 +139,41 @@ def test_cases_that_the_time_is_too_short_for_are_left_out_and_do_no_harm(
     assert until >= started + 10.0
 
 
+def test_a_count_that_the_budget_ends_is_unstable(tmp_path: Path, base: Version, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counters, "available", lambda: counters.CALLGRIND)
+    comparison = Comparison(workload, base, base, tmp_path)
+
+    def spend(self: Comparison, names: list[str], number: int, until: float) -> dict[str, Instructions]:
+        comparison.deadline = 0.0
+        return {}
+
+    monkeypatch.setattr(Comparison, "count_instructions", spend)
+    (row,) = instructions.instruction_rows(comparison, ["1024x512-f32-train"], 10.0)
+    assert (row.verdict, row.note) == (UNSTABLE, "the budget left no time for them")
+
+
 def test_instructions_take_a_quarter_of_the_time() -> None:
     assert instructions.allowed_seconds(600.0) == pytest.approx(200.0)
-    assert instructions.allowed_seconds(10.0) == instructions.LEAST_SECONDS
+    assert instructions.allowed_seconds(10.0) == instructions.LEAST_SECONDS < 60
+
+
+def test_the_second_count_has_as_much_time_as_the_first(tmp_path: Path, base: Version, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counters, "available", lambda: counters.CALLGRIND)
+    monkeypatch.setattr(instructions, "instruction_noise", lambda folder, case: [])
+    now = [1000.0]
+    monkeypatch.setattr(instructions.time, "monotonic", lambda: now[0])
+    asked = []
+    case = "1024x512-f32-train"
+
+    def count(self: Comparison, names: list[str], number: int, until: float) -> dict[str, Instructions]:
+        asked.append((number, until - now[0]))
+        now[0] += 40.0
+        return {case: counted(1020.0)}
+
+    monkeypatch.setattr(Comparison, "count_instructions", count)
+    (row,) = instructions.instruction_rows(Comparison(workload, base, base, tmp_path), [case], 45.0)
+    assert row.verdict == REGRESSED
+    assert asked == [(0, 45.0), (1, 45.0)]
 
 
 def test_a_process_ends_when_its_time_is_up(tmp_path: Path, base: Version) -> None:

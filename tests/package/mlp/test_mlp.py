@@ -12,7 +12,7 @@ from taildropout import TailDropout, TailMLP, at_k, rate
 from taildropout.mlp import cost
 from taildropout.mlp import skipping as mlp
 from taildropout.mlp.elementwise import is_elementwise
-from taildropout.mlp.ragged import Ragged, k_per_row, same_k
+from taildropout.mlp.ragged import Ragged
 
 __all__ = ["computed"]  # a fixture
 
@@ -99,26 +99,6 @@ def test_it_computes_the_formula(computed: list[Ragged]) -> None:
         hidden = torch.sigmoid(net[0].weight[:width] @ input[row] + net[0].bias[:width])
         torch.testing.assert_close(output[row], net[3].weight[:, :width] @ hidden + net[3].bias)
     assert len(computed) == 1
-
-
-def test_a_block_has_the_rows_that_keep_some_of_it_and_no_other() -> None:
-    steps = k_per_row(torch.tensor([7, 0, N, 6, 12]), N, 3)
-    assert steps.edges == [0, 6, 12, N]
-    assert steps.rows == [4, 3, 1, 0]
-    assert steps.k.tolist() == [N, 12, 7, 6, 0]
-    assert steps.order.tolist() == [2, 4, 0, 3, 1]
-    assert k_per_row(torch.tensor([6.9, 7.0, 99.0]), N, 3).rows == [3, 2, 1, 0]
-
-
-def test_a_wide_block_has_a_size_at_which_products_are_fast() -> None:
-    for n, blocks in ((4096, 13), (4096, 3), (1000, 4), (1000, 11), (129, 2)):
-        edges = k_per_row(torch.tensor([n]), n, blocks).edges
-        assert all(edge % 16 == 0 for edge in edges[:-1])
-        assert edges[-1] == n
-        assert abs(len(edges) - 1 - blocks) <= 1
-    for k, width in ((0, 0), (1, 16), (32, 32), (33, 41), (99, 41)):
-        assert same_k(k, 41, 7) == ([0, width], [7, 7], min(k, 41), None)
-    assert k_per_row(torch.tensor([45]), 45, 3).edges == [0, 15, 30, 45]
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0])

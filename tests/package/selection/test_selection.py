@@ -88,6 +88,30 @@ def test_every_way_of_selecting_is_bitwise_the_oracle(way: str, monkeypatch: pyt
     check()
 
 
+def test_c_zeroes_the_tail_in_place_or_leaves_all_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    go("rows in C", monkeypatch)
+    done: set[bool] = set()
+
+    @given(problems())
+    def check(problem: tuple[Tensor, Tensor, int]) -> None:
+        input, k, dim = problem
+        before, version = input.clone(), input._version
+        zeroed = selection.zero_tail(input, k, dim % input.dim())
+        done.add(zeroed)
+        assert_bitwise(input, oracles.keep_first(before, k, dim) if zeroed else before)
+        assert input._version == version + zeroed
+
+    check()
+    assert done == {True, False}
+    leaf = torch.ones(2, 3, requires_grad=True)
+    assert not selection.zero_tail(leaf, torch.tensor(1), 1)
+    with torch.no_grad():
+        assert selection.zero_tail(leaf, torch.tensor(1), 1)
+    assert leaf.tolist() == [[1, 0, 0]] * 2
+    with torch.inference_mode():
+        assert not selection.zero_tail(leaf, torch.tensor(0), 1)
+
+
 @WAYS
 def test_what_goes_in_and_out_of_backward_is_bitwise_the_oracle(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     go(way, monkeypatch)
