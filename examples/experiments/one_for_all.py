@@ -4,10 +4,10 @@ python -m examples.experiments.one_for_all        writes figures/ and results/ o
 
 The text is the Jargon File (`apt-get install jargon-text`, or set JARGON_FILE); the network is that of `language_model.py`, a
 little larger. The sizes are numbers of hidden features in the feed-forward networks (FFNs). MatFormer (Devvrit et al. 2023)
-draws one of four sizes for each step. Nested dropouts draw a K for each sequence, the same in all FFNs, or for each character
-in each FFN. Every network trains for the processor time in which a network without dropout takes `steps` steps. The loss is
-measured at MatFormer's four sizes, and at budgets of parameters between them, for which every FFN has its own width: MatFormer
-mixes its four sizes, the others use the sizes that `frontier` finds.
+draws one of four sizes for each step. Nested dropouts draw a K for each step or sequence, the same in all FFNs, or for each
+character in each FFN. Every network trains for the processor time in which a network without dropout takes `steps` steps. The
+loss is measured at MatFormer's four sizes, and at budgets of parameters between them, for which every FFN has its own width:
+MatFormer mixes its four sizes, the others use the sizes that `frontier` finds.
 """
 
 import itertools
@@ -17,11 +17,12 @@ from statistics import fmean
 from time import process_time
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 
-from taildropout import CensoredGeometric, Frontier, TailDropout, at_k, frontier
+from taildropout import Frontier, TailDropout, at_k, frontier
 from taildropout.baselines import NestedDropout
 from taildropout.widths.sizes import Size
 
@@ -54,7 +55,7 @@ class Recipe(NamedTuple):
         skips: True if TailMLP skips dropped features; False if they are computed and set to 0.
         whole: at the start and at the end of training, the share of the Ks that are all features; the others are log-uniform,
             from MatFormer's least size on. None for TailDropout's law.
-        together: True if a sequence has one K, the same in all FFNs; False if each character has a K of its own in each FFN.
+        each: what has a K of its own: a "step" or a "sequence", the same in all FFNs, or a "character" in each FFN.
         sizes: the sizes of which each step draws one, as shares of the hidden features.
         distilled: True if each step also trains full width, and the narrow widths learn its output instead of the text.
         share: the size of the network, as a share of the hidden features.
@@ -63,7 +64,7 @@ class Recipe(NamedTuple):
     p: float = 0.0
     skips: bool = True
     whole: tuple[float, float] | None = None
-    together: bool = False
+    each: str = "character"
     sizes: tuple[float, ...] = ()
     distilled: bool = False
     share: float = 1.0
@@ -72,11 +73,10 @@ class Recipe(NamedTuple):
 RECIPES = {
     NONE: Recipe(),
     MATFORMER: Recipe(sizes=SHARES),
-    "a sequence: log-uniform": Recipe(whole=(0, 0), together=True),
-    "a sequence: log-uniform, ¼ whole": Recipe(whole=(0.25, 0.25), together=True),
-    "a sequence: log-uniform, whole rising": Recipe(whole=(0, 0.5), together=True),
-    "a sequence: TailDropout .5": Recipe(p=0.5, together=True),
-    DISTILLED: Recipe(whole=(0, 0), together=True, distilled=True),
+    "a step: log-uniform, ¼ whole": Recipe(whole=(0.25, 0.25), each="step"),
+    "a sequence: log-uniform, ¼ whole": Recipe(whole=(0.25, 0.25), each="sequence"),
+    "a sequence: log-uniform, whole rising": Recipe(whole=(0, 0.5), each="sequence"),
+    DISTILLED: Recipe(whole=(0, 0), each="sequence", distilled=True),
     "a character: log-uniform, ¼ whole": Recipe(whole=(0.25, 0.25)),
     TODAY: Recipe(p=0.5, skips=False),
     f"{TODAY}, TailMLP": Recipe(p=0.5),
@@ -100,16 +100,16 @@ def network(recipe: Recipe, settings: Any) -> Decoder:
 def objective(model: Decoder, recipe: Recipe, batch: Batch, done: float, generator: torch.Generator) -> Tensor:
     """Return the loss of a training step after the share `done` of training; `generator` draws MatFormer's size."""
     layers, hidden = [block.ffn[2] for block in model.blocks], model.blocks[0].ffn[0].out_features
-    whole = 0.0 if recipe.whole is None else recipe.whole[0] + (recipe.whole[1] - recipe.whole[0]) * done
-    law = NestedDropout("log_uniform", min_k=round(SHARES[0] * hidden), whole=whole)
+    first, last = recipe.whole or (0, 0)
+    law = log_uniform(hidden, first + (last - first) * done)
     widths: list[Any] = [None] * len(layers)
     if recipe.sizes:
         at = int(torch.randint(len(recipe.sizes), (), generator=generator))
         widths = [round(recipe.sizes[at] * hidden) for _ in layers]
-    elif recipe.together:
-        sequences = batch[0].shape[:1]
-        k = CensoredGeometric(recipe.p, hidden).sample(sequences) if recipe.whole is None else law.draw(sequences, hidden)
-        widths = [k.long()[:, None].expand(batch[0].shape) for _ in layers]
+    elif recipe.whole is not None and recipe.each == "step":
+        widths = [int(law.draw((), hidden))] * len(layers)
+    elif recipe.whole is not None and recipe.each == "sequence":
+        widths = [law.draw(batch[0].shape[:1], hidden)[:, None].expand(batch[0].shape)] * len(layers)
     elif recipe.whole is not None:
         widths = [law.draw(batch[0].shape, hidden) for _ in layers]
     full = model(batch[0]) if recipe.distilled else None
@@ -138,14 +138,27 @@ def step_of(recipe: Recipe, batch: Batch, settings: Any) -> Callable[[], None]:
 
 
 def step_times(batch: Batch, settings: Any) -> dict[str, float]:
-    """Return the processor time of a training step of each recipe in seconds; MatFormer's is the mean over its sizes."""
-    calls = {
-        (name, size): step_of(recipe._replace(sizes=(size,)) if size else recipe, batch, settings)
-        for name, recipe in RECIPES.items()
-        for size in recipe.sizes or (0,)
-    }
-    times = median_times({str(key): call for key, call in calls.items()}, settings.calls)
-    return {name: fmean(times[str(key)] for key in calls if key[0] == name) for name in RECIPES}
+    """Return the mean processor time of a training step of each recipe in seconds.
+
+    Where a step has one size, the time is measured at MatFormer's sizes, interpolated between them, and averaged over the law.
+    """
+    one_size = {str(share): Recipe(sizes=(share,)) for share in SHARES}
+    several = {name: recipe for name, recipe in RECIPES.items() if not recipe.sizes and recipe.each != "step"}
+    calls = {name: step_of(recipe, batch, settings) for name, recipe in (one_size | several).items()}
+    times = median_times(dict(calls), settings.calls)
+    at_sizes, hidden = [times[str(share)] for share in SHARES], 4 * settings.size
+    for name, recipe in RECIPES.items():
+        if recipe.sizes:
+            times[name] = fmean(at_sizes)
+        elif recipe.each == "step":
+            drawn = log_uniform(hidden, fmean(recipe.whole)).draw((10_000,), hidden) / hidden
+            times[name] = float(np.interp(drawn, SHARES, at_sizes).mean())
+    return {name: times[name] for name in RECIPES}
+
+
+def log_uniform(hidden: int, whole: float) -> NestedDropout:
+    """Return the log-uniform law from MatFormer's least size on, with the share `whole` of all features."""
+    return NestedDropout("log_uniform", min_k=round(SHARES[0] * hidden), whole=whole)
 
 
 def train(name: str, seed: int, text: Tensor, steps: int, settings: Any) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ NONE, MATFORMER, SEPARATE = "no dropout", "MatFormer", "trained at {} alone"
 DISTILLED = "a sequence: log-uniform, from full width"
 SHARES = (0.125, 0.25, 0.5, 1.0)
 TODAY = "a character: TailDropout .5"  # what the layer does by itself
-COLOURS = [BLACK, ORANGE, SKY, BLUE, GREEN, YELLOW, PURPLE, "#7B3F00", GREY, "#444444"]
+COLOURS = [BLACK, ORANGE, SKY, BLUE, GREEN, PURPLE, "#7B3F00", YELLOW, GREY]
 
 
 def at_budget(run: dict[str, Any], budget: float) -> float:

@@ -90,35 +90,43 @@ def test_matformer_draws_one_of_its_four_sizes_for_all_layers(example: ModuleTyp
     assert {first for first, _ in steps} == {8, 16, 32, 64}
 
 
-LOG_UNIFORM = {
-    "a sequence: log-uniform": 0,
+LOG_UNIFORM = {  # the share of Ks that are all features, at the end of training
+    "a step: log-uniform, ¼ whole": 0.25,
     "a sequence: log-uniform, ¼ whole": 0.25,
+    "a sequence: log-uniform, whole rising": 0.5,
     "a character: log-uniform, ¼ whole": 0.25,
 }
-LOG_UNIFORM["a sequence: log-uniform, whole rising"] = 0.5  # at the end
 
 
 @pytest.mark.parametrize("name", LOG_UNIFORM)
-def test_nested_dropouts_draw_for_each_sequence_or_character(
+def test_nested_dropouts_draw_for_each_step_sequence_or_character(
     example: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    widths = torch.stack([torch.stack(step) for step in drawn(example, name, 1.0, monkeypatch)])
-    assert widths.shape == (40, 2, 3, 16)
-    assert 8 <= widths.min() <= widths.max() <= 64
-    together = name.startswith("a sequence")
-    assert (widths == widths[:, :1, :, :1]).all() == together
-    draws = widths[:, 0, :, 0] if together else widths
+    steps = drawn(example, name, 1.0, monkeypatch)
+    if name.startswith("a step"):
+        assert all(first == second for first, second in steps)
+        draws = torch.tensor([first for first, _ in steps])
+    else:
+        widths = torch.stack([torch.stack(step) for step in steps])
+        assert widths.shape == (40, 2, 3, 16)
+        together = name.startswith("a sequence")
+        assert (widths == widths[:, :1, :, :1]).all() == together
+        draws = widths[:, 0, :, 0] if together else widths
+    assert 8 <= draws.min() <= draws.max() <= 64
     # A log-uniform K is above 32 with probability log(65/33) / log(65/8). A false alarm needs more than five standard errors.
     expected = LOG_UNIFORM[name] + (1 - LOG_UNIFORM[name]) * math.log(65 / 33) / math.log(65 / 8)
     error = math.sqrt(expected * (1 - expected) / draws.numel())
     assert abs((draws > 32).float().mean().item() - expected) < 5 * error
 
 
-def test_a_sequence_of_tail_dropout_has_its_law_and_one_k(example: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    widths = torch.stack([torch.stack(step) for step in drawn(example, "a sequence: TailDropout .5", 0.5, monkeypatch)])
-    assert (widths == widths[:, :1, :, :1]).all()
-    draws = widths[:, 0, :, 0].double()
-    assert abs(draws.mean().item() - 32) < 5 * draws.std().item() / math.sqrt(draws.numel())  # five standard errors
+def test_the_time_of_a_step_is_the_mean_over_its_sizes(example: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = {"0.125": 1.0, "0.25": 2.0, "0.5": 4.0, "1.0": 8.0}  # proportional to the size
+    monkeypatch.setattr(example, "median_times", lambda calls, rounds: {name: measured.get(name, 9.0) for name in calls})
+    times = example.step_times(BATCH, SimpleNamespace(**vars(MINE), calls=1))
+    assert times["MatFormer"] == 3.75
+    law = example.log_uniform(64, 0.25).draw((100_000,), 64).double()
+    assert times["a step: log-uniform, ¼ whole"] == pytest.approx(8 * law.mean().item() / 64, rel=0.03)
+    assert times["no dropout"] == 9.0
 
 
 def test_all_networks_of_a_seed_start_from_the_same_weights_and_compute_the_same(example: ModuleType) -> None:
