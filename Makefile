@@ -116,7 +116,7 @@ format: setup
 	@"$(PYTHON)" -m ruff check --fix .
 
 EXAMPLES := law masks marginal pca autoencoder width classifier overfit rates
-EXPERIMENTS := moons activation_variance feedforward language_model fashion_mlp
+EXPERIMENTS := moons activation_variance feedforward language_model one_for_all fashion_mlp
 
 # The last three take up to an hour each on one core. All can be interrupted and run again.
 examples: setup

@@ -14,7 +14,7 @@ from ..distribution import CensoredGeometric, check_p
 from ..functional import check_float, keep_first
 from ..tracing import node, refuse_script
 
-_LAWS = ("uniform", "geometric", "power_of_two", "censored_geometric")
+_LAWS = ("uniform", "log_uniform", "geometric", "power_of_two", "censored_geometric")
 _GRID = 2**48  # a draw is one of this many equally likely integers
 
 
@@ -29,6 +29,9 @@ def widths_law(law: str, n: int, min_k: int = 0, p: float | None = None, ratio: 
     probability = torch.zeros(n + 1, dtype=torch.float64)
     if law == "uniform":
         probability[min_k:] = 1
+    elif law == "log_uniform":
+        # Between numbers k and k + 1 the density 1 / k integrates to log(1 + 1 / k).
+        probability[max(1, min_k) :] = torch.arange(max(1, min_k), n + 1, dtype=torch.float64).reciprocal().log1p()
     elif law == "geometric" and ratio is not None:
         probability[min_k:] = ratio ** torch.arange(n + 1 - min_k, dtype=torch.float64)
     elif law == "power_of_two":
@@ -74,6 +77,14 @@ def _check_min_k(min_k: object) -> int:
     return int(min_k)
 
 
+def _check_whole(whole: object) -> float:
+    if isinstance(whole, bool) or not isinstance(whole, Real):
+        raise TypeError(f"whole={whole!r} has type {type(whole).__name__}; give a number between 0 and 1")
+    if not 0 <= float(whole) <= 1:
+        raise ValueError(f"whole={whole} is no share of the samples; give a number between 0 and 1")
+    return float(whole)
+
+
 def _check_ratio(ratio: object) -> float:
     if isinstance(ratio, bool) or not isinstance(ratio, Real):
         raise TypeError(f"ratio={ratio!r} has type {type(ratio).__name__}; give a number above 0, at most 1")
@@ -86,12 +97,14 @@ class NestedDropout(nn.Module):
     r"""In training, keep a random number K of each sample's first features, by a law of your choice.
 
     Only the law of K differs from `TailDropout`: `keep_first` is the same, the output is not rescaled, and evaluation keeps all
-    features. With every law K can be n, and K is never below `min_k`.
+    features. With every law K can be n, and K is never below `min_k`. Whatever the law, each sample keeps all features with
+    probability `whole`, an attribute that may change between steps: it may rise during training, say.
 
     ====================  ===========================================================================================
     law                   P(K = k)
     ====================  ===========================================================================================
     `uniform`             equal for k = min_k … n. As in ordered dropout, with every width.
+    `log_uniform`         proportional to log(1 + 1/k) for k = max(1, min_k) … n: between 1 and 2 as often as between 32 and 64.
     `geometric`           proportional to ratio^k for k = min_k … n, so widths far above 1 / (1 − ratio) are rare.
                           Rippel et al. have min_k = 1.
     `power_of_two`        equal for n and for each of 1, 2, 4 … in min_k … n. These are the sizes of Matryoshka
@@ -109,6 +122,8 @@ class NestedDropout(nn.Module):
         min_k: the smallest number of features kept. Default: 0
         p: drop probability in [0, 1]; required by `censored_geometric`, and not allowed for other laws.
         ratio: P(K = k + 1) / P(K = k), in (0, 1]; required by `geometric`, and not allowed for other laws.
+        whole: the probability that a sample keeps all features whatever the law, in [0, 1]. Compiled code is compiled again for
+            another value. Default: 0
         batch_dim: the dim or dims whose every index is a sample with its own K; `()` draws one K for the whole input.
             Default: 0
         dropout_dim: the dim of features. Default: -1
@@ -134,6 +149,7 @@ class NestedDropout(nn.Module):
         *,
         p: float | None = None,
         ratio: float | None = None,
+        whole: float = 0.0,
         batch_dim: int | Sequence[int] = 0,
         dropout_dim: int = -1,
     ) -> None:
@@ -148,7 +164,7 @@ class NestedDropout(nn.Module):
                 raise TypeError(f"{name}={value!r}, but the law {law!r} {wanted}")
         self._batch_dims, self.dropout_dim = check_dims(batch_dim, dropout_dim)
         self.law, self.min_k, self.ratio = law, _check_min_k(min_k), None if ratio is None else _check_ratio(ratio)
-        self.p = None if p is None else check_p(p)
+        self.p, self.whole = None if p is None else check_p(p), _check_whole(whole)
         self.batch_dim = as_given(batch_dim, self._batch_dims)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -161,14 +177,26 @@ class NestedDropout(nn.Module):
         if not self.training or (type(count) is int and count == 0):
             return input
         check_float(input)
-        n = features_of(input, feature)
-        thresholds = _thresholds(self.law, n, self.min_k, self.p, self.ratio, input.device)
-        draw = torch.randint(_GRID, shape, device=input.device)
-        return keep_first(input, torch.searchsorted(thresholds, draw, right=True), feature)
+        return keep_first(input, self.draw(shape, features_of(input, feature), input.device), feature)
+
+    def draw(self, shape: Sequence[int], n: int, device: torch.device | str = "cpu") -> Tensor:
+        """Draw an independent K of n features for each sample: an int64 tensor of this shape.
+
+        For a layer that takes k, such as `TailDropout.set_k`, so that `TailMLP` skips features dropped by another law.
+
+        Raises:
+            TypeError: if `whole` is not a number.
+            ValueError: if `whole` is outside [0, 1], `min_k` is greater than n, or `p` than 1 − min_k/n.
+        """
+        thresholds = _thresholds(self.law, n, self.min_k, self.p, self.ratio, torch.device(device))
+        if whole := _check_whole(self.whole):
+            thresholds = ((1 - whole) * thresholds.double()).round().to(torch.int64)
+        return torch.searchsorted(thresholds, torch.randint(_GRID, tuple(shape), device=device), right=True)
 
     __prepare_scriptable__ = refuse_script
 
     def extra_repr(self) -> str:
         """Return the arguments that construct this layer."""
-        given = "".join(f", {name}={value}" for name, value in (("p", self.p), ("ratio", self.ratio)) if value is not None)
+        optional = ("p", self.p), ("ratio", self.ratio), ("whole", self.whole or None)
+        given = "".join(f", {name}={value}" for name, value in optional if value is not None)
         return f"{self.law!r}, min_k={self.min_k}{given}, batch_dim={self.batch_dim}, dropout_dim={self.dropout_dim}"

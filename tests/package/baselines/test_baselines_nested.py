@@ -3,6 +3,8 @@
 Seeds are fixed. A statistical test takes the p-value of `checks.goodness` and fails below RARE, its false-alarm rate.
 """
 
+import math
+
 import numpy as np
 import oracles
 import pytest
@@ -18,6 +20,8 @@ RARE = 1e-6
 LAWS = {
     "uniform": {"law": "uniform"},
     "uniform from 3": {"law": "uniform", "min_k": 3},
+    "log-uniform": {"law": "log_uniform"},
+    "log-uniform from 3": {"law": "log_uniform", "min_k": 3},
     "geometric": {"law": "geometric", "ratio": 0.8},
     "geometric from 1": {"law": "geometric", "ratio": 0.8, "min_k": 1},
     "power of two": {"law": "power_of_two"},
@@ -38,6 +42,8 @@ def expected(n: int, law: str, min_k: int = 0, p: float = 0.0, ratio: float = 0.
     for k in range(min_k, n + 1):
         if law == "uniform":
             weights[k] = 1
+        elif law == "log_uniform":
+            weights[k] = math.log((k + 1) / k) if k else 0
         elif law == "geometric":
             weights[k] = ratio**k
         elif law == "power_of_two":
@@ -68,6 +74,40 @@ def test_draws_follow_the_law_and_full_width_is_reached(name: str, n: int) -> No
     above = widths > np.searchsorted(law.cumsum(), 0.5)
     share, both = above.double().mean().item(), (above[1:] & above[:-1]).double().mean().item()
     assert abs(both - share**2) < 5 * 0.5 / draws**0.5
+
+
+def test_a_share_of_the_samples_is_whole_whatever_the_law() -> None:
+    draws, n = 100_000, 16
+    layer = NestedDropout("log_uniform", min_k=2)
+    for whole in (0.0, 0.3, 1.0):
+        layer.whole = whole
+        law = (1 - whole) * expected(n, "log_uniform", 2)
+        law[n] += whole
+        counts = torch.bincount(layer.draw((draws,), n), minlength=n + 1).numpy()
+        assert goodness(counts.astype(float), law) > RARE
+        assert not counts[law == 0].any()
+    assert repr(layer) == "NestedDropout('log_uniform', min_k=2, whole=1.0, batch_dim=0, dropout_dim=-1)"
+
+
+@pytest.mark.parametrize(
+    ("whole", "error"), [(1.5, ValueError), (float("nan"), ValueError), ("half", TypeError), (True, TypeError)]
+)
+def test_a_share_that_is_none_is_refused(whole: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"whole=.*between 0 and 1"):
+        NestedDropout(whole=whole)
+    layer = NestedDropout()
+    layer.whole = whole
+    with pytest.raises(error, match=r"whole=.*between 0 and 1"):
+        layer(torch.ones(3, 4))
+
+
+def test_drawn_widths_are_those_of_the_layer() -> None:
+    """TailMLP skips what another law drops: its draw is set as k."""
+    layer, input = NestedDropout("log_uniform", batch_dim=[0, 1]), torch.ones(40, 5, 12)
+    torch.manual_seed(0)
+    widths = oracles.widths(layer(input))
+    torch.manual_seed(0)
+    assert torch.equal(layer.draw((40, 5), 12).flatten(), widths.flatten())
 
 
 @pytest.mark.parametrize(("n", "min_k"), [(n, min_k) for n in (1, 2, 3, 7, 10, 64, 1000) for min_k in (1, 2) if min_k <= n])
@@ -158,7 +198,7 @@ def test_n_and_its_law_may_change_from_call_to_call_also_compiled() -> None:
 
 def test_arguments_that_do_not_fit_are_refused() -> None:
     for arguments, message in [
-        ({"law": "normal"}, "law='normal' is none of 'uniform', 'geometric'"),
+        ({"law": "normal"}, "law='normal' is none of 'uniform', 'log_uniform', 'geometric'"),
         ({"min_k": -1}, "min_k=-1 is negative"),
         ({"law": "geometric", "ratio": 0}, "ratio=0; give a number above 0, at most 1"),
         ({"law": "geometric", "ratio": 1.5}, "ratio=1.5; give"),
