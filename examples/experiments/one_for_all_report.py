@@ -21,7 +21,7 @@ COLOURS = [BLACK, ORANGE, SKY, BLUE, GREEN, PURPLE, "#7B3F00", YELLOW, GREY]
 
 def at_budget(run: dict[str, Any], budget: float) -> float:
     """Return the loss of the best size within a budget of parameters; the best on the text of the choice."""
-    within = [point for point in run["points"] if point["cost"] <= budget * (1 + 1e-9)]
+    within = [point for point in run["points"] if point["cost"] <= budget * (1 + 1e-4)]  # costs are stored with five digits
     found: float = min(within, key=lambda point: point["chosen_by"])["loss"]
     return found
 
@@ -149,21 +149,21 @@ def draw(results: dict[str, Any]) -> Figure:
                 )
                 for budget in places
             ]
-            right.plot(places, [each.mean for each in differences], "o-", color=colour, markersize=4, label=name)
+            right.plot(places, [each.mean for each in differences], "o-", color=colour, markersize=4)
             low, high = ([each[at] for each in differences] for at in (1, 2))
             right.fill_between(places, low, high, color=colour, alpha=0.12, linewidth=0)
     alone = [answers["alone"][f"{share:g}"].mean for share in SHARES]
     left.plot(answers["sizes"], alone, "*", color=BLACK, markersize=9, label="each size trained alone")
     left.plot([], [], "o", color=GREY, markersize=4, label="the same width in every FFN")
+    least = min(alone + [found["1"].mean for found in answers["losses"].values()])
     highest = max(answers["losses"][name]["0.125"].mean for name in answers["losses"] if name != NONE)
-    least = min(found["1"].mean for found in answers["losses"].values())
     left.set_ylim(least - 0.03 * (highest - least), highest + 0.1 * (highest - least))
-    right.axhline(0, color=ORANGE, linewidth=1, label=MATFORMER)
+    right.axhline(0, color=ORANGE, linewidth=1)
     left.set(title="one network for all sizes", xlabel="parameters", ylabel="validation loss, nats per character")
     right.set(
         title="difference from MatFormer, its sizes mixed", xlabel="parameters", ylabel="nats per character; below 0 is better"
     )
     for panel in (left, right):
         panel.grid(alpha=0.3)
-        panel.legend(fontsize=8)
+    figure.legend(*left.get_legend_handles_labels(), fontsize=8, ncols=4, loc="outside lower center")
     return figure
