@@ -2,7 +2,8 @@
 
     python .ci/matrix.py                           all versions, all of `make test`: what `make matrix` calls
     python .ci/matrix.py --only oldest newest --package     two versions, only the package's tests: what CI calls
-    python .ci/matrix.py --write docs/compatibility.md      the first, with the table written to a file
+    python .ci/matrix.py --write docs/compatibility.md      the first, with the table written to a file; with --only the
+                                                            other versions have the results of their last runs
 
 Each version has its own environment (2 to 6 GB) in `--home`, which is kept. Versions whose tests passed with the same source
 are skipped, so an interrupted run continues where it stopped.
@@ -49,7 +50,7 @@ class Result:
         """Return the cells of this version's row in the table."""
         why = "; ".join(f"{count} × {reason}" for reason, count in sorted(self.skips.items(), key=lambda item: -item[1]))
         counts = [str(count) for count in (self.passed, self.failed, self.skipped)]
-        return [self.name, self.python, self.torch, *counts, why.replace("|", "\\|")]
+        return [self.name, self.python, self.torch, *counts, self.source[:8], why.replace("|", "\\|")]
 
 
 def oldest() -> str:
@@ -108,11 +109,10 @@ def run(name: str, program: str, torch: str, home: Path, package_only: bool) -> 
     kind = "-package" if package_only else ""
     stored, report, venv = home / f"{name}{kind}.json", home / f"{name}{kind}.xml", home / name
     here = source()
-    if stored.exists():
-        result = Result(**json.loads(stored.read_text(encoding="utf-8")))
-        if result.source == here and not result.failed:
-            print(f"==> {name}: ran on this source already", flush=True)
-            return result
+    result = last(name, home, package_only)
+    if result and result.source == here and not result.failed:
+        print(f"==> {name}: ran on this source already", flush=True)
+        return result
     print(f"==> {name}: {program}, torch {torch}", flush=True)
     if make("environment", f"VENV={venv}", f"BASE={program}", f"TORCH={torch}"):
         raise SystemExit(f"{name}: the environment could not be made, as pip says above; run the same command again")
@@ -127,6 +127,12 @@ def run(name: str, program: str, torch: str, home: Path, package_only: bool) -> 
     result = read(report, Result(name, asked[0], asked[1], package_only, here))
     stored.write_text(json.dumps(asdict(result)), encoding="utf-8")
     return result
+
+
+def last(name: str, home: Path, package_only: bool) -> Result | None:
+    """Return the result of a version's last run, or None if it has not run yet."""
+    stored = home / f"{name}{'-package' if package_only else ''}.json"
+    return Result(**json.loads(stored.read_text(encoding="utf-8"))) if stored.exists() else None
 
 
 def read(report: Path, result: Result) -> Result:
@@ -144,7 +150,7 @@ def read(report: Path, result: Result) -> Result:
     return result
 
 
-HEAD = ["", "Python", "torch", "passed", "failed", "skipped", "why skipped"]
+HEAD = ["", "Python", "torch", "passed", "failed", "skipped", "sources", "why skipped"]
 
 
 def table(results: list[Result], missing: list[str]) -> str:
@@ -154,6 +160,7 @@ def table(results: list[Result], missing: list[str]) -> str:
     lines = [f"{what}, {datetime.now(UTC):%Y-%m-%d}, {platform.system()} {platform.machine()}:", ""]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     tried = ", ".join(missing)
+    lines += ["", "Versions with the same sources, a hash of all files, were tested on the same files."]
     lines += ["", f"Not tried: {f'Python {tried} (not installed), ' if missing else ''}macOS, Windows, musl, a GPU."]
     return "\n".join(lines) + "\n"
 
@@ -173,7 +180,9 @@ def main() -> int:
         parser.error(f"--only {', '.join(sorted(unknown))}: there are {', '.join(name for name, _, _ in chosen)}")
     asked.home.mkdir(parents=True, exist_ok=True)
     wanted = [each for each in chosen if not asked.only or each[0] in asked.only]
-    results = [run(*each, asked.home, asked.package) for each in wanted]
+    known = {each[0]: last(each[0], asked.home, asked.package) for each in chosen if asked.write}
+    known |= {each[0]: run(*each, asked.home, asked.package) for each in wanted}
+    results = [result for name, _, _ in chosen if (result := known.get(name)) is not None]
     text = table(results, [version for version in PYTHONS if version not in programs])
     print(f"\n{text}")
     for result in results:

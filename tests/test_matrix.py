@@ -67,7 +67,7 @@ def test_a_report_is_counted_and_each_reason_told(matrix: ModuleType, tmp_path: 
     assert (result.passed, result.failed, result.skipped) == (1, 2, 2)
     assert result.failures == ["tests.test_a::test_two", "tests.test_a::test_three"]
     text = matrix.table([result], ["3.14"])
-    assert "| oldest | 3.11.7 | 2.8.0 | 1 | 2 | 2 | 2 × needs a \\| GPU |" in text
+    assert "| oldest | 3.11.7 | 2.8.0 | 1 | 2 | 2 | source | 2 × needs a \\| GPU |" in text
     assert "Not tried: Python 3.14 (not installed)" in text
 
 
@@ -83,6 +83,20 @@ def test_what_failed_runs_again_and_what_passed_on_this_source_does_not(
     monkeypatch.setattr(matrix, "source", lambda: "changed")
     run()
     assert len(made) == 6
+
+
+def test_a_table_of_one_version_keeps_the_last_results_of_the_others(
+    matrix: ModuleType, made: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    table = tmp_path / "table.md"
+    monkeypatch.setattr(matrix, "source", lambda: "earlier")
+    for _ in range(2):
+        matrix.run("oldest", sys.executable, "2.8.0", tmp_path, False)
+    monkeypatch.setattr(matrix, "source", lambda: "now")
+    monkeypatch.setattr(sys, "argv", ["matrix.py", "--only", "newest", "--home", str(tmp_path), "--write", str(table)])
+    matrix.main()
+    rows = [line.split(" | ") for line in table.read_text().splitlines() if line.startswith(("| oldest", "| newest"))]
+    assert [(row[0], row[6]) for row in rows] == [("| oldest", "earlier"), ("| newest", "now")]
 
 
 def test_an_environment_that_cannot_be_made_ends_the_run(

@@ -145,6 +145,27 @@ CLAIMS: list[tuple[str, str, Callable[[Results], bool]]] = [
         ),
     ),
     (
+        "at MatFormer's sizes the best nested dropout is not shown to differ from MatFormer, which is better between its two",
+        "one_for_all",
+        lambda r: (
+            (found := r["answers"]["against_matformer"][r["answers"]["best"]])
+            and all(found[share][1] < 0 < found[share][2] for share in ("0.125", "0.25", "0.5", "1"))
+            and list(found.values())[4][1] > 0  # after the four sizes, the least budget between them
+        ),
+    ),
+    (
+        "Both are worse than a training for each size. Of the nested dropouts, the best draws one K for each step",
+        "one_for_all",
+        lambda r: (
+            r["answers"]["best"].startswith("a step:")
+            and all(
+                r["answers"]["against_alone"][name][share][1] > 0
+                for name in (r["answers"]["best"], "MatFormer")
+                for share in ("0.125", "0.25", "0.5", "1")
+            )
+        ),
+    ),
+    (
         "TailDropout is 4.7 points worse than `nn.Dropout` at full width; cut, it is not shown to differ",
         "moons",
         lambda r: (
