@@ -1,11 +1,13 @@
 """The table of versions: how a run is read, when it is not repeated, and that the workflow tests the same versions."""
 
 import importlib.util
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -88,15 +90,13 @@ def test_what_failed_runs_again_and_what_passed_on_this_source_does_not(
 def test_a_table_of_one_version_keeps_the_last_results_of_the_others(
     matrix: ModuleType, made: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    table = tmp_path / "table.md"
-    monkeypatch.setattr(matrix, "source", lambda: "earlier")
-    for _ in range(2):
-        matrix.run("oldest", sys.executable, "2.8.0", tmp_path, False)
+    table, earlier = tmp_path / "table.md", matrix.Result("newest", "3.11.7", "2.14.1", False, "earlier", passed=7)
+    (tmp_path / "newest.json").write_text(json.dumps(asdict(earlier)))
     monkeypatch.setattr(matrix, "source", lambda: "now")
-    monkeypatch.setattr(sys, "argv", ["matrix.py", "--only", "newest", "--home", str(tmp_path), "--write", str(table)])
+    monkeypatch.setattr(sys, "argv", ["matrix.py", "--only", "oldest", "--home", str(tmp_path), "--write", str(table)])
     matrix.main()
     rows = [line.split(" | ") for line in table.read_text().splitlines() if line.startswith(("| oldest", "| newest"))]
-    assert [(row[0], row[6]) for row in rows] == [("| oldest", "earlier"), ("| newest", "now")]
+    assert [(row[0], row[6]) for row in rows] == [("| oldest", "now"), ("| newest", "earlier")]
 
 
 def test_an_environment_that_cannot_be_made_ends_the_run(
