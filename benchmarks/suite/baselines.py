@@ -18,6 +18,7 @@ NAMES = (
     "InvertedDropout",
     "LearnedDropout",
     "NestedDropout-uniform",
+    "NestedDropout-log_uniform",
     "NestedDropout-geometric",
     "NestedDropout-power_of_two",
     "NestedDropout-censored_geometric",
