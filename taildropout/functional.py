@@ -206,6 +206,7 @@ def drop_jagged(
     inner = tuple(sorted({max(0, dim - 1) for dim in batch}))
 
     def keep(values: Tensor, spread: Spread) -> Tensor:
+        """Drop the tails of the concatenated components; `spread` repeats a K per component for its rows."""
         compiling = torch.compiler.is_compiling()
         if not (0 in batch and 1 not in batch and 0 < p < 1):
             if compiling:

@@ -44,6 +44,7 @@ class _RaggedProduct(torch.autograd.Function):
         activation: Activation,
         training: bool,
     ) -> Tensor:
+        """Return the output, of shape (rows, out); if `training`, save what goes into the activation."""
         operands = Operands(x, w1, b1, w2, b2, up, up_bias)
         saved = x.new_empty(ragged.elements() * (1 if up is None else 2)) if training else None
         ctx.ragged, ctx.activation = ragged, activation
@@ -52,6 +53,7 @@ class _RaggedProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of the seven operands, or None where none is wanted, and None for the other arguments."""
         *tensors, saved = ctx.saved_tensors
         operands, wanted = Operands(*tensors), ctx.needs_input_grad[:7]
         if torch.is_grad_enabled():  # for a second derivative

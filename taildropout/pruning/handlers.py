@@ -70,6 +70,7 @@ class _GroupNormHandler(Handler):
     """GroupNorm: whole groups can be removed. If k cuts through a group, the sizes no longer fit, and the trials fail."""
 
     def prune_out_channels(self, layer: nn.GroupNorm, idxs: Sequence[int]) -> nn.Module:
+        """Remove the channels `idxs` from the layer in place, and return it."""
         size = layer.num_channels // layer.num_groups
         gone = {index // size for index in idxs}
         if layer.affine:

@@ -38,6 +38,7 @@ class _KeepFirst(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], input: Tensor, k: Tensor, feature: int) -> tuple[Tensor, int]:
+        """Return the output for a batch of inputs and the dim of the batch in it; `in_dims` are the batch's dims in both."""
         at = in_dims[0]
         input = input.expand(info.batch_size, *input.shape) if at is None else input.movedim(at, 0)
         if in_dims[1] is not None:

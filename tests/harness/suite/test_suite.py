@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 import taildropout
 from benchmarks import ROOT
@@ -35,10 +36,13 @@ def restored_threads() -> Iterator[None]:
 
 
 def run(name: str, layer: str) -> None:
+    """Assert that a case gives finite tensors; skip if this machine or the layer cannot run it."""
     try:
-        make(CASES[name].of(layer), taildropout)()
+        found = tree_leaves(make(CASES[name].of(layer), taildropout)())
     except NotAvailable as error:
         pytest.skip(str(error))
+    assert found
+    assert all(tensor.isfinite().all() for tensor in found)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -135,7 +139,9 @@ def test_a_wrong_layer_fails_its_case(name: str) -> None:
 
 def test_the_injected_layer_without_a_fault_passes() -> None:
     for direction in ("fwd", "train", "eval", "set_k"):
-        make(Case("small", (64, 32), direction=direction), with_fault(lambda x, kept: torch.where(kept, x, 0)))
+        assert tree_leaves(
+            make(Case("small", (64, 32), direction=direction), with_fault(lambda x, kept: torch.where(kept, x, 0)))()
+        )
 
 
 def test_a_width_that_is_off_by_one_fails() -> None:
