@@ -35,8 +35,9 @@ $(VENV)/ready: constraints.txt pyproject.toml $(wildcard taildropout/selection/_
 	  { echo "Python 3.11 or newer is needed; name one: make $(MAKECMDGOALS) BASE=python3.12"; exit 2; }
 	@echo "==> making $(VENV) (about 2 GB with torch; a few minutes the first time)"
 	@test -x "$(VENV)/bin/python" || "$(BASE)" -m venv "$(VENV)"
-	@$(PIP) install --progress-bar on -c constraints.txt torch setuptools wheel
-	@$(PIP) install --progress-bar on -c constraints.txt --no-build-isolation -e ".[bench,browser,docs,examples,lint,plot,prune,test]"
+	@$(PIP) install -q -c constraints.txt torch setuptools wheel
+	@echo "==> torch is installed; now the other packages"
+	@$(PIP) install -q -c constraints.txt --no-build-isolation -e ".[bench,browser,docs,examples,lint,plot,prune,test]"
 	@touch "$@"
 
 # Make an environment with TORCH=2.8.0, pinned, newest or nightly. TORCH_INDEX names an additional index, such as that of the
