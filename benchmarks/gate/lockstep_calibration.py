@@ -20,7 +20,7 @@ from .processes import Broken
 
 LOCKSTEP = "lockstep "  # begins the names of these kinds of trial, after "busy "
 WANTED = {"lockstep same": 300, "lockstep slower": 60, "busy lockstep same": 300, "busy lockstep slower": 60}
-OUTSIDE = 0.02  # most work of a call outside of its loop, which no version changes, relative to the loop's
+OUTSIDE = 0.01  # most work of a call outside of its loop, which no version changes, relative to the loop's
 
 
 def accumulate_pairs(
