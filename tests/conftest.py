@@ -45,6 +45,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
     return (yield)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests of git's versions in an unpacked sdist or another copy without the history."""
+    if item.get_closest_marker("history") and not (item.config.rootpath / ".git").exists():
+        pytest.skip("versions come from git, and this is a copy without it")
+
+
 def pytest_collection_finish() -> None:
     """Keep the million objects that imports and collection made out of every later garbage collection, to save its time."""
     gc.collect()
@@ -53,7 +59,8 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def seeded(request: pytest.FixtureRequest) -> None:
-    """Seed each test by its file, its name and SEED, so that neither order nor other tests change its random numbers."""
+    """Seed each test by its file, its name and SEED, and use one thread, so that neither order nor other tests change it."""
+    torch.set_num_threads(1)
     torch.manual_seed(zlib.crc32(f"{SEED} {request.node.path.name} {request.node.name}".encode()))
 
 

@@ -16,7 +16,6 @@ DOCS = ROOT / "docs"
 GITHUB = sorted(file for end in ("yml", "md") for file in (ROOT / ".github").rglob(f"*.{end}"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 PUBLIC = [*taildropout.__all__, *taildropout.baselines.__all__]
-GIT = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="there is no git history here")
 # Names in the text that a clone does not have: folders that a command creates, patterns, and files of the reader.
 MADE = ("docs/_build", ".asv/", ".venv", "dist/", "docs/compatibility.md")
 
@@ -79,7 +78,7 @@ def test_a_page_names_commands_that_exist(page: Path) -> None:
         assert place.with_suffix(".py").exists() or (place / "__main__.py").exists(), f"{page.name} runs {module}"
 
 
-@GIT
+@pytest.mark.history
 def test_the_map_has_each_folder_and_each_file_at_the_top() -> None:
     tracked = [Path(name) for name in held()]
     the_map = (ROOT / "CONTRIBUTING.md").read_text("utf-8").split("## The map")[1].split("\n## ")[0]

@@ -23,7 +23,6 @@ ROOT = Path(__file__).parents[1]
 WHOLE = pytest.mark.skipif(
     not (ROOT / "taildropout" / "selection" / "_rows.c").exists(), reason="the package's source is not here"
 )
-GIT = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="there is no git history here")
 COMPILER = pytest.mark.skipif(not shutil.which("cc") and not shutil.which("gcc"), reason="needs a C compiler")
 
 
@@ -54,7 +53,7 @@ def wheel(source: Path, **environment: str) -> zipfile.ZipFile:
 
 
 @WHOLE
-@GIT
+@pytest.mark.history
 def test_the_sdist_holds_all_that_git_holds(tmp_path: Path) -> None:
     tracked = set(run("git", "ls-files", "-z", folder=ROOT).split("\0")) - {""}
     for name in tracked:  # a copy of the files to commit, so that the build leaves nothing here

@@ -4,14 +4,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
-from benchmarks import ROOT
 from benchmarks.gate.versions import Version
 from benchmarks.suite.loading import PACKAGE
 
 SMALL = "8x16-f32-fwd"
-NEEDS_GIT = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="versions come from git, and this is a copy without it")
 
 
 def edited(version: Version, folder: Path, file: str = "layer.py", old: str = "", new: str = "") -> Version:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import ROOT, workload
+from benchmarks import workload
 from benchmarks.__main__ import main
 from benchmarks.gate import calibration, counters, error_rates, injection, lockstep_calibration, other_rules
 from benchmarks.gate.records import instruction_noise, load_record, record_path, store_record
@@ -226,7 +226,7 @@ def test_other_rules_judge_the_same_rounds(slower: float, expected: tuple[bool, 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="versions come from git, and this is a copy without it")
+@pytest.mark.history
 def test_real_trials_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workload, "slowdowns", {"8x16-f32-fwd": Slowdown("python", 0.5)})
     monkeypatch.setattr(calibration, "WANTED", {"same": 1, "slower": 1})

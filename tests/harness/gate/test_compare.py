@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gate.edits import NEEDS_GIT, SMALL
+from gate.edits import SMALL
 from gate.interrupts import heed_interrupts
 
 from benchmarks import ROOT, workload
@@ -24,7 +24,7 @@ from benchmarks.gate.rule import PASS
 from benchmarks.gate.versions import Version
 from benchmarks.results import choice
 
-pytestmark = NEEDS_GIT
+pytestmark = pytest.mark.history
 
 
 def test_the_command_stores_rounds_and_verdict(

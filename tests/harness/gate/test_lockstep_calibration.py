@@ -147,6 +147,7 @@ def ticks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[bool]:
     return left
 
 
+@pytest.mark.history
 def test_the_command_adds_trials_in_lock_step_to_the_record(
     tmp_path: Path,
     judged: list[Namespace],
@@ -168,6 +169,7 @@ def test_the_command_adds_trials_in_lock_step_to_the_record(
     assert "| gate | time | +5% (seen +5.0%) | work.time_memory | quiet, live | 1 | 100.0%" in output
 
 
+@pytest.mark.history
 def test_busy_trials_run_beside_a_competing_process_on_each_core(
     tmp_path: Path, judged: list[Namespace], ticks: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +204,7 @@ def test_a_measuring_process_tells_its_processor_time(worker: tuple[Worker, Cont
 
 
 @pytest.mark.slow
+@pytest.mark.history
 @pytest.mark.timeout(600)
 def test_real_trials_find_a_large_slowdown_and_leave_no_process(
     tmp_path: Path, ticks: list[bool], monkeypatch: pytest.MonkeyPatch

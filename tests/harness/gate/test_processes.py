@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from gate.edits import NEEDS_GIT, SMALL, edited, forward_line
+from gate.edits import SMALL, edited, forward_line
 
 from benchmarks import workload
 from benchmarks.gate import messages, processes, report, signals
@@ -13,7 +13,7 @@ from benchmarks.gate.report import Row
 from benchmarks.gate.rule import FAILED, INCOMPARABLE
 from benchmarks.gate.versions import Version
 
-pytestmark = NEEDS_GIT
+pytestmark = pytest.mark.history
 
 
 def test_operators_under_a_fixed_name_are_refused(tmp_path: Path, base: Version) -> None:

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
-from gate.edits import NEEDS_GIT, SMALL, edited, forward_line
+from gate.edits import SMALL, edited, forward_line
 
 from benchmarks import workload
 from benchmarks.gate import counters, instructions, signals
@@ -14,7 +14,7 @@ from benchmarks.gate.messages import Counts, Instructions
 from benchmarks.gate.rule import IMPROVED, INCOMPARABLE, PASS, REGRESSED, UNSTABLE, decide
 from benchmarks.gate.versions import Version
 
-pytestmark = NEEDS_GIT
+pytestmark = pytest.mark.history
 
 
 def test_more_bytes_saved_and_more_graphs_are_regressions(tmp_path: Path, base: Version) -> None:

@@ -5,14 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from gate.edits import NEEDS_GIT
 
 from benchmarks import ROOT, workload
 from benchmarks.gate.versions import Version, extract
 from benchmarks.suite.loading import PACKAGE, load
 from benchmarks.system.git import UnknownRevision
 
-pytestmark = NEEDS_GIT
+pytestmark = pytest.mark.history
 
 
 def test_a_version_is_taken_out_as_it_was_and_loaded_beside_others(tmp_path: Path, base: Version) -> None:

@@ -171,7 +171,7 @@ def tensorboard(printed: str, folder: Path) -> Iterator[Callable[..., Any]]:
         server.wait(30)
 
 
-@pytest.mark.skipif(not git("rev-parse", "--git-dir", otherwise=""), reason="there is no git history here")
+@pytest.mark.history
 def test_the_working_tree_is_traced_beside_a_revision(tmp_path: Path) -> None:
     commit = git("rev-parse", "HEAD")
     printed = run("8x16-f32-fwd", "--against", "HEAD", "--out", str(tmp_path))

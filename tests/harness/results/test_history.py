@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import ROOT
 from benchmarks.__main__ import main
 from benchmarks.commands import history as command
 from benchmarks.results import change_points as changes
@@ -134,7 +133,7 @@ def test_a_broken_result_is_named(stored: list[str], tmp_path: Path, capsys: pyt
     assert broken.name in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="versions come from git, and this is a copy without it")
+@pytest.mark.history
 def test_the_pinned_version_is_laid_out_once_and_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pinned, "PINNED", tmp_path / "pinned")
     monkeypatch.setattr(pinned, "COMMIT", tmp_path / "pinned" / "commit")

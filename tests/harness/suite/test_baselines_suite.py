@@ -1,7 +1,7 @@
 """The suite's cases of the other layers: each runs, a version without it is n/a, and a wrong one gets no time."""
 
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,12 +15,9 @@ from taildropout import baselines
 
 
 @pytest.fixture(autouse=True)
-def smaller(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suite, "POSITIONS", 16)
     monkeypatch.setattr(suite, "FEATURES", 64)
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("name", suite.NAMES)

@@ -1,7 +1,6 @@
 """The benchmark of prune."""
 
 import types
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -9,14 +8,6 @@ import torch
 from benchmarks.suite import pruning as suite
 from benchmarks.suite.cases import NotAvailable, WrongResult
 from taildropout import TailDropout, load_pruned, prune
-
-
-@pytest.fixture(autouse=True)
-def restored_threads() -> Iterator[None]:
-    """Restore torch's number of threads, which a benchmark sets."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def use(monkeypatch: pytest.MonkeyPatch, **names: object) -> None:

@@ -1,7 +1,6 @@
 """The tracked quality: repeatable, good for the layer as it is, and bad for one that is broken."""
 
 import types
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,11 +16,8 @@ TRACKS = [name for name in dir(quality.Quality) if name.startswith("track_")]
 
 
 @pytest.fixture(autouse=True)
-def one_seed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def one_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quality, "SEEDS", (0,))
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def tracked(name: str, monkeypatch: pytest.MonkeyPatch, package: object = taildropout) -> float:

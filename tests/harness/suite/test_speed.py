@@ -10,7 +10,6 @@ They run one after the other, so they are noisier than `python -m benchmarks run
 from typing import Any
 
 import pytest
-import torch
 
 import taildropout
 from benchmarks.suite.cases import CASES, LAYERS, NotAvailable, make, names, synchronise
@@ -21,7 +20,6 @@ from benchmarks.suite.cases import CASES, LAYERS, NotAvailable, make, names, syn
 @pytest.mark.filterwarnings("ignore")  # inductor's own
 def test_speed(benchmark: Any, name: str, layer: str) -> None:
     case = CASES[name].of(layer)
-    threads = torch.get_num_threads()
     try:
         call = make(case, taildropout)
         wait = synchronise(case) or (lambda: None)
@@ -30,5 +28,3 @@ def test_speed(benchmark: Any, name: str, layer: str) -> None:
         benchmark(lambda: (call(), wait()))
     except NotAvailable as error:
         pytest.skip(f"n/a: {error}")
-    finally:
-        torch.set_num_threads(threads)

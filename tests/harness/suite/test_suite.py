@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,6 @@ QUICK = names(quick=True)  # test_speed.py runs these
 CHEAP = [name for name, case in CASES.items() if case.model != "ddp" and case.mode == "eager" and case.numel <= 1 << 19]
 EXPENSIVE = [name for name in CASES if name not in CHEAP and CASES[name].device == "cpu"]
 SMALL = Case("small", (64, 32))
-
-
-@pytest.fixture(autouse=True)
-def restored_threads() -> Iterator[None]:
-    """Restore torch's number of threads, which a case sets."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def run(name: str, layer: str) -> None:

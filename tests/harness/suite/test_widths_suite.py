@@ -1,7 +1,6 @@
 """The benchmark of scree."""
 
 import types
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,14 +9,6 @@ import torch
 from benchmarks.suite import scree as suite
 from benchmarks.suite.cases import NotAvailable, WrongResult
 from taildropout import Scree, TailDropout
-
-
-@pytest.fixture(autouse=True)
-def restored_threads() -> Iterator[None]:
-    """Restore torch's number of threads, which a benchmark sets."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def test_the_benchmark_measures_checks_and_needs_scree(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,14 +25,10 @@ def test_a_cpu_is_measured_once_for_each_dtype_and_number_of_threads(monkeypatch
         return 7e7, 40.0, 100.0, 200.0
 
     monkeypatch.setattr(cost, "measure", measure)
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 1):
-            torch.set_num_threads(threads)
-            for dtype in (torch.float32, torch.bfloat16, torch.float32):
-                assert cost.costs_of("cpu", dtype)[:5] == (7e7, 7e7, 40, 100, 200)
-    finally:
-        torch.set_num_threads(before)
+    for threads in (1, 2, 1):
+        torch.set_num_threads(threads)
+        for dtype in (torch.float32, torch.bfloat16, torch.float32):
+            assert cost.costs_of("cpu", dtype)[:5] == (7e7, 7e7, 40, 100, 200)
     assert measured == [(torch.float32, 1), (torch.bfloat16, 1), (torch.float32, 2), (torch.bfloat16, 2)]
 
 
