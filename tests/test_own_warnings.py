@@ -48,8 +48,6 @@ def test_foreign(name, category):
 """
 
 LAW = """
-import pytest
-
 @pytest.mark.parametrize("cell", range(6))
 def test_cell(cell, family):
     family.judge(f"made-up cell {cell}", {"law": 0.5}, "a note")
@@ -68,16 +66,14 @@ def run_tests(folder: Path, source: str, *options: str) -> str:
     return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False).stdout
 
 
-def test_own_warnings_fail_a_test_and_foreign_ones_do_not(tmp_path: Path) -> None:
-    output = run_tests(tmp_path, TESTS, "-n0")
+@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+def test_own_warnings_fail_a_test_foreign_ones_do_not_and_the_p_values_of_every_process_are_reported(
+    tmp_path: Path, workers: str
+) -> None:
+    output = run_tests(tmp_path, TESTS + LAW, workers)
     failed = {line.split()[1].partition("::")[2] for line in output.splitlines() if line.startswith("FAILED")}
     assert failed == {"test_own_raised", "test_own_module", "test_own_name", "test_own_attributed"}, output
-    assert "4 failed, 13 passed" in output
-
-
-@pytest.mark.parametrize("workers", ["-n0", "-n2"])
-def test_the_report_has_the_p_values_of_every_process(tmp_path: Path, workers: str) -> None:
-    output = run_tests(tmp_path, LAW, workers)
+    assert "4 failed, 19 passed" in output
     assert all(f"made-up cell {cell}" in output for cell in range(6)), output
     assert "6 p-values, the least 0.5" in output
 
