@@ -80,7 +80,7 @@ def test_a_second_launch_of_one_kind_and_launches_of_other_kinds_in_between(plac
 
 
 def test_triton_looks_at_launches_of_one_kind_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernels = pytest.importorskip("taildropout.kernels", reason="needs Triton: pip install triton, on Linux")
+    kernels = pytest.importorskip("taildropout.selection.triton_kernel", reason="needs Triton: pip install triton, on Linux")
     looks, again = [], []
 
     class Kernel:
