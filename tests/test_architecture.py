@@ -203,6 +203,8 @@ def test_two_versions_live_side_by_side_under_two_names() -> None:
     with pytest.raises(AttributeError, match="'taildropout_base' has no attribute 'baseline'"):
         _ = base.baseline
     assert base.rate.__module__ == "taildropout_base.distribution"
+    operators = [package.mlp.operator.ragged_mlp for package in (taildropout, *twins)]
+    assert [each._opoverload.namespace for each in operators] == ["taildropout", "taildropout_base", "taildropout_head"]
     input = torch.randn(300, 100)  # large enough for the autograd function, and the C code behind it
     for package in twins:
         layer = package.TailDropout()

@@ -79,7 +79,8 @@ def _kernels_on(device: torch.device) -> ModuleType | None:
         else:
             try:
                 module = import_module(".triton_kernel", __package__)
-                module.keep_first(torch.ones(1, device=device), torch.ones((), device=device))
+                input, k = torch.ones(1, device=device), torch.ones((), device=device)
+                module.launch(input, torch.empty_like(input), k, 0, Layout(order=(0,), per_row=(1,), unit=1))
             except Exception as error:  # Triton lacks a C compiler, the GPU is too old, its version does not fit …
                 why = f"{type(error).__name__}: {error}"
                 warnings.warn(

@@ -1,8 +1,7 @@
 """keep_first on a GPU in one launch: a Triton kernel that reads the kept features and writes the result.
 
 A row is a piece of memory with n features of `unit` elements each; the first k[r] · unit elements of row r are kept. The tail
-is not read, except for the rest of the 16 bytes in which it begins, and not multiplied: the kernel moves bits. The operators
-are named after the package's import name, so that two versions can be loaded in one process.
+is not read, except for the rest of the 16 bytes in which it begins, and not multiplied: the kernel moves bits.
 
 This module needs Triton. `dispatch` imports it for the first large tensor on a GPU.
 """
@@ -10,7 +9,6 @@ This module needs Triton. `dispatch` imports it for the first large tensor on a 
 from __future__ import annotations
 
 import math
-import operator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -18,19 +16,15 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.library import triton_op, wrap_triton
 from triton.runtime.jit import JITFunction
 
-from .._torch import dispatch_modes
-from ..dims import positions
-from .layout import Layout, row_layout
+from .layout import Layout
 
 # Bytes that one program moves, and bytes that one of its 128 threads loads at once. The time over that of a copy, on an H100 in
 # float32 at p = .5, is .77 for rows of 4096 features and .80 for rows of 128; with TILE_BYTES of 8192 it is .78 and .83, with
 # 16384 and 256 threads .78 and .81.
 TILE_BYTES, VECTOR_BYTES = 4096, 16
 
-_NAMESPACE = __name__.rsplit(".", 2)[0].replace(".", "_")
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -77,14 +71,6 @@ def _keep_rows(
     tl.store(output + place, tl.where(col < kept, value, 0), mask=written)
 
 
-def layout(input: Tensor, k: Tensor, feature: int) -> Layout | None:
-    """Return the rows of `input` for the kernel, or None if plain torch must be used.
-
-    `input` must be dense, in any order of dims (contiguous, channels last, transposed …), and k must be constant within a row.
-    """
-    return row_layout(input.shape, input.stride(), k.shape, feature)
-
-
 class _Plan(NamedTuple):
     """The arguments of a launch that follow from sizes alone, named as in `_keep_rows`."""
 
@@ -95,6 +81,7 @@ class _Plan(NamedTuple):
     per_row: tuple[int, ...] | None  # the shape to expand k to, if k needs a value for every row
 
 
+@lru_cache(maxsize=1024)
 def _plan(rows: Layout, k_shape: tuple[int, ...], n: int, unit: int, element: int, tile_bytes: int) -> _Plan:
     """Plan a launch for n features of `unit` elements of `element` bytes, in tiles of `tile_bytes` bytes."""
     total, width = math.prod(rows.per_row), n * unit
@@ -121,42 +108,34 @@ def _plan(rows: Layout, k_shape: tuple[int, ...], n: int, unit: int, element: in
     )
 
 
-_known_plan = lru_cache(maxsize=1024)(_plan)
-
-
-def launch(input: Tensor, output: Tensor, k: Tensor, feature: int, rows: Layout, kernel: Any = None) -> None:
+def launch(input: Tensor, output: Tensor, k: Tensor, feature: int, rows: Layout) -> None:
     """Write keep_first of `input` into `output`, which has the same shape and strides, or is `input` itself.
-
-    `kernel` is the kernel wrapped for a compiler, whose sizes may be symbolic; None in eager mode.
 
     Raises:
         ValueError: if `input` is on the CPU.
     """
-    n, unit = operator.index(input.size(feature)), operator.index(rows.unit)
+    n, unit = input.size(feature), rows.unit
     inplace = input is output
     if input.element_size() == 16:  # complex128: two numbers, each with bits of its own
         input, output, unit = torch.view_as_real(input), torch.view_as_real(output), 2 * unit
     size = input.element_size()
     input, output = input.view(_BITS[size]), output.view(_BITS[size])
-    if input.device.type == "cpu" and isinstance(_keep_rows, JITFunction) and type(input) is Tensor and not dispatch_modes():
+    if input.device.type == "cpu" and isinstance(_keep_rows, JITFunction):
         raise ValueError("input is on the CPU, but this kernel is for GPUs; call taildropout.keep_first, which takes both")
-    plan = (_known_plan if kernel is None else _plan)(rows, tuple(k.shape), n, unit, size, TILE_BYTES)
+    plan = _plan(rows, tuple(k.shape), n, unit, size, TILE_BYTES)
     if not (plan.as_it_is and k.is_contiguous()):
         k = k.permute(rows.order)
         k = (k if plan.per_row is None else k.expand(plan.per_row)).contiguous()
     arguments = (input, output, k, *plan.sizes, inplace, *plan.tile)
     with torch.cuda.device_of(input):  # Triton launches on the current device
-        if kernel is None:
-            _run(plan, arguments)
-        else:
-            kernel[plan.grid](*arguments)
+        _run(plan, arguments)
 
 
 _compiled: dict[tuple[object, ...], Any] = {}
 
 
 def _run(plan: _Plan, arguments: tuple[Any, ...]) -> None:
-    """Launch the kernel in eager mode. Reuse what Triton compiled for an earlier launch with the same key.
+    """Launch the kernel. Reuse what Triton compiled for an earlier launch with the same key.
 
     A launch by Triton inspects every argument, which takes the host of an H100 16 µs more. The key holds all that Triton looks
     at: the value of an int; the dtype of a tensor, and whether its memory starts at a multiple of 16 bytes.
@@ -174,69 +153,3 @@ def _run(plan: _Plan, arguments: tuple[Any, ...]) -> None:
     if len(_compiled) >= 1024:
         _compiled.clear()
     _compiled[key] = _keep_rows[plan.grid](*arguments)
-
-
-def _plain(input: Tensor, k: Tensor, feature: int) -> Tensor:
-    kept = positions(input.size(feature), feature, input.dim(), input.device) <= k
-    return torch.where(kept, input, input.new_zeros(()))
-
-
-def _traceable() -> Any:
-    """Return the kernel wrapped for compilers; Triton's interpreter cannot be wrapped."""
-    return wrap_triton(_keep_rows) if isinstance(_keep_rows, JITFunction) else _keep_rows
-
-
-@triton_op(f"{_NAMESPACE}::keep_first", mutates_args=())
-def keep_first(input: Tensor, k: Tensor, dim: int = -1) -> Tensor:
-    """Keep the first `k` features and set the others to 0, in one launch forward and one backward.
-
-    Args:
-        input: any tensor with at least one dim; without rows in memory (see `layout`), plain torch is used.
-        k: 0-d, or with the input's dims, size 1 at `dim` and elsewhere 1 or the input's size. NaN keeps none.
-        dim: the dim of features.
-
-    Returns:
-        A new tensor of the input's shape, dtype and strides. Only k is saved for backward.
-    """
-    feature = dim % input.dim()
-    rows = layout(input, k, feature)
-    if rows is None or input.numel() == 0:
-        return _plain(input, k, feature)
-    output = torch.empty_like(input)
-    launch(input, output, k, feature, rows, _traceable())
-    return output
-
-
-@keep_first.register_fake  # type: ignore[untyped-decorator]
-def _fake(input: Tensor, k: Tensor, dim: int = -1) -> Tensor:
-    feature = dim % input.dim()
-    return _plain(input, k, feature) if layout(input, k, feature) is None else torch.empty_like(input)
-
-
-@triton_op(f"{_NAMESPACE}::keep_first_", mutates_args={"input"})
-def keep_first_(input: Tensor, k: Tensor, dim: int = -1) -> None:
-    """Zero the tail of `input` in place, reading and writing only the tail; arguments as in `keep_first`. Without autograd."""
-    feature = dim % input.dim()
-    rows = layout(input, k, feature)
-    if rows is None or input.numel() == 0:
-        input.copy_(_plain(input, k, feature))
-    else:
-        launch(input, input, k, feature, rows, _traceable())
-
-
-@keep_first_.register_fake  # type: ignore[untyped-decorator]
-def _fake_in_place(input: Tensor, k: Tensor, dim: int = -1) -> None:
-    pass
-
-
-def _save(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
-    _, k, ctx.dim = inputs
-    ctx.save_for_backward(k)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-    (k,) = ctx.saved_tensors
-    return keep_first(grad, k, ctx.dim), None, None
-
-
-keep_first.register_autograd(_backward, setup_context=_save)

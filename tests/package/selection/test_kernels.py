@@ -13,7 +13,13 @@ from oracles import keep_first_at_once as plain
 from package.selection.test_selection import DTYPES, assert_bitwise, problems
 from torch import Tensor
 
+from taildropout.selection.layout import Layout, row_layout
+
 ALL_DTYPES = [*DTYPES, torch.bool, torch.uint8, torch.int16, torch.int32, torch.int64]
+
+
+def rows_of(input: Tensor, k: Tensor, feature: int) -> Layout | None:
+    return row_layout(input.shape, input.stride(), k.shape, feature)
 
 
 def packed(input: Tensor) -> Tensor:
@@ -22,7 +28,9 @@ def packed(input: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("tile_bytes", [32, 8192])
-def test_any_problem_is_bitwise_the_oracle(place: SimpleNamespace, tile_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_problem_is_bitwise_the_oracle(
+    place: SimpleNamespace, launches: list[str], tile_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(place.kernels, "TILE_BYTES", tile_bytes)
 
     @settings(max_examples=50 if place.device == "cpu" else 1000)
@@ -31,20 +39,20 @@ def test_any_problem_is_bitwise_the_oracle(place: SimpleNamespace, tile_bytes: i
         input, k, dim = problem
         wanted = oracles.keep_first(input, k, dim)
         input, k = input.to(place.device), k.to(place.device)
-        output = place.kernels.keep_first(input, k, dim)
-        place.kernels.keep_first_(input, k, dim)
-        for each in (output, input):
+        select, feature = place.package.selection.select, dim % input.dim()
+        for each in (select(input, k, feature), select(input, k, feature, inplace=True)):
             assert_bitwise(packed(each), packed(wanted))
 
     check()
+    assert set(launches) == {"new", "in place"}
 
 
 @pytest.mark.parametrize("dtype", ALL_DTYPES)
 @pytest.mark.parametrize(("width", "offset"), [(1, 0), (16, 0), (16, 1), (255, 1), (3001, 0)])
 def test_every_dtype_misaligned_and_at_odd_sizes_with_nothing_written_beside(
-    place: SimpleNamespace, dtype: torch.dtype, width: int, offset: int
+    place: SimpleNamespace, launches: list[str], dtype: torch.dtype, width: int, offset: int
 ) -> None:
-    rows = 5
+    rows, select = 5, place.package.selection.select
     memory = torch.randn(rows * width + 2, device=place.device).mul(50).to(dtype)
     input = memory[offset : offset + rows * width].view(rows, width)
     k = torch.tensor([0, width, width // 2, 1, width + 7], device=place.device)[:, None]
@@ -53,10 +61,11 @@ def test_every_dtype_misaligned_and_at_odd_sizes_with_nothing_written_beside(
         input[tail] = math.nan
     wanted = plain(input, k)
     for each in (k, k.float() + 0.25, k.double() + 0.75, k.int()):
-        assert_bitwise(place.kernels.keep_first(input, each), wanted)
-    assert_bitwise(place.kernels.keep_first(input, k[2, 0]), plain(input, k[2, 0]))
+        assert_bitwise(select(input, each, 1), wanted)
+    assert_bitwise(select(input, k[2, 0], 1), plain(input, k[2, 0]))
     before = memory.clone()
-    place.kernels.keep_first_(input, k)
+    select(input, k, 1, inplace=True)
+    assert launches == ["new"] * 5 + ["in place"]
     assert_bitwise(input, wanted)
     assert_bitwise(memory[:offset], before[:offset])
     assert_bitwise(memory[offset + rows * width :], before[offset + rows * width :])
@@ -75,7 +84,7 @@ def test_a_second_launch_of_one_kind_and_launches_of_other_kinds_in_between(plac
         input = memory[offset : offset + 8 * width].view(8, width)
         k = torch.randint(0, width + 1, (8, 1), device=place.device).to(of_k)
         output = torch.full_like(input, math.nan)
-        place.kernels.launch(input, output, k, 1, place.kernels.layout(input, k, 1))
+        place.kernels.launch(input, output, k, 1, rows_of(input, k, 1))
         assert_bitwise(output, plain(input, k))
 
 
@@ -94,12 +103,12 @@ def test_triton_looks_at_launches_of_one_kind_once(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(kernels, "JITFunction", Kernel)
     monkeypatch.setattr(kernels, "_keep_rows", Kernel())
     monkeypatch.setattr(kernels, "_compiled", {})
-    monkeypatch.setattr(kernels, "dispatch_modes", lambda: 1)  # or it is refused on a CPU
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    input, k = torch.randn(9, 64), torch.full((8, 1), 3.0)
+    memory, k = torch.zeros(9, 64, dtype=torch.int32), torch.full((8, 1), 3.0)
     for start in (0, 64, 1):  # 256 bytes further are aligned, 4 are not
-        part = input.view(-1)[start : start + 8 * 64].view(8, 64)
-        kernels.launch(part, torch.empty(8, 64), k, 1, kernels.layout(part, k, 1))
+        part = memory.view(-1)[start : start + 8 * 64].view(8, 64)
+        plan = kernels._plan(rows_of(part, k, 1), (8, 1), 64, 1, 4, kernels.TILE_BYTES)
+        kernels._run(plan, (part, torch.empty_like(part), k, *plan.sizes, False, *plan.tile))
     assert (len(looks), len(again)) == (2, 1)
     (grid, first), (whole_grid, second) = looks[0], again[0]
     assert whole_grid == (*grid, 1, 1)
@@ -142,21 +151,20 @@ def test_which_cases_are_fused(place: SimpleNamespace, launches: list[str], name
         input, sizes, dim = {**FUSED, **NOT_FUSED}[name]()
     k = torch.randint(0, input.shape[dim] + 1, sizes, device=place.device)
     wanted = plain(input, k, dim)
-    output = place.kernels.keep_first(input, k, dim)
+    output = place.package.keep_first(input, k, dim)
     assert_bitwise(output, wanted)
-    assert (place.kernels.layout(input, k, dim) is not None) == (name in FUSED)
+    assert (rows_of(input, k, dim) is not None) == (name in FUSED)
     assert launches == ["new"] * (name in FUSED)
     if name in FUSED:
         assert output.stride() == input.stride()
-    assert_bitwise(place.package.keep_first(input, k, dim), wanted)
-    assert launches == ["new"] * 2 * (name in FUSED)
 
 
 @pytest.mark.parametrize("k", [math.nan, math.inf, -math.inf, 1e30, 2**62, -1, -(2**62), 0.999, 1.0])
-def test_k_far_outside_keeps_all_or_none(place: SimpleNamespace, k: float) -> None:
+def test_k_far_outside_keeps_all_or_none(place: SimpleNamespace, launches: list[str], k: float) -> None:
     input = torch.randn(3, 33, device=place.device)
-    wanted = plain(input, torch.tensor(k, device=place.device))
-    assert_bitwise(place.kernels.keep_first(input, torch.tensor(k, device=place.device)), wanted)
+    k_there = torch.tensor(k, device=place.device)
+    assert_bitwise(place.package.selection.select(input, k_there, 1), plain(input, k_there))
+    assert launches == ["new"]
 
 
 def test_the_tail_is_not_read(interpreted: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,12 +184,13 @@ def test_the_tail_is_not_read(interpreted: ModuleType, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(builder, "create_masked_load", load_seen)
     monkeypatch.setattr(builder, "create_masked_store", store_seen)
-    k = torch.tensor([0, 1, 4, 5, 2999, 3000])
+    k = torch.tensor([0, 1, 4, 5, 2999, 3000])[:, None]
     input = torch.randn(6, 3000)
-    interpreted.selection.triton_kernel.keep_first(input, k[:, None])
+    launch, rows = interpreted.selection.triton_kernel.launch, rows_of(input, k, 1)
+    launch(input, torch.empty_like(input), k, 1, rows)
     assert (sum(read), sum(written)) == (0 + 4 + 4 + 8 + 3000 + 3000, input.numel())
     read.clear(), written.clear()
-    interpreted.selection.triton_kernel.keep_first_(input, k[:, None])
+    launch(input, input, k, 1, rows)
     assert (sum(read), sum(written)) == (0 + 4 + 0 + 4 + 4 + 0, 3000 + 3000 + 2996 + 2996 + 4 + 0)
 
 
@@ -192,19 +201,22 @@ def test_places_up_to_and_above_2_to_the_31(
     """Of a tensor of 2 GiB, most of it never touched, the last tile alone is computed."""
     from triton.runtime.interpreter import GridExecutor, interpreter_builder
 
+    kernels = interpreted.selection.triton_kernel
+    whole = kernels._keep_rows
+
     class Last:
         def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
             monkeypatch.setattr(interpreter_builder, "set_grid_idx", lambda *_: None)
             monkeypatch.setattr(interpreter_builder, "grid_idx", (grid[0] - 1, 0, 0), raising=False)
-            return interpreted.selection.triton_kernel._keep_rows[(1,)]
+            return whole[(1,)]
 
+    monkeypatch.setattr(kernels, "_keep_rows", Last())
     monkeypatch.setattr(GridExecutor, "_restore_args_dev", lambda *_: None)  # it would copy all memory onto itself
     input = torch.empty(shape, dtype=torch.int8)
     last = input.view(-1)[-2048:]
     last.fill_(1)
     k = torch.tensor(shape[1] - 10)
-    triton_kernel = interpreted.selection.triton_kernel
-    triton_kernel.launch(input, input, k, 1, triton_kernel.layout(input, k, 1), Last())
+    kernels.launch(input, input, k, 1, rows_of(input, k, 1))
     assert not last.view(-1, min(shape[1], 2048))[:, -10:].any()
     assert last.view(-1, min(shape[1], 2048))[:, :-10].all()
 
@@ -212,50 +224,27 @@ def test_places_up_to_and_above_2_to_the_31(
 @pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0,)])
 def test_nothing_is_launched_for_nothing(place: SimpleNamespace, launches: list[str], shape: tuple[int, ...]) -> None:
     input, k = torch.empty(shape, device=place.device), torch.tensor(2, device=place.device)
-    assert place.kernels.keep_first(input, k).shape == shape
-    place.kernels.keep_first_(input, k)
-    assert place.package.keep_first(input, 2).shape == shape
+    assert place.package.keep_first(input, k).shape == shape
+    assert place.package.selection.select(input, k, len(shape) - 1, inplace=True) is input
     assert launches == []
 
 
-def test_opcheck(place: SimpleNamespace) -> None:
-    """Whole on a GPU. The interpreter's kernel cannot be traced, the real one is below."""
-    whole = torch.library.opcheck.__kwdefaults__["test_utils"] if place.device == "cuda" else ()
-    tests = whole or ("test_schema", "test_autograd_registration", "test_faketensor")
-    for input, k, dim in (
-        (torch.randn(6, 40, requires_grad=True), torch.randint(0, 41, (6, 1)), -1),
-        (torch.randn(6, 40), torch.tensor(3.5), 0),
-        (channels_last(2, 6, 3, 3), torch.tensor(2), 1),
-        (torch.randn(6, 80)[:, ::2], torch.tensor(2), 1),
-    ):
-        given = (input.detach().to(place.device).requires_grad_(input.requires_grad), k.to(place.device), dim)
-        torch.library.opcheck(place.kernels.keep_first, given, test_utils=tests)
-    inplace = (torch.randn(6, 40, device=place.device), torch.tensor(3, device=place.device))
-    torch.library.opcheck(place.kernels.keep_first_, inplace, test_utils=tests)
-
-
-def test_gradcheck_of_the_operator_and_only_k_is_saved(place: SimpleNamespace) -> None:
+def test_only_k_is_saved_and_a_nan_in_the_gradient_of_the_tail_leaves_no_trace(
+    place: SimpleNamespace, launches: list[str]
+) -> None:
     k = torch.tensor([[0], [2], [5]], device=place.device)
     input = torch.randn(3, 5, dtype=torch.float64, device=place.device, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: place.kernels.keep_first(x, k), input)
-    assert torch.autograd.gradgradcheck(lambda x: place.kernels.keep_first(x, k), input)
     saved: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda each: saved.append(each) or each, lambda each: each):
-        output = place.kernels.keep_first(input, k)
+        output = place.package.keep_first(input, k)
     assert [each.data_ptr() for each in saved] == [k.data_ptr()]
     (received,) = torch.autograd.grad(output, input, torch.full_like(output, math.nan))
     assert torch.equal(received.isnan(), plain(torch.ones_like(received), k).bool())
-
-
-def test_two_versions_keep_their_operators(interpreted: ModuleType) -> None:
-    from taildropout.selection import triton_kernel as kernels
-
-    assert kernels.keep_first._opoverload.namespace == "taildropout"
-    assert interpreted.selection.triton_kernel.keep_first._opoverload.namespace == "taildropout_interpreted"
-    assert type(kernels._keep_rows) is not type(interpreted.selection.triton_kernel._keep_rows)
+    assert launches == ["new"] * 2
 
 
 def test_the_kernel_on_a_cpu_says_what_to_call_instead() -> None:
     kernels = pytest.importorskip("taildropout.selection.triton_kernel", reason="needs Triton: pip install triton, on Linux")
+    input, k = torch.randn(4, 8), torch.tensor(3)
     with pytest.raises(ValueError, match=r"input is on the CPU, but this kernel is for GPUs; call taildropout\.keep_first"):
-        kernels.keep_first(torch.randn(4, 8), torch.tensor(3))
+        kernels.launch(input, input, k, 1, rows_of(input, k, 1))

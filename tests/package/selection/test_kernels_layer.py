@@ -124,7 +124,7 @@ def test_a_triton_that_does_not_work_is_named_once(interpreted: ModuleType, monk
     monkeypatch.setattr(selection, "_on_gpu", lambda tensor: True)
     monkeypatch.setattr(selection, "FUSED_FROM", 1)
     monkeypatch.setattr(selection, "_kernels", {})
-    monkeypatch.setattr(interpreted.selection.triton_kernel, "keep_first", broken)
+    monkeypatch.setattr(interpreted.selection.triton_kernel, "launch", broken)
     with pytest.warns(RuntimeWarning, match="plain torch is used, which is slower. RuntimeError: Failed to find C compiler"):
         output = interpreted.keep_first(input, 7)
     assert_bitwise(output, plain(input, torch.tensor(7)))
