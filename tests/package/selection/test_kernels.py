@@ -8,7 +8,7 @@ from typing import Any
 import oracles
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from oracles import keep_first_at_once as plain
 from package.selection.test_selection import DTYPES, assert_bitwise, problems
 from torch import Tensor
@@ -35,6 +35,10 @@ def test_any_problem_is_bitwise_the_oracle(
 
     @settings(max_examples=50 if place.device == "cpu" else 1000)
     @given(problems())
+    @example((torch.arange(24.0).reshape(2, 3, 4).transpose(1, 2), torch.tensor([[[2, 0, 4]]]), 1))
+    @example(
+        (torch.arange(24.0).reshape(2, 2, 2, 3), torch.tensor([[[[2], [0]]], [[[3], [1]]]]), 3)
+    )  # of 2 dims with one between
     def check(problem: tuple[Tensor, Tensor, int]) -> None:
         input, k, dim = problem
         wanted = oracles.keep_first(input, k, dim)
