@@ -10,10 +10,11 @@ Some names with an underscore are used elsewhere too, because torch lets subclas
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from operator import attrgetter
+from threading import Lock
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
@@ -126,3 +127,25 @@ def without_compiler() -> AbstractContextManager[Any]:
     If the compiler is not imported yet, nothing was compiled, and the context does nothing: the import would take seconds.
     """
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+_bypassing = Lock()
+_blocks: list[bool] = []  # for each open block of `without_fastpath`, in any thread, the state that it found
+
+
+@contextmanager
+def without_fastpath() -> Iterator[None]:
+    """In a `with` block, turn off the fast path of `nn.TransformerEncoderLayer`, which bypasses the layers inside.
+
+    The switch belongs to the process, so the last of several blocks to end, in any thread, restores what the first one found.
+    """
+    with _bypassing:
+        _blocks.append(torch.backends.mha.get_fastpath_enabled() if not _blocks else _blocks[0])
+        torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        with _bypassing:
+            found = _blocks.pop()
+            if not _blocks:
+                torch.backends.mha.set_fastpath_enabled(found)

@@ -19,8 +19,15 @@ def check_tensor(input: object) -> None:
         raise TypeError(f"input has type {type(input).__name__}; give a tensor")
 
 
-def refuse_strided(input: Tensor) -> None:
-    """Raise ValueError if `input` is a nested tensor with the older layout, torch.strided, whose shape cannot be read."""
+def check_layout(input: Tensor) -> None:
+    """Raise an error unless `input` is dense or jagged: the rows of others have no place in memory, or no readable shape.
+
+    Raises:
+        TypeError: if `input` is sparse.
+        ValueError: if `input` is a nested tensor with the older layout, torch.strided.
+    """
+    if input.layout not in (torch.strided, torch.jagged):
+        raise TypeError(f"input has the layout {input.layout}; give a dense tensor: input.to_dense()")
     if input.is_nested and input.layout != torch.jagged:
         raise ValueError(
             "input is a nested tensor with the layout torch.strided; pad it: torch.nested.to_padded_tensor(input, 0.0), or "

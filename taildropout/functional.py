@@ -20,11 +20,11 @@ from .dims import (
     Dims,
     check_dim,
     check_dims,
+    check_layout,
     check_tensor,
     constant_sizes,
     features_of,
     from_0,
-    refuse_strided,
     sample_dims,
     sample_shape,
 )
@@ -76,7 +76,7 @@ def keep_first(input: Tensor, k: int | float | Tensor, dim: int = -1) -> Tensor:
     if not (type(input) is Tensor and type(k) in (int, Tensor)) and overridden(input, k):
         return handle_torch_function(keep_first, (input, k), input, k, dim)
     check_tensor(input)
-    refuse_strided(input)
+    check_layout(input)
     feature = from_0("dim", check_dim(dim, "dim"), input.dim())
     if isinstance(k, Tensor):
         if k.dtype == torch.bool or k.is_complex():
@@ -107,9 +107,14 @@ def _fits(k_shape: Sequence[int], shape: Sequence[int], feature: int) -> bool:
 
 
 def check_float(input: Tensor) -> None:
-    """Raise TypeError if `input` is neither floating-point nor complex: other dtypes have no gradient."""
+    """Raise TypeError if `input` is neither floating-point nor complex (other dtypes have no gradient), or has 8 bits.
+
+    For 8 bits torch has neither `masked_fill` nor products in training.
+    """
     if not (input.is_floating_point() or input.is_complex()):
         raise TypeError(f"input has dtype {input.dtype}; tail dropout in training needs a float: convert with input.float()")
+    if input.dtype.itemsize == 1:
+        raise TypeError(f"input has dtype {input.dtype}, in which torch cannot train; convert with input.bfloat16()")
 
 
 def drop_tail(
@@ -136,7 +141,7 @@ def drop_tail(
         try:
             key = (input.shape, input.dtype, p, batch_dims, dropout_dim, get_ident())
         except RuntimeError:
-            refuse_strided(input)
+            check_layout(input)
             raise
         noise, its_rate, positions = _prepared.get(key) or _prepare(key, input)
         dropped = noise.exponential_(its_rate) < positions
@@ -145,7 +150,7 @@ def drop_tail(
         return _drop_in_graph_at(input, p, batch_dims, dropout_dim, inplace)
     if type(input) is not Tensor and is_jagged(input):
         return drop_jagged(input, p, batch_dims, dropout_dim, inplace, generator)
-    refuse_strided(input)
+    check_layout(input)
     shape, feature = sample_shape(input.shape, batch_dims, dropout_dim)
     if p == 0 or count == 0:
         return input

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ._torch import constant_in_graphs
 from .compiled import CompiledConstants
-from .dims import as_given, check_dims, check_tensor, refuse_strided, sample_dims, sample_shape
+from .dims import as_given, check_dims, check_layout, check_tensor, sample_dims, sample_shape
 from .distribution import check_p, exponential_from_uniforms
 from .fixed_k import FixedK
 from .functional import drop_in_graph, drop_jagged, drop_tail, keep_first, tail_dropout
@@ -135,7 +135,7 @@ class TailDropout(nn.Module):
         if type(input) is not Tensor and (output := self._of_other_type(input)) is not None:
             return output
         if self.fixed_k.k is not None:
-            refuse_strided(input)
+            check_layout(input)
             return select(input, *self.k_for(input.shape, input.device), self.inplace)
         if torch.compiler.is_compiling():
             return self._compiled(input)

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from ._torch import without_fastpath
 from .fixed_k import check_k
 from .layer import TailDropout
 from .names import Model, named
@@ -57,16 +57,14 @@ def at_k(
             check_k(value)
     layers = named(model, TailDropout, None)
     before = {layer: layer.fixed_k for layer in layers.values()}
-    fastpath = torch.backends.mha.get_fastpath_enabled()
     try:
-        torch.backends.mha.set_fastpath_enabled(False)
         for name, value in chosen.items():
             layer = layers[name]
             layer.set_k(value)
             layer.fixed_k = layer.fixed_k.held(name, at_most)
-        yield model
+        with without_fastpath():
+            yield model
     finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
         for layer, fixed_k in before.items():
             layer.fixed_k = fixed_k.moved(layer.fixed_k.home)  # the model may have moved meanwhile
 

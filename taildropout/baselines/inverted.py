@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..dims import refuse_strided
+from ..dims import check_layout
 from ..distribution import check_p
 from ..functional import check_float
 from ..tracing import node
@@ -46,7 +46,7 @@ class InvertedDropout(nn.Module):
         if not self.training:
             return input
         check_float(input)
-        refuse_strided(input)
+        check_layout(input)
         # In float32 for every input dtype, because a uniform in bfloat16 has only 256 values.
         kept = torch.rand_like(input, dtype=torch.float32) >= self.p
         scale = 1 / (1 - self.p) if self.p < 1 else 0.0

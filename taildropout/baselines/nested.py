@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import constant_in_graphs
-from ..dims import as_given, check_dims, features_of, refuse_strided, sample_shape
+from ..dims import as_given, check_dims, check_layout, features_of, sample_shape
 from ..distribution import CensoredGeometric, check_p
 from ..functional import check_float, keep_first
 from ..tracing import node, refuse_script
@@ -171,7 +171,7 @@ class NestedDropout(nn.Module):
         """Drop the tail of the input's features."""
         if not isinstance(input, Tensor):
             return node(self, input)
-        refuse_strided(input)
+        check_layout(input)
         shape, feature = sample_shape(input.shape, self._batch_dims, self.dropout_dim)
         count = input.numel()
         if not self.training or (type(count) is int and count == 0):

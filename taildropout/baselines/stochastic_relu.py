@@ -7,7 +7,7 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from ..dims import refuse_strided
+from ..dims import check_layout
 from ..functional import check_float
 from ..tracing import node
 
@@ -51,7 +51,7 @@ class StochasticReLU(nn.Module):
         if not self.training:
             return torch.relu(input)
         check_float(input)
-        refuse_strided(input)
+        check_layout(input)
         # `where` and not a product, so that a dropped inf leaves no trace. In float32, because bfloat16 has few values.
         kept = torch.rand_like(input, dtype=torch.float32) < self.p
         return torch.relu(torch.where(kept, input, 0))

@@ -11,7 +11,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from .._torch import tree_leaves
+from .._torch import tree_leaves, without_fastpath
 from ..layer import TailDropout
 from ..names import Model
 from .arguments import as_arguments, check_model, devices_of, resolve
@@ -29,13 +29,8 @@ def _undisturbed(model: nn.Module, inputs: Inputs) -> Iterator[None]:
     The states of torch's random number generators are restored too.
     """
     devices = devices_of(model) | {each.device for each in tree_leaves(inputs) if isinstance(each, Tensor) and each.is_cuda}
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.random.fork_rng(devices), torch.inference_mode(False), torch.no_grad():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
+    with torch.random.fork_rng(devices), torch.inference_mode(False), torch.no_grad(), without_fastpath():
+        yield
 
 
 def _features(network: nn.Module, names: Mapping[str, int], inputs: Inputs) -> dict[str, int]:

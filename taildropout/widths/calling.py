@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from .._torch import tree_leaves, tree_map_only
+from .._torch import times_written, tree_leaves, tree_map_only
 from .losses import FewClasses, check_loss
 
 Loss = Callable[[Any, Any], Any]
@@ -23,7 +24,7 @@ class Example:
 
     input: Any
     target: Any
-    weight: int  # of the batch's mean loss, in the mean over batches
+    weight: float  # of the batch's mean loss, in the mean over batches
     keywords: bool  # True if the input is a dict of keyword arguments
 
 
@@ -35,6 +36,8 @@ class Caller:
             raise TypeError(f"loss is the class {loss.__name__}; give an instance of it: {loss.__name__}()")
         if loss is not None and not callable(loss):
             raise TypeError(f"loss has type {type(loss).__name__}; give a callable of output and target")
+        if getattr(loss, "reduction", None) == "sum":
+            raise ValueError("loss has reduction='sum', and batches may differ in size; give reduction='mean' or 'none'")
         if call is not None and not callable(call):
             raise TypeError(f"call has type {type(call).__name__}; give a callable of model and batch")
         self.model, self.loss, self.call = model, loss, call
@@ -42,6 +45,7 @@ class Caller:
             # Offloaded weights are on "meta" whenever they are not in use.
             device = next((parameter.device for parameter in model.parameters() if not parameter.is_meta), None)
         self.device = device
+        self._changes_input: bool | None = None  # known after the first forward
 
     def read(self, batch: Any, number: int) -> Example:
         """Check a batch, move it to the device, and return its input and target; `number` counts batches from 1, for messages.
@@ -67,10 +71,21 @@ class Caller:
         return Example(input, target, self._weight(batch, target), self.call is None and not pair)
 
     def run(self, input: Any, keywords: bool) -> Any:
-        """Return the model's output for an input; `keywords` is True if the input is a dict of keyword arguments."""
+        """Return the model's output for an input, which is left as it is: batches are used more than once.
+
+        `keywords` is True if the input is a dict of keyword arguments. The first input is copied, and if the model changes the
+        tensors of the copy, so is every later input. Containers are always copied, because a call may pop items from a dict.
+        """
+        copied = self._changes_input is not False
+        input = tree_map_only(Tensor, lambda tensor: tensor.clone() if copied else tensor, input)
+        written = [] if not copied else [(leaf, times_written(leaf)) for leaf in tree_leaves(input) if isinstance(leaf, Tensor)]
         if self.call is not None:
-            return self.call(self.model, input)
-        return self.model(**input) if keywords else self.model(input)
+            output = self.call(self.model, input)
+        else:
+            output = self.model(**input) if keywords else self.model(input)
+        if self._changes_input is None:
+            self._changes_input = any(times_written(tensor) != times for tensor, times in written)
+        return output
 
     def loss_of(self, output: Any, target: Any) -> Tensor:
         """Return the loss of an output, 0-d for a mean or 1-d with one element per sample.
@@ -84,12 +99,21 @@ class Caller:
         with FewClasses() if isinstance(output, Tensor) and output.is_cpu else nullcontext():
             return check_loss(self.loss(output, target))
 
-    def _weight(self, batch: Any, target: Any) -> int:
-        """Return the number of labels other than -100 for the model's own loss, else the number of elements of the target."""
-        labels = batch.get("labels") if self.loss is None and isinstance(batch, dict) else None
-        if isinstance(labels, Tensor) and not labels.is_floating_point():
-            return int((labels != -100).sum())  # cross-entropy ignores labels of -100
-        sizes = [leaf.numel() for leaf in tree_leaves((target, batch)) if isinstance(leaf, Tensor)]
+    def _weight(self, batch: Any, target: Any) -> float:
+        """Return what the mean loss of the batch is a mean over: the number of elements of the target.
+
+        A cross-entropy ignores some classes of the target, and may weight the others. A model's own loss ignores -100. The
+        first tensor stands for the target where there is none, also as an attribute of a batch that is no container.
+        """
+        labels = batch.get("labels") if self.loss is None and isinstance(batch, dict) else target
+        ignores = self.loss in (None, functional.cross_entropy, functional.nll_loss)
+        ignores = ignores or isinstance(self.loss, nn.CrossEntropyLoss | nn.NLLLoss)
+        if ignores and isinstance(labels, Tensor) and not labels.is_floating_point():
+            counted = labels[labels != getattr(self.loss, "ignore_index", -100)]
+            of_class = getattr(self.loss, "weight", None)
+            return counted.numel() if of_class is None else float(of_class.to(labels.device)[counted].sum())
+        attributes = vars(batch) if hasattr(batch, "__dict__") else {}
+        sizes = [leaf.numel() for leaf in tree_leaves((target, batch, attributes)) if isinstance(leaf, Tensor)]
         return sizes[0] if sizes else 1
 
 

@@ -93,7 +93,9 @@ def stack_losses(values: Sequence[Tensor], labels: Sequence[Any], batch: int) ->
     Raises:
         ValueError: if shapes differ, there is no sample, or a loss is NaN.
     """
-    if len({value.shape for value in values}) > 1 or values[0].shape == (0,):
+    if values[0].shape == (0,):
+        raise ValueError(f"the loss gave no number in batch {batch}; leave batches without samples out")
+    if len({value.shape for value in values}) > 1:
         shapes = ", ".join(str(tuple(shape)) for shape in sorted({value.shape for value in values}))
         raise ValueError(f"the loss gave {shapes} in batch {batch}; it should give a mean, or one number per sample, always")
     together = torch.stack(list(values)).to("cpu").double()
@@ -107,14 +109,14 @@ class RunningMean:
     """Mean and standard error of losses that come batch by batch, by the update of Chan, Golub & LeVeque (1979)."""
 
     def __init__(self, keep: bool = False) -> None:
-        self.weight = 0
+        self.weight = 0.0
         self.units = 0  # independent values: samples, or batches if only their means are known
         self.sum: Tensor | float = 0.0
         self.squares: Tensor | float = 0.0  # weighted sum of squared deviations from the mean
         self.dims = 0
         self.keep, self.kept = keep, list[Tensor]()
 
-    def add(self, losses: Tensor, weight: int) -> None:
+    def add(self, losses: Tensor, weight: float) -> None:
         """Add a batch: losses of shape (widths, samples), or means of shape (widths,), which count `weight` times.
 
         Raises:

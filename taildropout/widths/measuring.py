@@ -11,7 +11,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from .._torch import without_compiler
+from .._torch import without_compiler, without_fastpath
 from ..layer import TailDropout
 from ..models import at_k
 from .arguments import check_limit, check_widths, find_layers, length, widths_up_to
@@ -108,9 +108,9 @@ def scree(
         loss: called as `loss(output, target)` with the output at one width, or as `loss(output, batch)` for batches that are
             not pairs. It returns the loss of each sample (a tensor whose first dim is that of samples, averaged over its other
             dims), or the mean over the batch (a 0-d tensor or a number). Means are weighted by the number of elements of the
-            target, so that the last batch may be smaller. Any metric that is a mean will do, such as
-            `lambda output, target: output.argmax(1) == target`. If None, the model's own loss is used: `output.loss` or
-            `output["loss"]`, weighted by the number of labels other than -100.
+            target (for torch's cross-entropy: that are not ignored), so that the last batch may be smaller. Any metric that is
+            a mean will do, such as `lambda output, target: output.argmax(1) == target`. If None, the model's own loss is used:
+            `output.loss` or `output["loss"]`, weighted by the number of labels other than -100.
         widths: an iterable of ints from 0 to the layer's number of features n; "log" for 0, 1, 2, 4, 8 … n; all if None.
         call: called as `call(model, batch)` and returns the output. Default: the call described under `batches`.
         device: the device that batches are moved to; by default that of the model's first parameter that is not on "meta". The
@@ -134,7 +134,8 @@ def scree(
         TypeError: if an argument is of a wrong type, a batch is of a form that the model cannot be called with, or the loss
             gives no number.
         ValueError: if the layer is not in the model or never called, a layer or a width is repeated or a width is outside
-            0 … n, there is no batch, a loss is NaN, or `loss` is None and the model's output has no loss.
+            0 … n, there is no batch or one without samples, a loss is NaN or a sum over the batch, or `loss` is None
+            and the model's output has no loss.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), TailDropout(), nn.Linear(8, 1))
@@ -216,14 +217,11 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     # Not by `eval()`, which makes TailDropouts forget k, and which modules may override.
     modes = [(module, module.training) for module in model.modules()]
     gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    fastpath = torch.backends.mha.get_fastpath_enabled()  # which bypasses the layers of an nn.TransformerEncoder
-    with torch.random.fork_rng(gpus), torch.inference_mode(False), torch.no_grad(), without_compiler():
+    with torch.random.fork_rng(gpus), torch.inference_mode(False), torch.no_grad(), without_compiler(), without_fastpath():
         try:
-            torch.backends.mha.set_fastpath_enabled(False)
             for module, _ in modes:
                 module.training = False
             yield
         finally:
-            torch.backends.mha.set_fastpath_enabled(fastpath)
             for module, module.training in modes:  # noqa: B007
                 pass

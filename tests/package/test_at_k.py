@@ -242,3 +242,13 @@ def test_at_most_caps_instead_of_raising() -> None:
         with at_k(net, 6), pytest.raises(ValueError, match="k=6 is greater than the 4 features"):
             net[1](input[:, :4])
         assert torch.equal(net[1](input[:, :4]), input[:, :4])
+
+
+def test_the_last_of_several_blocks_turns_the_fast_path_on_again() -> None:
+    first, second = at_k(TailDropout(), 1), at_k(TailDropout(), 1)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not torch.backends.mha.get_fastpath_enabled()
+    second.__exit__(None, None, None)
+    assert torch.backends.mha.get_fastpath_enabled()

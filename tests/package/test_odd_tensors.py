@@ -250,3 +250,16 @@ def test_compiled_code_takes_a_class_of_tensors() -> None:
     compiled = torch.compile(TailDropout(0.5), backend="eager", fullgraph=True)
     output = compiled(torch.ones(50, 8).as_subclass(Named)).as_subclass(Tensor)
     assert torch.equal(output, keep_first(torch.ones(50, 8), output.sum(1, keepdim=True)))
+
+
+@pytest.mark.parametrize("rows", [3, 4000], ids=["small", "large"])
+@pytest.mark.parametrize("call", [TailDropout(), lambda each: keep_first(each, 3)], ids=["layer", "keep_first"])
+def test_a_sparse_tensor_is_to_be_made_dense(call: Callable[[Tensor], Tensor], rows: int) -> None:
+    with pytest.raises(TypeError, match=r"layout torch\.sparse_coo; give a dense tensor: input\.to_dense\(\)"):
+        call(torch.ones(rows, 8).to_sparse())
+
+
+@pytest.mark.parametrize("rows", [3, 4000], ids=["small", "large"])
+def test_eight_bits_are_to_be_converted(rows: int) -> None:
+    with pytest.raises(TypeError, match=r"dtype torch\.float8_e4m3fn, in which torch cannot train; .*input\.bfloat16\(\)"):
+        TailDropout()(torch.ones(rows, 8).to(torch.float8_e4m3fn))

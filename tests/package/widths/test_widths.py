@@ -49,7 +49,8 @@ LOSSES = {
     "function": functional.cross_entropy,
     "per sample": functools.partial(functional.cross_entropy, reduction="none"),
     "smoothed, weighted": nn.CrossEntropyLoss(torch.tensor([1.0, 2, 0.5]).double(), label_smoothing=0.1),
-    "one ignored": nn.CrossEntropyLoss(ignore_index=1, reduction="none"),
+    "one ignored, per sample": nn.CrossEntropyLoss(ignore_index=1, reduction="none"),
+    "one ignored": nn.CrossEntropyLoss(ignore_index=1),
     "probabilities": lambda o, y: functional.cross_entropy(o, functional.one_hot(y, 3).double() * 0.9, reduction="none"),
     "by keyword": lambda o, y: functional.cross_entropy(target=y, input=o),
     "own": lambda o, y: o.logsumexp(1) - o.gather(1, y[:, None])[:, 0],
@@ -62,7 +63,8 @@ LOSSES = {
 def test_losses_and_metrics_of_classes(name: str) -> None:
     model, batches, loss = wide_linear(), classes(5, 3, (30, 30, 11)), LOSSES[name]
     result = scree(model, "2", batches, loss)
-    torch.testing.assert_close(result.loss, loop(model, "2", batches, loss, range(13)), rtol=1e-10, atol=1e-12)
+    together = [tuple(torch.cat(parts) for parts in zip(*batches, strict=True))]
+    torch.testing.assert_close(result.loss, loop(model, "2", together, loss, range(13)), rtol=1e-10, atol=1e-12)
 
 
 def test_what_stands_before_the_layer_runs_once_and_rows_are_bounded() -> None:
