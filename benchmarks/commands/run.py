@@ -18,7 +18,6 @@ from ..results import asv_run, choice, stored
 from ..results.asv_run import Choice, SuiteRun
 from ..results.progress import ProgressLine
 from ..results.speed_table import render
-from ..system.errors import CannotMeasure
 from . import record
 
 NEXT = """Each time was measured in a process of its own, both times of a ratio in the same process: compare ratios.
@@ -32,17 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     record.add_choice(parser)
     parser.add_argument("--again", action="store_true", help="also measure figures that the commit has already")
     parser.add_argument("--verbose", "-v", action="store_true", help="show asv's output as it comes")
-    # The former spelling of the command `record`.
-    parser.add_argument("--record", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--seconds", type=float, default=record.SECONDS, help=argparse.SUPPRESS)
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Measure, print the newest commit's table and each commit's failures; return the worst exit code. Raises CannotMeasure."""
-    if arguments.record:
-        if arguments.commits != "HEAD":
-            raise CannotMeasure("a record measures the working tree; leave the commits out, or leave out --record")
-        return record.main(arguments)
     console = Console(width=record.WIDTH)
     names = choice.select(arguments.case, arguments.profile, arguments.device)
     wanted = Choice(names, arguments.profile, arguments.device, only_cases=bool(arguments.case))

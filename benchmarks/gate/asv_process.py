@@ -1,6 +1,5 @@
 """Start, command and end the measuring processes in lock step. Each of them runs asv_worker.py."""
 
-import contextlib
 import importlib.util
 import json
 import os
@@ -15,12 +14,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, Queue
-from typing import IO, Any
+from typing import Any
 
 from ..system.errors import CannotMeasure
 from .environments import Environment
 from .guarded import guarded
 from .messages import HEAD
+from .processes import pump
 
 WORKER = Path(__file__).with_name("asv_worker.py")
 STARTING = 120.0  # seconds to start Python and to import the suite
@@ -77,7 +77,7 @@ class Worker:
         self.process = stack.enter_context(guarded(words, self.folder, environment.env, subprocess.PIPE, errors))
         assert self.process.stdout is not None
         self.answers: Queue[bytes] = Queue()
-        threading.Thread(target=pump, args=(self.process.stdout, self.answers), daemon=True).start()
+        threading.Thread(target=pump, args=(self.process.stdout, self.answers, b""), daemon=True).start()
 
     def ask(self, seconds: float, what: str, /, **more: Any) -> dict[str, Any]:
         """Send the command `what` with the arguments `more` and return its answer.
@@ -155,11 +155,3 @@ def copy_runner(folder: Path) -> Path:
         elif name == "asv_runner":
             raise CannotMeasure(f"asv_runner runs the benchmarks, but {sys.executable} has none; pip install asv_runner")
     return folder
-
-
-def pump(stream: IO[bytes], lines: "Queue[bytes]") -> None:
-    """Put each line of a stream into a queue, and an empty one at the end."""
-    with contextlib.suppress(ValueError):  # closed, since the process was ended
-        for line in stream:
-            lines.put(line)
-    lines.put(b"")

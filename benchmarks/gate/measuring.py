@@ -203,7 +203,7 @@ class Comparison:
             if not (task.cases and isinstance(last, Failure) and last.hangs):
                 break
         stolen = machine.stolen_ticks() - ticks
-        self.processes.append(Measured(task.signal, number, task.sides[0][0], core, machine.load_average(), stolen, found))
+        self.processes.append(Measured(task.signal, number, task.sides[0][0], core, os.getloadavg()[0], stolen, found))
         return found
 
     def record_finding(self, message: Message) -> Message:

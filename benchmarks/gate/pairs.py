@@ -145,7 +145,7 @@ class PairComparison:
                 except CaseFailed as failed:
                     self.failures[name] = str(failed)
         stolen = machine.stolen_ticks() - ticks
-        measured = MeasuredPair(number, against_itself, core, machine.load_average(), stolen, megahertz(core), found)
+        measured = MeasuredPair(number, against_itself, core, os.getloadavg()[0], stolen, megahertz(core), found)
         with self.lock:
             self.pairs.append(measured)
         return measured

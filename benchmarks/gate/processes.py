@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import Empty, Queue
-from typing import IO
+from typing import IO, AnyStr
 
 from ..system import machine
 from ..system.errors import CommandError
@@ -97,16 +97,16 @@ def hand_over(process: "subprocess.Popen[str]", task: str) -> "Queue[str]":
         process.stdin.write(task)
         process.stdin.close()
     lines: Queue[str] = Queue()
-    threading.Thread(target=pump, args=(process.stdout, lines), daemon=True).start()
+    threading.Thread(target=pump, args=(process.stdout, lines, ""), daemon=True).start()
     return lines
 
 
-def pump(stream: IO[str], lines: "Queue[str]") -> None:
-    """Put each line of a stream into a queue, and an empty one at the end."""
+def pump(stream: IO[AnyStr], lines: "Queue[AnyStr]", end: AnyStr) -> None:
+    """Put each line of a stream into a queue, and an empty one, `end`, when the stream ends."""
     with contextlib.suppress(ValueError):  # closed, since the process was ended
         for line in stream:
             lines.put(line)
-    lines.put("")
+    lines.put(end)
 
 
 def cores_for(workload: Workload, names: Sequence[str]) -> list[int | None]:

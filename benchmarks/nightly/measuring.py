@@ -18,7 +18,7 @@ class Measuring:
 
     def __init__(self, journal: Journal, steps: Steps) -> None:
         self.journal, self.steps = journal, steps
-        self.take_results()
+        self.merge_results(into_branch=False)
         self.series = self.select_series()
         self.series.measured = [commit for commit in self.series.measured if self.has_figures(commit)]
 
@@ -80,10 +80,10 @@ class Measuring:
         try:
             outcome = self.steps.measure(commit, seconds)
         except OutOfTime:
-            self.give_results()
+            self.merge_results(into_branch=True)
             self.journal.save(f"{commit[:8]} measured in part")
             raise
-        self.give_results()
+        self.merge_results(into_branch=True)
         if outcome.verdict == PASS and not self.has_figures(commit):
             outcome = Outcome(FAILED, f"no figure is stored for commit {commit[:8]}, though measuring it reported no failure")
         if outcome.verdict == PASS:
@@ -97,14 +97,6 @@ class Measuring:
         """Return True if the branch has a figure of the commit on this machine."""
         folder = self.journal.branch.folder / "results" / self.journal.state.environment["machine"]
         return any(has_figure(file) for file in folder.glob(f"{commit[:8]}-*.json"))
-
-    def take_results(self) -> None:
-        """Copy the branch's results to asv's folder; a figure that asv has already stays."""
-        self.merge_results(into_branch=False)
-
-    def give_results(self) -> None:
-        """Copy asv's results to the branch; they replace older figures of the same benchmark and commit there."""
-        self.merge_results(into_branch=True)
 
     def merge_results(self, into_branch: bool) -> None:
         """Merge asv's results into the branch's, or the other way. Where they differ, keep asv's figure, which is newer."""

@@ -5,16 +5,15 @@ Run as a script by torchrun, this file is one of the processes and imports only 
 processes; `benchmarks/commands/scaling.py` says how to use several nodes.
 """
 
-import importlib.util
 import json
 import os
 import statistics
 import subprocess
 import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 from time import perf_counter
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -91,7 +90,8 @@ def work(folder: str) -> list[Found]:
         torch.set_num_threads(1)
     dist.init_process_group("nccl" if cuda else "gloo")
     world, found = dist.get_world_size(), []
-    make_layer = {"TailDropout": load(folder).TailDropout, "copy": nn.Identity}
+    sys.path.insert(0, str(Path(folder).resolve().parent))
+    make_layer = {"TailDropout": import_module("taildropout").TailDropout, "copy": nn.Identity}
     alone: dict[tuple[str, str], float] = {}
     for count in sorted({2**power for power in range(world.bit_length()) if 2**power <= world} | {world}):
         mesh = dist.device_mesh.DeviceMesh(device.type, torch.arange(count))
@@ -139,17 +139,6 @@ def seconds_of_steps(strategy: str, make_layer: Any, mesh: Any, device: torch.de
             torch.cuda.synchronize()
         times.append(perf_counter() - start)
     return statistics.median(times[WARM_UP:])
-
-
-def load(folder: str) -> ModuleType:
-    """Import the package whose `__init__.py` is in `folder`, as `taildropout`."""
-    where = Path(folder).resolve()
-    spec = importlib.util.spec_from_file_location("taildropout", where / "__init__.py", submodule_search_locations=[str(where)])
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{folder} holds no package")
-    module = sys.modules["taildropout"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 if __name__ == "__main__":

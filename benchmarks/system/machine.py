@@ -55,11 +55,6 @@ def describe(device: str = "cpu") -> dict[str, str]:
     return described
 
 
-def load_average() -> float:
-    """Return the number of processes that ran or waited to run, averaged over the last minute."""
-    return os.getloadavg()[0]
-
-
 def governor() -> str:
     """Return the frequency governor of the first core, such as "performance", or "unknown"."""
     try:

@@ -4,12 +4,12 @@ Run as a script, this file is one process of the DistributedDataParallel case an
 `python distributed.py RANK STORE NAME P PACKAGE ROWS WIDTH`. It trains one step per line that it reads.
 """
 
-import importlib.util
 import subprocess
 import sys
 import tempfile
 import weakref
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import IO, TYPE_CHECKING
@@ -94,23 +94,12 @@ def stop(workers: list[subprocess.Popen[str]], folder: "tempfile.TemporaryDirect
     folder.cleanup()
 
 
-def load(folder: str) -> ModuleType:
-    """Import the package whose `__init__.py` is in `folder` as `taildropout`, whatever the name of the folder."""
-    spec = importlib.util.spec_from_file_location(
-        "taildropout", Path(folder) / "__init__.py", submodule_search_locations=[folder]
-    )
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{folder} holds no package")
-    module = sys.modules["taildropout"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def work(rank: str, store: str, name: str, p: str, folder: str, rows: str, width: str) -> None:
     """Run one process: for each line of input train a step and print a sum of the weights."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{store}", rank=int(rank), world_size=PROCESSES)
-    make_layer = {"nn.Dropout": nn.Dropout, "copy": nn.Identity}.get(name) or load(folder).TailDropout
+    sys.path.insert(0, str(Path(folder).resolve().parent))
+    make_layer = {"nn.Dropout": nn.Dropout, "copy": nn.Identity}.get(name) or import_module("taildropout").TailDropout
     torch.manual_seed(0)
     size = int(width)
     net = nn.Sequential(nn.Linear(size, size), nn.ReLU(), make_layer(float(p)), nn.Linear(size, 10))

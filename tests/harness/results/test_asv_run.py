@@ -10,7 +10,6 @@ import pytest
 from rich.console import Console
 
 from benchmarks import __main__ as command
-from benchmarks.commands import record as record_command
 from benchmarks.commands import run
 from benchmarks.results import asv_run, choice, pinned, stored
 from benchmarks.results.asv_run import Choice, SuiteRun
@@ -250,15 +249,6 @@ def test_a_terminal_shows_one_line_of_progress() -> None:
     assert "speed.Small.time_step" in text.getvalue()
     assert "12/60, about" in text.getvalue()
     assert text.getvalue().count("\n") == 1
-
-
-def test_the_former_spelling_of_record_is_understood(monkeypatch: Patch, capsys: Capture) -> None:
-    asked = []
-    monkeypatch.setattr(record_command, "main", lambda arguments: asked.append(arguments.seconds) or 0)  # type: ignore[func-returns-value]
-    assert command.main(["run", "--record", "--seconds", "0.5"]) == 0
-    assert asked == [0.5]
-    assert command.main(["run", "--record", "HEAD~1"]) == 2
-    assert "a record measures the working tree" in capsys.readouterr().err
 
 
 def test_a_machine_has_a_name_for_files() -> None:

@@ -1,6 +1,5 @@
 """The suite: every case runs or is not available, and a wrong layer is never timed."""
 
-import ast
 import json
 import re
 import subprocess
@@ -20,7 +19,6 @@ from benchmarks.suite import cases, measure
 from benchmarks.suite.cases import CASES, LAYERS, Case, NotAvailable, WrongResult, make, names
 from benchmarks.system import machine
 
-SUITE = ROOT / "benchmarks" / "suite"
 QUICK = names(quick=True)  # test_speed.py runs these
 CHEAP = [name for name, case in CASES.items() if case.model != "ddp" and case.mode == "eager" and case.numel <= 1 << 19]
 EXPENSIVE = [name for name in CASES if name not in CHEAP and CASES[name].device == "cpu"]
@@ -176,20 +174,6 @@ def test_names_are_the_keys_and_short() -> None:
 def test_an_unknown_layer_is_refused() -> None:
     with pytest.raises(ValueError, match="none of"):
         SMALL.of("Dropout")
-
-
-def test_the_suite_imports_torch_the_standard_library_and_itself() -> None:
-    for file in SUITE.glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Import):
-                imported = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                imported = [node.module or ""]
-            else:
-                assert not isinstance(node, ast.ImportFrom) or node.level == 1, f"{file.name} imports from outside"
-                continue
-            foreign = {name.split(".")[0] for name in imported} - {"torch", *sys.stdlib_module_names}
-            assert not foreign, f"{file.name} imports {foreign}"
 
 
 def test_asv_uses_the_environment_that_records_use() -> None:
