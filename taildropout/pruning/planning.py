@@ -16,6 +16,10 @@ from .graph import Proposal, propose
 from .verification import Copies, Inputs, Trials, free, prove, references_to, run
 
 
+# What `Planner` found: a plan and the constants to add to biases, or the reason why the plan fails.
+_Found = tuple[Plan, dict[str, Tensor]] | str
+
+
 def _proposals(network: nn.Module, widths: Mapping[str, int], sizes: Mapping[str, int], inputs: Inputs) -> dict[str, Proposal]:
     def visible(tensor: Tensor) -> Tensor:  # autograd records nothing of a tensor that needs no gradient
         return tensor.detach().clone().requires_grad_(tensor.is_floating_point())
@@ -47,7 +51,7 @@ class Planner:
     def __init__(
         self, copies: Copies, network: nn.Module, widths: Mapping[str, int], sizes: Mapping[str, int], inputs: Inputs
     ) -> None:
-        self.copies, self.widths = copies, widths
+        self.copies, self.widths, self.sizes = copies, widths, sizes
         self.proposals = _proposals(network, widths, sizes, inputs)
         self.modules = {name: type(module).__name__ for name, module in network.named_modules()}
         feed = partial(run, inputs=inputs)
@@ -75,7 +79,7 @@ class Planner:
         sliced = frozenset(name for name, slices in names.items() if slices)
         return Plan(merge(cuts), {name: self.widths[name] for name in names}, sliced)
 
-    def _try(self, names: Mapping[str, bool]) -> tuple[Plan, dict[str, Tensor]] | str:
+    def _try(self, names: Mapping[str, bool]) -> _Found:
         """Return a plan that passed the trials and the constants to add to biases, or the reason why the plan fails."""
         if self.trials is None:
             self.trials = Trials(self.copies, self.inputs)
@@ -86,7 +90,7 @@ class Planner:
             return str(error) or type(error).__name__
 
     def solve(self) -> tuple[Plan, dict[str, Tensor], dict[str, str]]:
-        """Return the plan, the constants to add to biases by module, and by layer the reason why it slices.
+        """Return the plan, the constants to add to biases by module, and by layer what it slices and why.
 
         Raises:
             PruningError: if no plan passes the trials.
@@ -95,16 +99,57 @@ class Planner:
         found = self._try(everything)
         if not isinstance(found, str):
             return *found, {}
-        choice, excuses = {}, {}
+        choice: dict[str, bool] = {}
+        reasons: dict[str, str] = {}
         for name in self.widths:
             reason = found if len(everything) == 1 else self._reason(name)
             choice[name] = reason is not None
             if reason is not None:
-                excuses[name] = "; ".join(self.proposals[name].obstacles_before) or f"cutting its input failed ({reason})"
-        last = self._try(choice)
+                reasons[name] = "; ".join(self.proposals[name].obstacles_before) or f"cutting its input failed ({reason})"
+        last = self._narrow(choice, self._try(choice))
         if isinstance(last, str):
             raise PruningError(self._refusal(choice, last))
-        return *last, excuses
+        return *last, {name: self._excuse(name, choice, reason) for name, reason in reasons.items() if choice[name]}
+
+    def _excuse(self, name: str, choice: Mapping[str, bool], reason: str) -> str:
+        """Say what a layer slices, and why; `reason` is why its input keeps its size, if no other layer has the input cut."""
+        others = [other for other, slices in choice.items() if not slices and self._overlap(name, other)]
+        if others:
+            kept = min(self.widths[other] for other in others)
+            return f"{self.widths[name]} of the {kept} features kept for {' and '.join(map(repr, others))}"
+        return f"{self.widths[name]} of {self.sizes[name]} features, and its input keeps its size: {reason}"
+
+    def _narrow(self, choice: dict[str, bool], found: _Found) -> _Found:
+        """Cut the features that several layers read to the greatest of their widths, where this passes the trials.
+
+        Alone, none of these layers can have its input cut, since the others need all features. `choice` is changed in place.
+
+        Args:
+            choice: the layers, with True for each that slices.
+            found: what `_try` returned for `choice`.
+
+        Returns:
+            What `_try` returns for the new `choice`.
+        """
+        failed: list[str] = []
+        for name in sorted((name for name, slices in choice.items() if slices), key=lambda name: -self.widths[name]):
+            shares = any(self._overlap(name, other) for other in choice if other != name)
+            if not shares or any(self._overlap(name, other) for other in failed):
+                continue  # where a wider layer's features are needed elsewhere, so are those of a narrower one
+            attempt = self._try({**choice, name: False})
+            if isinstance(attempt, str):
+                failed.append(name)
+            else:
+                choice[name], found = False, attempt
+        return found
+
+    def _overlap(self, name: str, other: str) -> bool:
+        """Return True if the cuts of two layers on both sides have a feature of some module in common."""
+        first, second = (
+            {(cut.name, cut.reads): {*cut.features} for cut in _known(self.proposals[each].everything)}
+            for each in (name, other)
+        )
+        return any(features & second.get(side, set()) for side, features in first.items())
 
     def _reason(self, name: str) -> str | None:
         """Return why one layer alone cannot be cut on both sides, or None if it can.
