@@ -15,7 +15,6 @@ from .cutting import Plan, located, reached
 from .graph import Proposal, propose
 from .verification import Copies, Inputs, Trials, free, prove, references_to, run
 
-
 # What `Planner` found: a plan and the constants to add to biases, or the reason why the plan fails.
 _Found = tuple[Plan, dict[str, Tensor]] | str
 
@@ -62,7 +61,7 @@ class Planner:
         self.trials: Trials | None = None
         self.inputs = inputs
 
-    def _plan(self, names: Mapping[str, bool]) -> Plan:
+    def plan(self, names: Mapping[str, bool]) -> Plan:
         """Return the plan for these layers; `names` maps each layer to True if it slices.
 
         Raises:
@@ -84,7 +83,7 @@ class Planner:
         if self.trials is None:
             self.trials = Trials(self.copies, self.inputs)
         try:
-            plan = self._plan(names)
+            plan = self.plan(names)
             return plan, prove(self.trials, plan)
         except Exception as error:  # a network that was cut wrongly may raise any type
             return str(error) or type(error).__name__

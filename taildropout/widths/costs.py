@@ -1,46 +1,32 @@
-"""Count the parameters or operations of a network at any widths, after cutting each layer only once.
+"""Count the parameters or operations of a network at any widths, from few plans of how `prune` cuts it.
 
-`prune` cuts each layer once. The new shapes show by how many entries each dim of a weight shrinks for each dropped feature. So
-every dim is a linear function of the widths, and a weight has as many parameters as the product of its dims: an exact count,
-linear in each width, with products of two widths where one layer feeds another.
+Two plans of `prune`, at the least and at the greatest widths, show which entries each layer takes from each parameter. Layers
+that share features are counted together (see `shared_features`). So every dim of a parameter is known at any widths, and a
+parameter has as many entries as the product of its dims.
 """
 
 from __future__ import annotations
 
-import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from math import isfinite, prod
+from math import isclose, isfinite, prod
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from .._torch import tree_leaves
-from ..pruning import prune
+from ..pruning import PruningError
+from ..pruning.kinds import is_conv1d
+from ..pruning.pruner import undisturbed
 from ..pruning.verification import evaluating, run
+from .cut_plans import CutPlans, Losses, Solution, add_losses
+from .shared_features import Group, find_groups
 
 Cost = Literal["parameters", "macs"] | Callable[[Mapping[str, int]], float]
 
 
-@dataclass
-class _Weight:
-    """The shape of a parameter at full width, and how it shrinks when features are dropped."""
-
-    shape: tuple[int, ...]
-    macs: float  # multiply-accumulate operations for each entry, in one forward on the example inputs
-    gone: dict[str, tuple[int, ...]] = field(default_factory=dict)  # by layer: entries that each dim loses per dropped feature
-
-    def size(self, dropped: Mapping[str, int]) -> int:
-        """Return the number of entries after `dropped[layer]` features of each layer are dropped."""
-        sizes = list(self.shape)
-        for layer, per_feature in self.gone.items():
-            sizes = [size - gone * dropped[layer] for size, gone in zip(sizes, per_feature, strict=True)]
-        return prod(sizes)
-
-
 class CostModel:
-    """Parameters, or multiply-accumulate operations (MACs), of a network as a function of the widths of its layers.
+    """Parameters, or multiply-accumulate operations (MACs), of the network that `prune` returns for given widths.
 
     MACs are half of the operations that torch's `FlopCounterMode` counts in a forward on the example inputs.
 
@@ -49,69 +35,132 @@ class CostModel:
         layers: the number of features of each layer, by name.
         example_inputs: as for `prune`.
         macs: True to count MACs, False to count parameters.
+
+    Raises:
+        PruningError: if a layer cannot be cut, or the count is not known at all widths.
     """
 
     def __init__(self, model: nn.Module, layers: Mapping[str, int], example_inputs: Any, macs: bool) -> None:
-        self.layers = dict(layers)
-        self._inputs = _as_arguments(example_inputs)
-        self._macs = macs
+        self._plans = CutPlans(model, layers, example_inputs)
         network = evaluating(model)
-        counted, self._weights = self._measure(network)
-        self._other = counted - self._in_weights(dict.fromkeys(layers, 0))  # MACs of operations without a weight
-        self._added: dict[str, int] = {}  # by layer: parameters that cutting adds, such as biases
-        self._slopes: dict[str, float] = {}  # by layer: MACs saved per dropped feature in operations without a weight
-        for layer, n in layers.items():
-            if n > 1:
-                self._learn(model, layer, n, example_inputs)
+        self._shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+        self._outputs = {
+            name: 1 if is_conv1d(module) or getattr(module, "transposed", False) else 0
+            for name, module in network.named_modules()
+        }
+        wide = {name: n for name, n in layers.items() if n > 1}
+        least, most = (
+            self._plans.solve(widths) for widths in (dict.fromkeys(wide, 1), {name: n - 1 for name, n in wide.items()})
+        )
+        self._groups = self._grouped(wide, least, most)
+        self._per_entry: dict[str, float] = {}  # by parameter: MACs for each entry
+        self._other = 0.0  # MACs of operations without a weight
+        self._saved: dict[Group, Callable[[Mapping[str, int]], float]] = {}  # of these, the MACs that a group saves
+        self._macs = macs
+        if macs:
+            self._other, self._per_entry = self._measure(network)
+            self._other -= self._in_weights({})
+            self._learn_other_macs(wide, least, most)
 
     def __call__(self, widths: Mapping[str, int]) -> float:
         """Return the parameters or MACs at these widths, by layer."""
-        dropped = {layer: n - widths[layer] for layer, n in self.layers.items()}
-        if not self._macs:
-            added = sum(count for layer, count in self._added.items() if dropped[layer])
-            return added + sum(weight.size(dropped) for weight in self._weights.values())
-        slopes = sum(slope * dropped[layer] for layer, slope in self._slopes.items())
-        return self._other - slopes + self._in_weights(dropped)
-
-    def _in_weights(self, dropped: Mapping[str, int]) -> float:
-        """Return the MACs of all operations with a weight, after `dropped[layer]` features of each layer are dropped."""
-        return sum(weight.macs * weight.size(dropped) for weight in self._weights.values())
-
-    def _learn(self, model: nn.Module, layer: str, n: int, example_inputs: Any) -> None:
-        """Cut one layer to half its width, and record how much the weights and the MACs shrink per dropped feature."""
-        k = (n + 1) // 2
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # modules that keep their size show it in their shapes
-            smaller = prune(model, layer, k, example_inputs)
-        shapes = {name: tuple(parameter.shape) for name, parameter in smaller.named_parameters()}
-        for name, weight in self._weights.items():
-            fewer = [old - new for old, new in zip(weight.shape, shapes.get(name, weight.shape), strict=True)]
-            if any(fewer):
-                weight.gone[layer] = tuple(gone // (n - k) for gone in fewer)
-        added = [prod(shape) for name, shape in shapes.items() if name not in self._weights]
-        if added:
-            self._added[layer] = sum(added)
+        taken = [group(widths) for group in self._groups]
+        losses = add_losses(losses for losses, _ in taken)
         if self._macs:
-            counted, _ = self._measure(evaluating(smaller))
-            dropped = {other: n - k if other == layer else 0 for other in self.layers}
-            self._slopes[layer] = (self._other + self._in_weights(dropped) - counted) / (n - k)
+            return self._in_weights(losses) + self._other - sum(saved(widths) for saved in self._saved.values())
+        count = sum(prod(self._shape(name, losses)) for name in self._shapes)
+        new_biases = frozenset[str]().union(*(new for _, new in taken))
+        return count + sum(self._shape(f"{name}.weight", losses)[self._outputs[name]] for name in new_biases)
 
-    def _measure(self, network: nn.Module) -> tuple[float, dict[str, _Weight]]:
-        """Return the MACs of a forward, and the parameters by name with their MACs; 0 MACs if parameters are counted."""
-        weights = {name: _Weight(tuple(parameter.shape), 0.0) for name, parameter in network.named_parameters()}
-        if not self._macs:
-            return 0.0, weights
+    def _shape(self, name: str, losses: Losses) -> tuple[int, ...]:
+        shape = self._shapes[name]
+        return tuple(size - fewer for size, fewer in zip(shape, losses[name], strict=True)) if name in losses else shape
+
+    def _in_weights(self, losses: Losses) -> float:
+        """Return the MACs of all operations with a weight."""
+        return sum(macs * prod(self._shape(name, losses)) for name, macs in self._per_entry.items())
+
+    def _grouped(self, wide: Mapping[str, int], least: Solution, most: Solution) -> list[Group]:
+        """Return the groups of layers whose losses add up to those of the whole network."""
+        if not wide:
+            return []
+        groups = find_groups(least.layers)
+        readers = Counter(
+            module for group in groups for module in {side[0] for name in group for side in least.layers[name].most if side[2]}
+        )
+        found = []
+        for group in groups:
+            read = {side[0] for name in group for side in least.layers[name].most if side[2]}
+            unclear = any(module in least.new_biases and readers[module] > 1 for module in read)  # whose constants are they?
+            found.append(Group(self._plans, group, least, most, linear=not unclear))
+        for solution, widths in ((least, dict.fromkeys(wide, 1)), (most, {name: n - 1 for name, n in wide.items()})):
+            taken = [group(widths) for group in found]
+            whole = add_losses(losses for losses, _ in taken), frozenset[str]().union(*(new for _, new in taken))
+            if whole != (solution.losses, solution.new_biases):
+                return [Group(self._plans, tuple(wide), least, most, linear=False)]
+        return found
+
+    def _learn_other_macs(self, wide: Mapping[str, int], least: Solution, most: Solution) -> None:
+        """Learn how many MACs of operations without a weight each group saves, and check the sum.
+
+        Raises:
+            PruningError: if the MACs saved by several groups do not add up.
+        """
+        checks = [
+            (widths, self._measure(self._plans.pruned(solution))[0])
+            for solution, widths in ((least, dict.fromkeys(wide, 1)), (most, {name: n - 1 for name, n in wide.items()}))
+        ]
+
+        def agrees() -> bool:
+            return all(isclose(self(widths), counted, rel_tol=1e-9) for widths, counted in checks)
+
+        if agrees():
+            return
+        self._saved = {group: self._saved_by(group) for group in self._groups}
+        if not agrees():
+            raise PruningError(
+                "the MACs of operations without a weight, such as a product of two activations, depend on the widths of several "
+                "layers at once; give cost='parameters', or a callable of a dict of widths"
+            )
+
+    def _saved_by(self, group: Group) -> Callable[[Mapping[str, int]], float]:
+        """Return a function from widths to the MACs that a group saves in operations without a weight."""
+        known: dict[tuple[int, ...], float] = {}
+
+        def measured(widths: Mapping[str, int]) -> float:
+            key = tuple(widths[name] for name in group.layers)
+            if key not in known:
+                solution = self._plans.solve(dict(zip(group.layers, key, strict=True)))
+                counted, _ = self._measure(self._plans.pruned(solution))
+                known[key] = self._in_weights(solution.losses) + self._other - counted
+            return known[key]
+
+        if len(group.layers) > 1 or not group.linear:
+            return measured
+        name, n = group.layers[0], self._plans.features[group.layers[0]]
+        all_but_one, one = (measured({name: k}) for k in (1, n - 1))
+        linear = isclose(all_but_one, one * (n - 1), rel_tol=1e-9)
+        return (lambda widths: one * (n - widths[name])) if linear else measured
+
+    def _measure(self, network: nn.Module) -> tuple[float, dict[str, float]]:
+        """Return the MACs of a forward, and by parameter the MACs for each entry."""
         from torch.utils.flop_counter import FlopCounterMode
 
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            run(network, self._inputs)
+        inputs = self._plans.inputs
+        with undisturbed(network, inputs), FlopCounterMode(display=False) as counter:
+            run(network, inputs)
         root = type(network).__name__
         counts = {name: sum(operations.values()) / 2 for name, operations in counter.get_flop_counts().items()}
+        found = {}
         for name, module in network.named_modules():
-            weight = weights.get(f"{name}.weight" if name else "weight")
-            if weight is not None and not list(module.children()):
-                weight.macs = counts.get(f"{root}.{name}" if name else root, 0.0) / max(1, prod(list(weight.shape)))
-        return counts.get("Global", 0.0), weights
+            weight = f"{name}.weight".removeprefix(".")
+            if (
+                weight in self._shapes
+                and not list(module.children())
+                and (own := counts.get(f"{root}.{name}".removesuffix(".")))
+            ):
+                found[weight] = own / prod(module.get_parameter("weight").shape)
+        return counts.get("Global", 0.0), found
 
 
 def cost_function(
@@ -147,15 +196,3 @@ def check_cost(cost: Any) -> float:
     if not isfinite(number := float(cost)):
         raise ValueError(f"cost returned {number}; let it return a finite number for a dict of widths")
     return number
-
-
-def _as_arguments(example_inputs: Any) -> tuple[Any, ...] | dict[str, Any]:
-    if isinstance(example_inputs, Mapping):
-        return dict(example_inputs)
-    if isinstance(example_inputs, tuple | list):
-        return tuple(example_inputs)
-    if not any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(example_inputs)):
-        raise TypeError(
-            f"example_inputs has type {type(example_inputs).__name__}; give a tensor, or a tuple or a dict of arguments"
-        )
-    return (example_inputs,)
