@@ -13,7 +13,7 @@ from .arguments import tied
 from .cut import Cut, PruningError, merge
 from .cutting import Plan, located, reached
 from .graph import Proposal, propose
-from .verification import Copies, Inputs, Trials, free, prove, references_to, run
+from .verification import Copies, Inputs, Trials, free, prove, references_to, run, set_widths
 
 # What `Planner` found: a plan and the constants to add to biases, or the reason why the plan fails.
 _Found = tuple[Plan, dict[str, Tensor]] | str
@@ -54,6 +54,7 @@ class Planner:
         self.proposals = _proposals(network, widths, sizes, inputs)
         self.modules = {name: type(module).__name__ for name, module in network.named_modules()}
         feed = partial(run, inputs=inputs)
+        set_widths(network, dict.fromkeys(widths))  # another layer's tail would hide a part of what depends on this layer's
         self.marks = {
             name: reached(network, name, k, [*_known(self.proposals[name].everything), *self.proposals[name].after], feed)
             for name, k in widths.items()
@@ -67,16 +68,23 @@ class Planner:
         Raises:
             PruningError: if the graph proposes no cut, or a parameter to be cut is shared by several modules.
         """
-        cuts: list[Cut] = []
+        by_layer: dict[str, list[Cut]] = {}
         for name, slices in names.items():
             proposed = self.proposals[name].after if slices else self.proposals[name].everything
             if isinstance(proposed, str):
                 raise PruningError(proposed)
-            cuts += located(self.modules, proposed, self.marks[name])
+            by_layer[name] = located(self.modules, proposed, self.marks[name])
+        cuts = [cut for found in by_layer.values() for cut in found]
         if shared := tied(self.copies.model, {cut.name for cut in cuts}):
             raise PruningError(f"{shared} are one parameter; give each place its own, as nn.Parameter(weight.clone())")
-        sliced = frozenset(name for name, slices in names.items() if slices)
+        sliced = frozenset(name for name, slices in names.items() if slices and not self._gone(name, by_layer))
         return Plan(merge(cuts), {name: self.widths[name] for name in names}, sliced)
+
+    def _gone(self, name: str, by_layer: Mapping[str, list[Cut]]) -> bool:
+        """Return True if the cuts of other layers take the tail of a layer from its input, so that nothing is left to slice."""
+        others = [cut for other, cuts in by_layer.items() if other != name for cut in cuts]
+        gone = {feature for cut in others if cut.name == name for feature in cut.features}
+        return gone.issuperset(range(self.widths[name], self.sizes[name]))
 
     def _try(self, names: Mapping[str, bool]) -> _Found:
         """Return a plan that passed the trials and the constants to add to biases, or the reason why the plan fails."""
@@ -108,7 +116,7 @@ class Planner:
         last = self._narrow(choice, self._try(choice))
         if isinstance(last, str):
             raise PruningError(self._refusal(choice, last))
-        return *last, {name: self._excuse(name, choice, reason) for name, reason in reasons.items() if choice[name]}
+        return *last, {name: self._excuse(name, choice, reason) for name, reason in reasons.items() if name in last[0].sliced}
 
     def _excuse(self, name: str, choice: Mapping[str, bool], reason: str) -> str:
         """Say what a layer slices, and why; `reason` is why its input keeps its size, if no other layer has the input cut."""

@@ -119,8 +119,8 @@ class CostModel:
         self._saved = {group: self._saved_by(group) for group in self._groups}
         if not agrees():
             raise PruningError(
-                "the MACs of operations without a weight, such as a product of two activations, depend on the widths of several "
-                "layers at once; give cost='parameters', or a callable of a dict of widths"
+                "the MACs of operations without a weight, such as a product of two activations, depend on the widths of "
+                "several layers at once; give cost='parameters', or a callable of a dict of widths"
             )
 
     def _saved_by(self, group: Group) -> Callable[[Mapping[str, int]], float]:

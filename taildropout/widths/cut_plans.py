@@ -116,7 +116,8 @@ class CutPlans:
     def pruned(self, solution: Solution) -> nn.Module:
         """Return the network cut by a solution, in evaluation mode."""
         network = evaluating(self.model)
-        cut_down(network, solution.plan, solution.added)
+        with undisturbed(self.model, self.inputs):
+            cut_down(network, solution.plan, solution.added)
         return network
 
     def losses(self, cuts: Iterable[Cut]) -> Losses:
