@@ -8,19 +8,18 @@ parameter has as many entries as the product of its dims.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import isclose, isfinite, prod
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from ..pruning import PruningError
 from ..pruning.kinds import is_conv1d
 from ..pruning.pruner import undisturbed
 from ..pruning.verification import evaluating, run
 from .cut_plans import CutPlans, Losses, Solution, add_losses
-from .shared_features import Group, find_groups
+from .shared_features import Group, Taken, find_groups
 
 Cost = Literal["parameters", "macs"] | Callable[[Mapping[str, int]], float]
 
@@ -37,7 +36,7 @@ class CostModel:
         macs: True to count MACs, False to count parameters.
 
     Raises:
-        PruningError: if a layer cannot be cut, or the count is not known at all widths.
+        PruningError: if a layer cannot be cut, or layers that share features cannot be cut to different widths.
     """
 
     def __init__(self, model: nn.Module, layers: Mapping[str, int], example_inputs: Any, macs: bool) -> None:
@@ -49,27 +48,28 @@ class CostModel:
             for name, module in network.named_modules()
         }
         wide = {name: n for name, n in layers.items() if n > 1}
-        least, most = (
-            self._plans.solve(widths) for widths in (dict.fromkeys(wide, 1), {name: n - 1 for name, n in wide.items()})
-        )
-        self._groups = self._grouped(wide, least, most)
+        ones, all_but_one = dict.fromkeys(wide, 1), {name: n - 1 for name, n in wide.items()}
+        least, most = (ones, self._plans.solve(ones)), (all_but_one, self._plans.solve(all_but_one))
+        self._groups = self._grouped(least, most) if wide else []
         self._per_entry: dict[str, float] = {}  # by parameter: MACs for each entry
         self._other = 0.0  # MACs of operations without a weight
-        self._saved: dict[Group, Callable[[Mapping[str, int]], float]] = {}  # of these, the MACs that a group saves
+        self._slopes: dict[str, float] = {}  # by layer: of these, the MACs saved per dropped feature
+        self._adds_up = True  # or the MACs are those of a forward of each network
         self._macs = macs
         if macs:
             self._other, self._per_entry = self._measure(network)
             self._other -= self._in_weights({})
-            self._learn_other_macs(wide, least, most)
+            self._learn_other_macs(least, most)
 
     def __call__(self, widths: Mapping[str, int]) -> float:
         """Return the parameters or MACs at these widths, by layer."""
-        taken = [group(widths) for group in self._groups]
-        losses = add_losses(losses for losses, _ in taken)
+        if not self._adds_up:
+            return self._counted(self._plans.solve(widths))
+        losses, new_biases = self._taken(self._groups, widths)
         if self._macs:
-            return self._in_weights(losses) + self._other - sum(saved(widths) for saved in self._saved.values())
+            saved = sum(slope * (self._plans.features[name] - widths[name]) for name, slope in self._slopes.items())
+            return self._in_weights(losses) + self._other - saved
         count = sum(prod(self._shape(name, losses)) for name in self._shapes)
-        new_biases = frozenset[str]().union(*(new for _, new in taken))
         return count + sum(self._shape(f"{name}.weight", losses)[self._outputs[name]] for name in new_biases)
 
     def _shape(self, name: str, losses: Losses) -> tuple[int, ...]:
@@ -80,67 +80,45 @@ class CostModel:
         """Return the MACs of all operations with a weight."""
         return sum(macs * prod(self._shape(name, losses)) for name, macs in self._per_entry.items())
 
-    def _grouped(self, wide: Mapping[str, int], least: Solution, most: Solution) -> list[Group]:
-        """Return the groups of layers whose losses add up to those of the whole network."""
-        if not wide:
-            return []
-        groups = find_groups(least.layers)
-        readers = Counter(
-            module for group in groups for module in {side[0] for name in group for side in least.layers[name].most if side[2]}
-        )
+    def _grouped(self, least: tuple[dict[str, int], Solution], most: tuple[dict[str, int], Solution]) -> list[Group]:
+        """Return the groups of layers that share features; all layers as one if the losses of groups do not add up."""
+        solution = least[1]
+        groups = find_groups(solution.layers)
+        reads = [{side[0] for name in group for side in solution.layers[name].most if side[2]} for group in groups]
+        readers = Counter(module for read in reads for module in read)
         found = []
-        for group in groups:
-            read = {side[0] for name in group for side in least.layers[name].most if side[2]}
-            unclear = any(module in least.new_biases and readers[module] > 1 for module in read)  # whose constants are they?
-            found.append(Group(self._plans, group, least, most, linear=not unclear))
-        for solution, widths in ((least, dict.fromkeys(wide, 1)), (most, {name: n - 1 for name, n in wide.items()})):
-            taken = [group(widths) for group in found]
-            whole = add_losses(losses for losses, _ in taken), frozenset[str]().union(*(new for _, new in taken))
-            if whole != (solution.losses, solution.new_biases):
-                return [Group(self._plans, tuple(wide), least, most, linear=False)]
+        for group, read in zip(groups, reads, strict=True):
+            clear = all(readers[module] == 1 for module in read & solution.new_biases)  # or whose constants are in the bias?
+            found.append(Group(self._plans, group, solution, most[1], linear=clear))
+        for widths, solution in (least, most):
+            if self._taken(found, widths) != (solution.losses, solution.new_biases):
+                return [Group(self._plans, tuple(widths), least[1], most[1], linear=False)]
         return found
 
-    def _learn_other_macs(self, wide: Mapping[str, int], least: Solution, most: Solution) -> None:
-        """Learn how many MACs of operations without a weight each group saves, and check the sum.
+    @staticmethod
+    def _taken(groups: Sequence[Group], widths: Mapping[str, int]) -> Taken:
+        taken = [group(widths) for group in groups]
+        return add_losses(losses for losses, _ in taken), frozenset[str]().union(*(new for _, new in taken))
 
-        Raises:
-            PruningError: if the MACs saved by several groups do not add up.
-        """
-        checks = [
-            (widths, self._measure(self._plans.pruned(solution))[0])
-            for solution, widths in ((least, dict.fromkeys(wide, 1)), (most, {name: n - 1 for name, n in wide.items()}))
-        ]
+    def _learn_other_macs(self, least: tuple[dict[str, int], Solution], most: tuple[dict[str, int], Solution]) -> None:
+        """Learn how many MACs of operations without a weight each layer saves per dropped feature, as of the input of a GRU."""
+        checks = [(widths, self._counted(solution)) for widths, solution in (least, most)]
 
         def agrees() -> bool:
             return all(isclose(self(widths), counted, rel_tol=1e-9) for widths, counted in checks)
 
         if agrees():
             return
-        self._saved = {group: self._saved_by(group) for group in self._groups}
-        if not agrees():
-            raise PruningError(
-                "the MACs of operations without a weight, such as a product of two activations, depend on the widths of "
-                "several layers at once; give cost='parameters', or a callable of a dict of widths"
-            )
+        for group in self._groups:
+            name, n = group.layers[0], self._plans.features[group.layers[0]]
+            solution = self._plans.solve({name: (n + 1) // 2})
+            saved = self._in_weights(solution.losses) + self._other - self._counted(solution)
+            self._slopes[name] = saved / (n // 2)
+        self._adds_up = agrees() and all(len(group.layers) == 1 and group.linear for group in self._groups)
 
-    def _saved_by(self, group: Group) -> Callable[[Mapping[str, int]], float]:
-        """Return a function from widths to the MACs that a group saves in operations without a weight."""
-        known: dict[tuple[int, ...], float] = {}
-
-        def measured(widths: Mapping[str, int]) -> float:
-            key = tuple(widths[name] for name in group.layers)
-            if key not in known:
-                solution = self._plans.solve(dict(zip(group.layers, key, strict=True)))
-                counted, _ = self._measure(self._plans.pruned(solution))
-                known[key] = self._in_weights(solution.losses) + self._other - counted
-            return known[key]
-
-        if len(group.layers) > 1 or not group.linear:
-            return measured
-        name, n = group.layers[0], self._plans.features[group.layers[0]]
-        all_but_one, one = (measured({name: k}) for k in (1, n - 1))
-        linear = isclose(all_but_one, one * (n - 1), rel_tol=1e-9)
-        return (lambda widths: one * (n - widths[name])) if linear else measured
+    def _counted(self, solution: Solution) -> float:
+        """Return the MACs of the network that is cut by a solution."""
+        return self._measure(self._plans.pruned(solution))[0]
 
     def _measure(self, network: nn.Module) -> tuple[float, dict[str, float]]:
         """Return the MACs of a forward, and by parameter the MACs for each entry."""
