@@ -78,11 +78,12 @@ def prune(  # type: ignore[misc]  # the third argument is k or, after a dict, ex
     contribute this constant, which is added to the next bias.
 
     If the features come from a module that cannot be cut exactly (a LayerNorm, a GRU) or from the model's input, that module
-    keeps its size, and the layer slices: it selects the first k features of its input. A warning says so. If several layers read the
-    same features, these are cut to the greatest k, and the other layers slice. Buffers, hooks, training modes and frozen weights
-    are copied, gradients are not. The model itself is unchanged. Widths in a `config` (`intermediate_size`, `n_inner`, ...) are
-    set in the copy if one number fits all layers; otherwise a warning says that they are not. Memory is needed for the model and
-    about three copies. Needs the extra `prune` (torch-pruning, by Fang et al. 2023, "DepGraph", for the graph).
+    keeps its size, and the layer slices: it selects the first k features of its input. A warning says so. If several layers
+    read the same features, these are cut to the greatest k, and the other layers slice. Buffers, hooks, training modes and
+    frozen weights are copied, gradients are not. The model itself is unchanged. Widths in a `config` (`intermediate_size`,
+    `n_inner`, ...) are set in the copy if one number fits all layers; otherwise a warning says that they are not. Memory is
+    needed for the model and about three copies. Needs the extra `prune` (torch-pruning, by Fang et al. 2023, "DepGraph", for
+    the graph).
 
     Args:
         model: any module that contains the layers.

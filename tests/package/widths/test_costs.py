@@ -147,6 +147,16 @@ def test_where_losses_are_not_linear_each_width_is_planned(planned: list[dict[st
     assert {"3": 5} in planned
 
 
+def test_a_bias_is_counted_where_pruning_adds_one() -> None:
+    """Sigmoid gives 1/2 for each feature that only the first layer drops; what the second drops is 0 and needs no bias."""
+    layers = nn.Linear(4, 6), TailDropout(), nn.Sigmoid(), TailDropout(), nn.Linear(6, 3, bias=False)
+    model, input = nn.Sequential(*layers).double().eval(), torch.randn(24, 4, dtype=torch.float64)
+    count = CostModel(model, {"1": 6, "3": 6}, input, macs=False)
+    for ks, bias in (((2, 4), 3), ((4, 2), 0), ((3, 3), 0), ((5, 6), 3), ((6, 5), 0)):
+        widths = dict(zip(("1", "3"), ks, strict=True))
+        assert count(widths) == 5 * min(ks) + 3 * min(ks) + bias == true_costs(model, widths, input)[0]
+
+
 def test_widths_that_cannot_be_cut_are_an_error() -> None:
     """One Linear reads the sum of two layers, which can be cut to equal widths only."""
     parts = {"a": nn.Linear(4, 6), "b": nn.Linear(4, 6), "d1": TailDropout(), "d2": TailDropout(), "o": nn.Linear(6, 2)}
