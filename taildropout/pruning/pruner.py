@@ -23,7 +23,7 @@ from .verification import Copies, Inputs, difference, evaluating, rounding, run,
 
 
 @contextmanager
-def _undisturbed(model: nn.Module, inputs: Inputs) -> Iterator[None]:
+def undisturbed(model: nn.Module, inputs: Inputs) -> Iterator[None]:
     """In a `with` block, turn off gradients and torch's fast path for attention, which bypasses layers; restore all state.
 
     The states of torch's random number generators are restored too.
@@ -33,7 +33,7 @@ def _undisturbed(model: nn.Module, inputs: Inputs) -> Iterator[None]:
         yield
 
 
-def _features(network: nn.Module, names: Mapping[str, int], inputs: Inputs) -> dict[str, int]:
+def features_of(network: nn.Module, names: Mapping[str, int], inputs: Inputs) -> dict[str, int]:
     """Return the number of features of each layer, found by running the network.
 
     Raises:
@@ -73,11 +73,12 @@ def prune(  # type: ignore[misc]  # the third argument is k or, after a dict, ex
     contribute this constant, which is added to the next bias.
 
     If the features come from a module that cannot be cut exactly (a LayerNorm, a GRU) or from the model's input, that module
-    keeps its size, and the layer slices: it selects the first k features of its input. A warning says so. Buffers, hooks,
-    training modes and frozen weights are copied, gradients are not. The model itself is unchanged. Widths in a `config`
-    (`intermediate_size`, `n_inner`, ...) are set in the copy if one number fits all layers; otherwise a warning says that they
-    are not. Memory is needed for the model and about three copies. Needs the extra `prune` (torch-pruning, by Fang et al. 2023,
-    "DepGraph", for the graph).
+    keeps its size, and the layer slices: it selects the first k features of its input. A warning says so. If several layers
+    read the same features, these are cut to the greatest k, and the other layers slice. Buffers, hooks, training modes and
+    frozen weights are copied, gradients are not. The model itself is unchanged. Widths in a `config` (`intermediate_size`,
+    `n_inner`, ...) are set in the copy if one number fits all layers; otherwise a warning says that they are not. Memory is
+    needed for the model and about three copies. Needs the extra `prune` (torch-pruning, by Fang et al. 2023, "DepGraph", for
+    the graph).
 
     Args:
         model: any module that contains the layers.
@@ -122,7 +123,7 @@ def prune(  # type: ignore[misc]  # the third argument is k or, after a dict, ex
     widths = resolve(model, layer if isinstance(layer, Mapping) else {layer: k})
     inputs = as_arguments(example_inputs)
     check_model(model)
-    with _undisturbed(model, inputs):
+    with undisturbed(model, inputs):
         smaller, excuses = _pruned(model, widths, inputs, remove)
     for message in excuses:
         warnings.warn(message, stacklevel=2)
@@ -134,7 +135,7 @@ def _pruned(model: Model, widths: dict[str, int], inputs: Inputs, remove: bool) 
     copies = Copies(model)
     network = copies.another()
     set_widths(network, dict.fromkeys(widths))
-    sizes = _features(network, widths, inputs)
+    sizes = features_of(network, widths, inputs)
     cut = {name: k for name, k in widths.items() if k < sizes[name]}
     plan = Plan((), {}, frozenset())
     added: dict[str, Tensor] = {}
@@ -157,8 +158,5 @@ def _pruned(model: Model, widths: dict[str, int], inputs: Inputs, remove: bool) 
         if found := difference(theirs, run(candidate, inputs), rounding(candidate, inputs)):
             raise PruningError(f"in its own precision the network changes: {found}; prune model.double()")
         del candidate
-    messages = [
-        f"{name!r} now slices {widths[name]} of {sizes[name]} features, and its input keeps its size: {excuse}"
-        for name, excuse in excuses.items()
-    ]
+    messages = [f"{name!r} now slices {excuse}" for name, excuse in excuses.items()]
     return smaller, messages + adapt_config(smaller, cut, sizes)

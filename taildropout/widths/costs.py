@@ -1,46 +1,31 @@
-"""Count the parameters or operations of a network at any widths, after cutting each layer only once.
+"""Count the parameters or operations of a network at any widths, from few plans of how `prune` cuts it.
 
-`prune` cuts each layer once. The new shapes show by how many entries each dim of a weight shrinks for each dropped feature. So
-every dim is a linear function of the widths, and a weight has as many parameters as the product of its dims: an exact count,
-linear in each width, with products of two widths where one layer feeds another.
+Two plans of `prune`, at the least and at the greatest widths, show which entries each layer takes from each parameter. Layers
+that share features are counted together (see `shared_features`). So every dim of a parameter is known at any widths, and a
+parameter has as many entries as the product of its dims.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from math import isfinite, prod
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from math import isclose, isfinite, prod
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from .._torch import tree_leaves
-from ..pruning import prune
+from ..pruning.kinds import is_conv1d
+from ..pruning.pruner import undisturbed
 from ..pruning.verification import evaluating, run
+from .cut_plans import CutPlans, Losses, Solution, add_losses
+from .shared_features import Group, Taken, find_groups
 
 Cost = Literal["parameters", "macs"] | Callable[[Mapping[str, int]], float]
 
 
-@dataclass
-class _Weight:
-    """The shape of a parameter at full width, and how it shrinks when features are dropped."""
-
-    shape: tuple[int, ...]
-    macs: float  # multiply-accumulate operations for each entry, in one forward on the example inputs
-    gone: dict[str, tuple[int, ...]] = field(default_factory=dict)  # by layer: entries that each dim loses per dropped feature
-
-    def size(self, dropped: Mapping[str, int]) -> int:
-        """Return the number of entries after `dropped[layer]` features of each layer are dropped."""
-        sizes = list(self.shape)
-        for layer, per_feature in self.gone.items():
-            sizes = [size - gone * dropped[layer] for size, gone in zip(sizes, per_feature, strict=True)]
-        return prod(sizes)
-
-
 class CostModel:
-    """Parameters, or multiply-accumulate operations (MACs), of a network as a function of the widths of its layers.
+    """Parameters, or multiply-accumulate operations (MACs), of the network that `prune` returns for given widths.
 
     MACs are half of the operations that torch's `FlopCounterMode` counts in a forward on the example inputs.
 
@@ -49,69 +34,111 @@ class CostModel:
         layers: the number of features of each layer, by name.
         example_inputs: as for `prune`.
         macs: True to count MACs, False to count parameters.
+
+    Raises:
+        PruningError: if a layer cannot be cut, or layers that share features cannot be cut to different widths.
     """
 
     def __init__(self, model: nn.Module, layers: Mapping[str, int], example_inputs: Any, macs: bool) -> None:
-        self.layers = dict(layers)
-        self._inputs = _as_arguments(example_inputs)
-        self._macs = macs
+        self._plans = CutPlans(model, layers, example_inputs)
         network = evaluating(model)
-        counted, self._weights = self._measure(network)
-        self._other = counted - self._in_weights(dict.fromkeys(layers, 0))  # MACs of operations without a weight
-        self._added: dict[str, int] = {}  # by layer: parameters that cutting adds, such as biases
-        self._slopes: dict[str, float] = {}  # by layer: MACs saved per dropped feature in operations without a weight
-        for layer, n in layers.items():
-            if n > 1:
-                self._learn(model, layer, n, example_inputs)
+        self._shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+        self._outputs = {
+            name: 1 if is_conv1d(module) or getattr(module, "transposed", False) else 0
+            for name, module in network.named_modules()
+        }
+        wide = {name: n for name, n in layers.items() if n > 1}
+        ones, all_but_one = dict.fromkeys(wide, 1), {name: n - 1 for name, n in wide.items()}
+        least, most = (ones, self._plans.solve(ones)), (all_but_one, self._plans.solve(all_but_one))
+        self._groups = self._grouped(least, most) if wide else []
+        self._per_entry: dict[str, float] = {}  # by parameter: MACs for each entry
+        self._other = 0.0  # MACs of operations without a weight
+        self._slopes: dict[str, float] = {}  # by layer: of these, the MACs saved per dropped feature
+        self._adds_up = True  # or the MACs are those of a forward of each network
+        self._macs = macs
+        if macs:
+            self._other, self._per_entry = self._measure(network)
+            self._other -= self._in_weights({})
+            self._learn_other_macs(least, most)
 
     def __call__(self, widths: Mapping[str, int]) -> float:
         """Return the parameters or MACs at these widths, by layer."""
-        dropped = {layer: n - widths[layer] for layer, n in self.layers.items()}
-        if not self._macs:
-            added = sum(count for layer, count in self._added.items() if dropped[layer])
-            return added + sum(weight.size(dropped) for weight in self._weights.values())
-        slopes = sum(slope * dropped[layer] for layer, slope in self._slopes.items())
-        return self._other - slopes + self._in_weights(dropped)
-
-    def _in_weights(self, dropped: Mapping[str, int]) -> float:
-        """Return the MACs of all operations with a weight, after `dropped[layer]` features of each layer are dropped."""
-        return sum(weight.macs * weight.size(dropped) for weight in self._weights.values())
-
-    def _learn(self, model: nn.Module, layer: str, n: int, example_inputs: Any) -> None:
-        """Cut one layer to half its width, and record how much the weights and the MACs shrink per dropped feature."""
-        k = (n + 1) // 2
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # modules that keep their size show it in their shapes
-            smaller = prune(model, layer, k, example_inputs)
-        shapes = {name: tuple(parameter.shape) for name, parameter in smaller.named_parameters()}
-        for name, weight in self._weights.items():
-            fewer = [old - new for old, new in zip(weight.shape, shapes.get(name, weight.shape), strict=True)]
-            if any(fewer):
-                weight.gone[layer] = tuple(gone // (n - k) for gone in fewer)
-        added = [prod(shape) for name, shape in shapes.items() if name not in self._weights]
-        if added:
-            self._added[layer] = sum(added)
+        if not self._adds_up:
+            return self._counted(self._plans.solve(widths))
+        losses, new_biases = self._taken(self._groups, widths)
         if self._macs:
-            counted, _ = self._measure(evaluating(smaller))
-            dropped = {other: n - k if other == layer else 0 for other in self.layers}
-            self._slopes[layer] = (self._other + self._in_weights(dropped) - counted) / (n - k)
+            saved = sum(slope * (self._plans.features[name] - widths[name]) for name, slope in self._slopes.items())
+            return self._in_weights(losses) + self._other - saved
+        count = sum(prod(self._shape(name, losses)) for name in self._shapes)
+        return count + sum(self._shape(f"{name}.weight", losses)[self._outputs[name]] for name in new_biases)
 
-    def _measure(self, network: nn.Module) -> tuple[float, dict[str, _Weight]]:
-        """Return the MACs of a forward, and the parameters by name with their MACs; 0 MACs if parameters are counted."""
-        weights = {name: _Weight(tuple(parameter.shape), 0.0) for name, parameter in network.named_parameters()}
-        if not self._macs:
-            return 0.0, weights
+    def _shape(self, name: str, losses: Losses) -> tuple[int, ...]:
+        shape = self._shapes[name]
+        return tuple(size - fewer for size, fewer in zip(shape, losses[name], strict=True)) if name in losses else shape
+
+    def _in_weights(self, losses: Losses) -> float:
+        """Return the MACs of all operations with a weight."""
+        return sum(macs * prod(self._shape(name, losses)) for name, macs in self._per_entry.items())
+
+    def _grouped(self, least: tuple[dict[str, int], Solution], most: tuple[dict[str, int], Solution]) -> list[Group]:
+        """Return the groups of layers that share features; all layers as one if the losses of groups do not add up."""
+        solution = least[1]
+        groups = find_groups(solution.layers)
+        reads = [{side[0] for name in group for side in solution.layers[name].most if side[2]} for group in groups]
+        readers = Counter(module for read in reads for module in read)
+        found = []
+        for group, read in zip(groups, reads, strict=True):
+            clear = all(readers[module] == 1 for module in read & solution.new_biases)  # or whose constants are in the bias?
+            found.append(Group(self._plans, group, solution, most[1], linear=clear))
+        for widths, solution in (least, most):
+            if self._taken(found, widths) != (solution.losses, solution.new_biases):
+                return [Group(self._plans, tuple(widths), least[1], most[1], linear=False)]
+        return found
+
+    @staticmethod
+    def _taken(groups: Sequence[Group], widths: Mapping[str, int]) -> Taken:
+        taken = [group(widths) for group in groups]
+        return add_losses(losses for losses, _ in taken), frozenset[str]().union(*(new for _, new in taken))
+
+    def _learn_other_macs(self, least: tuple[dict[str, int], Solution], most: tuple[dict[str, int], Solution]) -> None:
+        """Learn how many MACs of operations without a weight each layer saves per dropped feature, as of the input of a GRU."""
+        checks = [(widths, self._counted(solution)) for widths, solution in (least, most)]
+
+        def agrees() -> bool:
+            return all(isclose(self(widths), counted, rel_tol=1e-9) for widths, counted in checks)
+
+        if agrees():
+            return
+        for group in self._groups:
+            name, n = group.layers[0], self._plans.features[group.layers[0]]
+            solution = self._plans.solve({name: (n + 1) // 2})
+            saved = self._in_weights(solution.losses) + self._other - self._counted(solution)
+            self._slopes[name] = saved / (n // 2)
+        self._adds_up = agrees() and all(len(group.layers) == 1 and group.linear for group in self._groups)
+
+    def _counted(self, solution: Solution) -> float:
+        """Return the MACs of the network that is cut by a solution."""
+        return self._measure(self._plans.pruned(solution))[0]
+
+    def _measure(self, network: nn.Module) -> tuple[float, dict[str, float]]:
+        """Return the MACs of a forward, and by parameter the MACs for each entry."""
         from torch.utils.flop_counter import FlopCounterMode
 
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            run(network, self._inputs)
+        inputs = self._plans.inputs
+        with undisturbed(network, inputs), FlopCounterMode(display=False) as counter:
+            run(network, inputs)
         root = type(network).__name__
         counts = {name: sum(operations.values()) / 2 for name, operations in counter.get_flop_counts().items()}
+        found = {}
         for name, module in network.named_modules():
-            weight = weights.get(f"{name}.weight" if name else "weight")
-            if weight is not None and not list(module.children()):
-                weight.macs = counts.get(f"{root}.{name}" if name else root, 0.0) / max(1, prod(list(weight.shape)))
-        return counts.get("Global", 0.0), weights
+            weight = f"{name}.weight".removeprefix(".")
+            if (
+                weight in self._shapes
+                and not list(module.children())
+                and (own := counts.get(f"{root}.{name}".removesuffix(".")))
+            ):
+                found[weight] = own / prod(module.get_parameter("weight").shape)
+        return counts.get("Global", 0.0), found
 
 
 def cost_function(
@@ -147,15 +174,3 @@ def check_cost(cost: Any) -> float:
     if not isfinite(number := float(cost)):
         raise ValueError(f"cost returned {number}; let it return a finite number for a dict of widths")
     return number
-
-
-def _as_arguments(example_inputs: Any) -> tuple[Any, ...] | dict[str, Any]:
-    if isinstance(example_inputs, Mapping):
-        return dict(example_inputs)
-    if isinstance(example_inputs, tuple | list):
-        return tuple(example_inputs)
-    if not any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(example_inputs)):
-        raise TypeError(
-            f"example_inputs has type {type(example_inputs).__name__}; give a tensor, or a tuple or a dict of arguments"
-        )
-    return (example_inputs,)

@@ -64,7 +64,7 @@ def frontier(
             `cost` is callable.
         cost: "parameters"; or "macs", the multiply-accumulate operations of a forward on the example inputs; or a callable that
             gets a dict of widths by layer and returns a number, which must not rise when a width falls. Parameters and MACs are
-            counted by cutting each layer once, which needs the extra `prune`.
+            those of the network that `prune` returns, also where layers share features; the extra `prune` is needed.
         layers: the layers whose widths are chosen: names, patterns as in `fnmatch`, or TailDropouts; all if None. Other layers
             keep their k, or all features if no k is set.
         held_out: the batches on which the sizes are judged; if None, every second one of `batches` (a single batch is used for
@@ -87,7 +87,8 @@ def frontier(
         TypeError: as `scree`; or if example inputs are missing, or `cost` returns no number.
         ValueError: as `scree`; or if the model has no TailDropout; if a layer is never called; if `cost` returns NaN or inf; or
             if the loss is greater at full width than at one feature per layer, and `maximize` is needed.
-        PruningError, ImportError: as `prune`, if `cost` is not callable.
+        PruningError: if `cost` is not callable and `prune` cannot cut the layers to any widths, each on its own.
+        ImportError: if `cost` is not callable and torch-pruning is missing.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), TailDropout(), nn.Linear(8, 6), nn.ReLU(), TailDropout(), nn.Linear(6, 1))

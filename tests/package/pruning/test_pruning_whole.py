@@ -15,7 +15,7 @@ from package.pruning.pruned import Chain, Wired, count, evaluated, feed_forward,
 from torch import Tensor, nn
 
 import taildropout
-from taildropout import PruningError, TailDropout, at_k, prune
+from taildropout import PruningError, TailDropout, at_k, load_pruned, prune
 from taildropout.pruning import graph, handlers, pruner, verification
 
 
@@ -118,6 +118,36 @@ def test_the_network_is_verified_as_a_whole() -> None:
     torch.testing.assert_close(evaluated(smaller, input), at_widths(model, {"one": 3, "two": 3}, input))
     with pytest.raises(PruningError):
         prune(model, {"one": 3, "two": 4}, input)
+
+
+@pytest.mark.parametrize(
+    ("widths", "kept"), [((4, 4, 4), 4), ((4, 5, 4), 5), ((2, 7, 5), 7), ((8, 3, 3), 8)], ids=lambda value: str(value)
+)
+@pytest.mark.parametrize("remove", [False, True])
+def test_layers_that_read_the_same_features_leave_the_greatest_width(widths: tuple[int, ...], kept: int, remove: bool) -> None:
+    def wiring(m: Any, x: Tensor) -> list[Tensor]:
+        read = m.trunk(x).relu()
+        return [m.h0(m.d0(read)), m.h1(m.d1(read)), m.h2(m.d2(m.norm(m.other(x))))]
+
+    def build() -> nn.Module:
+        heads = {f"h{each}": nn.Linear(8, 2) for each in range(3)} | {f"d{each}": TailDropout() for each in range(3)}
+        trunks = {"trunk": nn.Linear(5, 8), "other": nn.Linear(5, 8), "norm": nn.LayerNorm(8)}
+        return Wired(wiring, **trunks, **heads).double()
+
+    model, input, by_name = build(), x(), dict(zip(("d0", "d1", "d2"), widths, strict=True))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        smaller = prune(model, by_name, input, remove=remove)
+    assert (smaller.trunk.out_features, smaller.other.out_features) == (kept, 8), "the other layer slices anyway"
+    assert [head.in_features for head in (smaller.h0, smaller.h1, smaller.h2)] == list(widths)
+    torch.testing.assert_close(evaluated(smaller, input), at_widths(model, by_name, input))
+    narrower = [f"'{name}' now slices {k} of" for name, k in by_name.items() if name != "d2" and k < kept]
+    assert [str(each.message).partition(" of")[0] + " of" for each in caught][: len(narrower)] == narrower
+    if kept < 8 and narrower:
+        assert f"of the {kept} features kept for 'd1'" in str(caught[0].message)
+    if not remove:
+        loaded = load_pruned(build(), smaller.state_dict())
+        torch.testing.assert_close(evaluated(loaded, input), evaluated(smaller, input))
 
 
 def test_one_copy_in_float64_is_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
