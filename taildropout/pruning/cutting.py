@@ -32,6 +32,11 @@ class Plan:
     widths: Mapping[str, int]
     sliced: frozenset[str]
 
+    def kept(self) -> dict[str, list[int]]:
+        """Return the indices of the features that each layer keeps, by name: less than its width if another layer cuts more."""
+        gone = {name: {each for cut in self.cuts if cut.name == name for each in cut.features} for name in self.widths}
+        return {name: [each for each in range(k) if each not in gone[name]] for name, k in self.widths.items()}
+
 
 @contextmanager
 def _reading(network: nn.Module, cuts: Sequence[Cut], see: Callable[[str, Tensor], None]) -> Iterator[None]:
