@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .._torch import tree_flatten, tree_leaves, tree_unflatten
+from .._torch import has_hooks, tree_flatten, tree_leaves, tree_unflatten
 from ..layer import TailDropout
 from .cut import PruningError
 from .kinds import is_conv1d
@@ -135,6 +135,9 @@ def install(network: nn.Module, features: dict[nn.Module, int]) -> dict[type[nn.
     """
     handlers: dict[type[nn.Module], Handler] = {}
     for module in network.modules():
+        if has_hooks(module):
+            # torch-pruning takes a module's output from a hook. The hook of `insert_dropout(after=...)` must run after it.
+            cast(Any, module).register_forward_hook = partial(module.register_forward_hook, prepend=True)
         if isinstance(module, TailDropout):
             module.set_k(None)
             cast(Any, module).forward = partial(_cloned, module)  # autograd does not record the identity

@@ -13,7 +13,8 @@ from .arguments import tied
 from .cut import Cut, PruningError, merge
 from .cutting import Plan, located, reached
 from .graph import Proposal, propose
-from .verification import Copies, Inputs, Trials, free, prove, references_to, run
+from .proving import prove
+from .verification import Copies, Inputs, Trials, free, references_to, run
 
 
 def _proposals(network: nn.Module, widths: Mapping[str, int], sizes: Mapping[str, int], inputs: Inputs) -> dict[str, Proposal]:

@@ -1,9 +1,9 @@
 """Probes: runs in which two networks get the same made-up features at their layers, so that what mixes features shows.
 
-Example inputs seldom reach the values at which zeros of the tail matter: the largest feature is hardly ever negative, and a mean
-seldom crosses a threshold. Two things help. The features kept are replaced by values of all signs and sizes. And numbers on which
-a network takes a decision (both sides of a comparison, what is rounded, `item()`) are compared like outputs, since a decision
-turns a small difference into none or into a large one.
+Example inputs seldom reach the values at which zeros of the tail matter: the largest feature is hardly ever negative, and a
+mean seldom crosses a threshold. Two things help. The features kept are replaced by values of all signs and sizes. And numbers
+on which a network takes a decision (both sides of a comparison, what is rounded, `item()`) are compared like outputs, since a
+decision turns a small difference into none or into a large one.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _asks_if_finite(args: tuple[Any, ...]) -> bool:
     """Return True for a comparison of a tensor with itself or with infinity."""
     if len(args) < 2:
         return False
-    return args[0] is args[1] or isinstance(args[1], float) and not math.isfinite(args[1])
+    return args[0] is args[1] or (isinstance(args[1], float) and not math.isfinite(args[1]))
 
 
 def _is_float(tensor: Tensor) -> bool:
@@ -197,8 +197,8 @@ def _made_up(shape: tuple[int, ...], least: float, greatest: float, number: int,
 
 def mixing(theirs: Seen, ours: Seen) -> str | None:
     """Return the name of the first function whose output is of one shape in both networks and differs; None if none does."""
-    names = [[call.name for call in seen.calls] for seen in (theirs, ours)]
-    for block in SequenceMatcher(None, *names, autojunk=False).get_matching_blocks():
+    before, after = ([call.name for call in seen.calls] for seen in (theirs, ours))
+    for block in SequenceMatcher(None, before, after, autojunk=False).get_matching_blocks():
         for place in range(block.size):
             a, b = theirs.calls[block.a + place], ours.calls[block.b + place]
             if a.shape == b.shape and not all(math.isclose(x, y, rel_tol=1e-6, abs_tol=1e-12) for x, y in _pairs(a, b)):

@@ -70,8 +70,8 @@ def prune(  # type: ignore[misc]  # the third argument is k or, after a dict, ex
     The copy computes what the model computes under `set_k(k)`. This is checked for all layers together, in evaluation mode and
     in float64: on the example inputs, and with two more sets of weights on inputs drawn in the range of the example inputs,
     since equality with one set of weights may be a coincidence. With each set of weights, made-up features of all signs and
-    sizes show operations that mix features where the inputs would not. If an activation maps 0 to another constant, dropped features
-    contribute this constant, which is added to the next bias.
+    sizes show operations that mix features where the inputs would not. If an activation maps 0 to another constant, dropped
+    features contribute this constant, which is added to the next bias.
 
     If the features come from a module that cannot be cut exactly (a LayerNorm, a GRU) or from the model's input, that module
     keeps its size, and the layer slices: it selects the first k features of its input. A warning says so. Buffers, hooks,

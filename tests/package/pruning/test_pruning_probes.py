@@ -50,7 +50,7 @@ def test_what_seldom_shows_is_refused_and_named(name: str, rows: int) -> None:
 
 def test_without_probes_the_check_would_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the test above would show nothing."""
-    monkeypatch.setattr("taildropout.pruning.verification.RUNS", 0)
+    monkeypatch.setattr("taildropout.pruning.proving.RUNS", 0)
     torch.manual_seed(0)
     assert prune(network(MIXED["the largest"][0]), "drop", 24, x()).b.in_features == 24
 
