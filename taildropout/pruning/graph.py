@@ -137,7 +137,8 @@ def _cannot_follow(error: Exception) -> PruningError:
     return PruningError(
         f"torch-pruning cannot follow the features through this network ({type(error).__name__}: {error}). "
         "One cause is a concatenation with a tensor that no layer made, such as the network's input: "
-        "add two products instead of concatenating, or give that tensor to a second Linear"
+        "add two products instead of concatenating, or give that tensor to a second Linear. Another is a module called in a "
+        "loop, such as a GRUCell: use a GRU"
     )
 
 
@@ -168,13 +169,17 @@ def _cuts(traced: _Graph, layer: nn.Module, features: Sequence[int]) -> tuple[Cu
         if walked > _MOST_INDICES:
             raise PruningError(
                 "torch-pruning's graph has a cycle on which the number of features grows without end (its issues 430 and 527); "
-                "one cause is attention that reads the features of the layer, reshaped into heads"
+                "causes are attention that reads the features of the layer, reshaped into heads, and a GRUCell that reads them in "
+                "a loop"
             )
         for dependency in node.dependencies if new else ():
             if dependency.is_triggered_by(handler):
                 mapped = [_Index(index, index) for index in new]
-                for mapping in dependency.index_mapping:
-                    mapped = mapped if mapping is None else mapping(mapped)
+                try:
+                    for mapping in dependency.index_mapping:
+                        mapped = mapped if mapping is None else mapping(mapped)
+                except _FAILURES as error:  # from a mapping between sizes that do not fit, of a loop over time for instance
+                    raise _cannot_follow(error) from error
                 if mapped:
                     waiting.append((dependency.target, dependency.handler, [index.idx for index in mapped]))
     cuts = []
@@ -215,6 +220,9 @@ def _obstacle(graph: Any, node: Any, after: bool) -> str | None:
     if product and any(is_product(each.module) for each in node.outputs):
         return None  # the product inside a module that is known
     if product and (weight := _own_weight(graph, node)):
+        owner = graph.model.get_submodule(weight.rpartition(".")[0])
+        if isinstance(owner, nn.RNNCellBase):
+            return f"{weight.rpartition('.')[0]!r} ({type(owner).__name__}) mixes features"
         return f"{weight!r} is the weight of a module of a type that torch-pruning does not know; use a Linear"
     if any(word in operation.lower() for word in _MIXING):
         return f"{operation.lower()} mixes features"
@@ -239,7 +247,7 @@ def _obstacles(graph: Any, layer: Any, neighbours: str) -> tuple[str, ...]:
     ends = [each for each in [layer, *nodes] if not getattr(each, neighbours) and not _contracts(graph, each)]
     if ends and after:
         found.append("the features are an output of the model")
-    elif not all(isinstance(each.module, nn.Parameter | nn.Embedding) for each in ends):
+    elif not found and not all(isinstance(each.module, nn.Parameter | nn.Embedding) for each in ends):
         found.append("the features come from the model's input")
     return tuple(dict.fromkeys(found))
 
