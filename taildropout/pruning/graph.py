@@ -169,8 +169,8 @@ def _cuts(traced: _Graph, layer: nn.Module, features: Sequence[int]) -> tuple[Cu
         if walked > _MOST_INDICES:
             raise PruningError(
                 "torch-pruning's graph has a cycle on which the number of features grows without end (its issues 430 and 527); "
-                "causes are attention that reads the features of the layer, reshaped into heads, and a GRUCell that reads them in "
-                "a loop"
+                "causes are attention that reads the features of the layer, reshaped into heads, and a GRUCell that reads them "
+                "in a loop"
             )
         for dependency in node.dependencies if new else ():
             if dependency.is_triggered_by(handler):
