@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .._torch import tree_leaves, without_fastpath
 from ..layer import TailDropout
 from ..names import Model
-from .arguments import as_arguments, check_model, devices_of, resolve
+from .arguments import as_arguments, check_model, check_numbers, devices_of, resolve
 from .config import adapt_config
 from .cut import PruningError
 from .cutting import Plan, cut_down
@@ -144,6 +144,7 @@ def _pruned(model: Model, widths: dict[str, int], inputs: Inputs, remove: bool) 
     if cut:
         set_widths(network, cut)
         theirs = run(network, inputs)
+        check_numbers(inputs, theirs)
         planner = Planner(copies, network, cut, sizes, inputs)
         del network  # its memory is needed for the trials
         plan, added, excuses = planner.solve()
