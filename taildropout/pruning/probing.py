@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .._torch import tree_leaves
+from .._torch import transforms_active, tree_leaves, without_compiler
 from ..layer import TailDropout
 
 RUNS = 2  # probes for each set of weights
@@ -32,6 +32,11 @@ _COMPARISONS = frozenset(
 _STEPS = frozenset(("sign", "sgn", "floor", "ceil", "round", "trunc", "fix", "heaviside", "floor_divide", "hardshrink"))
 _TO_PYTHON = frozenset(("item", "bool", "float", "int", "index", "tolist", "numpy", "equal", "allclose", "is_nonzero"))
 _CHECKS = frozenset(("isnan", "isinf", "isfinite", "isposinf", "isneginf"))  # of numbers that overflow or do not
+# Parts of names of functions that mix features; others that differ may only pass on a difference, such as that of a size.
+_MIXING = (
+    *("softmax", "norm", "mean", "sum", "dot", "cum", "sort", "topk", "prod", "var", "std", "median", "quantile", "mode"),
+    *("max", "min", "any", "all", "unique", "nonzero", "count", "cdist", "attention", "pool"),
+)
 _MOST_CALLS = 2000  # how many calls are searched for the one that mixes features
 
 
@@ -61,7 +66,7 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not self.after:
+        if not self.after or transforms_active():  # inside of vmap tensors have no numbers to look at
             return func(*args, **kwargs)
         name = str(getattr(func, "__name__", "")).strip("_")
         given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
@@ -150,7 +155,7 @@ class Probes:
             layer = network.get_submodule(name)
             handles += [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave(name))]
         try:
-            with watch:
+            with without_compiler(), watch:
                 seen.outputs = run(network)
         finally:
             for handle in handles:
@@ -191,18 +196,21 @@ def _made_up(shape: tuple[int, ...], least: float, greatest: float, number: int,
     else:
         sign = torch.where((uniform(rows, k) < 0.3) & (least * greatest == 0), 0.0, math.copysign(1.0, least + greatest))
     span = math.log10(_LARGEST[number % len(_LARGEST)] / _SMALLEST)
-    scale = (max(abs(least), abs(greatest)) or 1.0) * _SMALLEST * 10 ** (span * uniform(rows, 1))
+    power = torch.where(uniform(rows, 1) < 0.5, 1.0, uniform(rows, 1))  # half of them large: thresholds may lie far out
+    scale = (max(abs(least), abs(greatest)) or 1.0) * _SMALLEST * 10 ** (span * power)
     return (sign * scale * sizes).reshape(shape)
 
 
 def mixing(theirs: Seen, ours: Seen) -> str | None:
-    """Return the name of the first function whose output is of one shape in both networks and differs; None if none does."""
+    """Name the first function whose output has the same shape in both networks and differs; return None if none does."""
     before, after = ([call.name for call in seen.calls] for seen in (theirs, ours))
     for block in SequenceMatcher(None, before, after, autojunk=False).get_matching_blocks():
         for place in range(block.size):
             a, b = theirs.calls[block.a + place], ours.calls[block.b + place]
             if a.shape == b.shape and not all(math.isclose(x, y, rel_tol=1e-6, abs_tol=1e-12) for x, y in _pairs(a, b)):
-                return a.name
+                return (
+                    f"{a.name!r} mixes features" if any(each in a.name for each in _MIXING) else f"seen first after {a.name!r}"
+                )
     return None
 
 

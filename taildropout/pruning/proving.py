@@ -45,7 +45,7 @@ def prove(trials: Trials, plan: Plan) -> dict[str, Tensor]:
                 again = probes.run(network, number, partial(run, inputs=inputs))
                 if different := difference(seen.outputs, again.outputs, eps) or _other_decision(seen, again, eps):
                     mixed = mixing(seen, again)
-                    raise PruningError(different + (f", since {mixed!r} mixes features" if mixed else ""))
+                    raise PruningError(f"{different} ({mixed})" if mixed else different)
         if found:
             raise PruningError(found)
         del network, constants, theirs, ours, probed  # or the next trial would begin while this one is still in memory

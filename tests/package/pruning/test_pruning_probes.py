@@ -8,6 +8,7 @@ from package.pruning.pruned import CHANNELS, Wired, checked, x
 from torch import Tensor, nn
 
 from taildropout import PruningError, TailDropout, prune
+from taildropout.pruning import proving
 from taildropout.pruning.probing import Probes
 
 Wiring = Callable[[nn.Module, Tensor], Tensor]
@@ -89,6 +90,18 @@ def test_channels_and_a_layer_called_twice() -> None:
     mixed = Wired(lambda m, x: m.b(m.drop(m.a(x))) * (m.drop(m.a(x)).detach().amax(1, keepdim=True) > -0.2), **modules)
     with pytest.raises(PruningError, match="amax"):
         prune(mixed.double(), "drop", 7, x(2, 3, 6, 6))
+
+
+def test_probes_run_where_a_watched_call_would_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside of vmap a tensor has no numbers, and compiled code would trace the watch."""
+    seen: list[object] = []
+    probed = proving._probed
+    monkeypatch.setattr(proving, "_probed", lambda *arguments: seen.append(probed(*arguments)) or seen[-1])
+    compiled = torch.compile(torch.tanh, backend="eager")
+    for after in (lambda m, h: m.b(torch.func.vmap(torch.tanh)(h)), lambda m, h: m.b(compiled(h))):
+        assert checked(network(after), "drop", 24, x()).b.in_features == 24
+    assert seen
+    assert None not in seen
 
 
 @pytest.mark.parametrize(("activation", "signs"), [(nn.Identity(), {-1, 1}), (nn.ReLU(), {0, 1}), (nn.Sigmoid(), {1})])
