@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from .._torch import tree_leaves
 from ..fixed_k import check_k
 from ..layer import TailDropout
 from ..names import named
 from .cut import PruningError
+from .kinds import CHANNEL_NORMS
 from .verification import Inputs
 
 # The names under which methods of quantisation store integer weights.
@@ -83,7 +85,7 @@ def check_model(model: nn.Module) -> None:
 
     Raises:
         ValueError: if the model is compiled.
-        PruningError: if a weight is on the meta device, quantised, sharded or uninitialised (lazy).
+        PruningError: if a weight is on the meta device, quantised, sharded or uninitialised (lazy), or holds NaN.
     """
     if any(hasattr(module, "_orig_mod") for module in model.modules()):
         raise ValueError("the model is compiled; prune the original model (model._orig_mod), and compile the result")
@@ -107,6 +109,25 @@ def check_model(model: nn.Module) -> None:
             raise PruningError(f"{name!r} is sharded over devices; gather the whole model first, then prune it")
         if isinstance(tensor, nn.Parameter) and type(tensor.data) is not Tensor:
             raise _quantised(name, type(tensor.data).__name__)
+        if isinstance(tensor, nn.Parameter) and tensor.isnan().any():
+            raise PruningError(f"{name!r} holds NaN, so that nothing can be checked; prune a network whose weights are numbers")
+
+
+def check_numbers(inputs: Inputs, outputs: list[Any]) -> None:
+    """Refuse example inputs on which all outputs are NaN, since then nothing can be checked.
+
+    Raises:
+        PruningError: if all outputs are NaN.
+    """
+    floats = [each for each in outputs if isinstance(each, Tensor) and each.is_floating_point() and each.numel()]
+    if floats and all(each.isnan().all() for each in floats):
+        where = "The example inputs hold NaN; give numbers" if holds_nan(inputs) else "Give inputs on which outputs are numbers"
+        raise PruningError(f"every output is NaN on the example inputs, so that nothing can be checked. {where}")
+
+
+def holds_nan(inputs: Inputs) -> bool:
+    """Return True if a tensor of the example inputs holds NaN."""
+    return any(isinstance(each, Tensor) and bool(each.isnan().any()) for each in tree_leaves(inputs))
 
 
 def _quantised(name: str, kind: str) -> PruningError:
@@ -129,6 +150,13 @@ def tied(model: nn.Module, names: set[str]) -> str | None:
         if len(shared) > 1 and any(name in names or name.rpartition(".")[0] in names for name in shared.values()):
             return " and ".join(map(repr, shared.values()))
     return None
+
+
+def buffers_of_size(model: nn.Module, sizes: set[int]) -> list[str]:
+    """Return the names of the buffers with a dim of one of `sizes`, but for those of normalisations, which can be cut."""
+    known = tuple(name for name, module in model.named_modules() if isinstance(module, CHANNEL_NORMS))
+    named = [(name, buffer) for name, buffer in model.named_buffers() if name.rpartition(".")[0] not in known]
+    return [name for name, buffer in named if sizes & {*buffer.shape}]
 
 
 def devices_of(model: nn.Module) -> set[torch.device]:

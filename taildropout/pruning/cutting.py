@@ -32,16 +32,29 @@ class Plan:
     widths: Mapping[str, int]
     sliced: frozenset[str]
 
+    def kept(self) -> dict[str, list[int]]:
+        """Return the indices of the features that each layer keeps, by name: less than its width if another layer cuts more."""
+        gone = {name: {each for cut in self.cuts if cut.name == name for each in cut.features} for name in self.widths}
+        return {name: [each for each in range(k) if each not in gone[name]] for name, k in self.widths.items()}
+
 
 @contextmanager
-def _reading(network: nn.Module, cuts: Sequence[Cut], see: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """In a `with` block, call `see(name, input)` for every module whose input is cut; `input` is (positions, features)."""
+def _reading(
+    network: nn.Module, cuts: Sequence[Cut], see: Callable[[str, Tensor], None], stop_nan: bool = False
+) -> Iterator[None]:
+    """In a `with` block, call `see(name, input)` for every module whose input is cut; `input` is (positions, features).
+
+    With `stop_nan`, modules whose output has other features than their input then read 0 in place of NaN.
+    """
     handles = []
 
-    def record(name: str, dim: int, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def record(name: str, dim: int, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if args and isinstance(args[0], Tensor) and args[0].dim() >= abs(dim) and args[0].numel():
             features = args[0].movedim(dim, -1)
             see(name, features.reshape(-1, features.shape[-1]))
+            if stop_nan and (isinstance(module, nn.RNNBase) or (is_product(module) and getattr(module, "groups", 1) == 1)):
+                return (args[0].masked_fill(args[0].isnan(), 0), *args[1:])
+        return None
 
     modules = dict(network.named_modules())
     for name in {cut.name for cut in cuts if cut.reads} & modules.keys():
@@ -60,7 +73,8 @@ def reached(
 ) -> dict[str, Tensor]:
     """Find the input features of each module that depend on the tail of `layer`, by filling the tail with NaN in a run.
 
-    The graph shows which modules read the tail. Only a run shows at which indices, after a flattening or a permutation.
+    The graph shows which modules read the tail. Only a run shows at which indices, after a flattening or a permutation. The
+    NaN ends at a module that reads the tail: what the module makes of the other features may be concatenated with them.
 
     Args:
         network: the network.
@@ -83,7 +97,7 @@ def reached(
 
     handle = network.get_submodule(layer).register_forward_hook(fill)
     try:
-        with _reading(network, cuts, mark):
+        with _reading(network, cuts, mark, stop_nan=True):
             run(network)
     finally:
         handle.remove()

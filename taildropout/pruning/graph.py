@@ -21,26 +21,8 @@ from torch import Tensor, nn
 from ..layer import TailDropout
 from .cut import Cut, PruningError
 from .handlers import install
-from .kinds import is_product
+from .obstacles import obstacles
 
-# Operations that mix features, by autograd's names for them.
-_MIXING = (
-    "softmax",
-    "norm",
-    "mean",
-    "sum",
-    "mm",
-    "dot",
-    "cum",
-    "sort",
-    "topk",
-    "prod",
-    "var",
-    "std",
-    "fft",
-    "glu",
-    "attention",
-)
 # The errors that torch-pruning raises on networks that it cannot follow.
 _FAILURES = (AttributeError, IndexError, KeyError, RecursionError, TypeError)
 # The most indices that are walked for one layer: so many take seconds.
@@ -137,14 +119,9 @@ def _cannot_follow(error: Exception) -> PruningError:
     return PruningError(
         f"torch-pruning cannot follow the features through this network ({type(error).__name__}: {error}). "
         "One cause is a concatenation with a tensor that no layer made, such as the network's input: "
-        "add two products instead of concatenating, or give that tensor to a second Linear"
+        "add two products instead of concatenating, or give that tensor to a second Linear. Another is a module called in a "
+        "loop, such as a GRUCell: use a GRU"
     )
-
-
-def _contracts(graph: Any, node: Any) -> bool:
-    """Return True if the input features and the output features of a node are different features, as for a Linear."""
-    handler = graph.get_pruner_of_module(node.module)
-    return bool(handler.prune_in_channels != handler.prune_out_channels)
 
 
 def _cuts(traced: _Graph, layer: nn.Module, features: Sequence[int]) -> tuple[Cut, ...]:
@@ -168,13 +145,17 @@ def _cuts(traced: _Graph, layer: nn.Module, features: Sequence[int]) -> tuple[Cu
         if walked > _MOST_INDICES:
             raise PruningError(
                 "torch-pruning's graph has a cycle on which the number of features grows without end (its issues 430 and 527); "
-                "one cause is attention that reads the features of the layer, reshaped into heads"
+                "causes are attention that reads the features of the layer, reshaped into heads, and a GRUCell that reads them "
+                "in a loop"
             )
         for dependency in node.dependencies if new else ():
             if dependency.is_triggered_by(handler):
                 mapped = [_Index(index, index) for index in new]
-                for mapping in dependency.index_mapping:
-                    mapped = mapped if mapping is None else mapping(mapped)
+                try:
+                    for mapping in dependency.index_mapping:
+                        mapped = mapped if mapping is None else mapping(mapped)
+                except _FAILURES as error:  # from a mapping between sizes that do not fit, of a loop over time for instance
+                    raise _cannot_follow(error) from error
                 if mapped:
                     waiting.append((dependency.target, dependency.handler, [index.idx for index in mapped]))
     cuts = []
@@ -185,63 +166,6 @@ def _cuts(traced: _Graph, layer: nn.Module, features: Sequence[int]) -> tuple[Cu
             reads = handler == graph.get_pruner_of_module(module).prune_in_channels
             cuts.append(Cut(names[module], tuple(sorted(gone)), handler, node.pruning_dim, reads))
     return tuple(cuts)
-
-
-def _around(graph: Any, start: Any, neighbours: str) -> Iterator[Any]:
-    """Yield the nodes before ("inputs") or after ("outputs") `start`, on each path up to and with the first that contracts."""
-    seen, waiting = {start}, list(getattr(start, neighbours))
-    while waiting:
-        node = waiting.pop(0)
-        if node not in seen:
-            seen.add(node)
-            yield node
-            if not _contracts(graph, node):
-                waiting += getattr(node, neighbours)
-
-
-def _obstacle(graph: Any, node: Any, after: bool) -> str | None:
-    """Describe why an operation needs all features of the layer, if its name or type says so."""
-    module = node.module
-    name = (graph._param_to_name if isinstance(module, nn.Parameter) else graph._module2name).get(module)
-    if isinstance(module, nn.GroupNorm):
-        size = module.num_channels // module.num_groups
-        return f"{name!r} (GroupNorm) mixes features, unless k is a multiple of {size}"
-    if isinstance(module, nn.LayerNorm | nn.RNNBase | nn.MultiheadAttention):
-        return f"{name!r} ({type(module).__name__}) mixes features"
-    if name is not None:
-        return None
-    operation = str(node.grad_fn.name()).partition("Backward")[0]
-    product = operation.lower().endswith("mm")
-    if product and any(is_product(each.module) for each in node.outputs):
-        return None  # the product inside a module that is known
-    if product and (weight := _own_weight(graph, node)):
-        return f"{weight!r} is the weight of a module of a type that torch-pruning does not know; use a Linear"
-    if any(word in operation.lower() for word in _MIXING):
-        return f"{operation.lower()} mixes features"
-    if after and operation in ("Add", "Sub") and len(node.inputs) > 1:
-        return "a residual connection around the layer (a sum with features that do not pass it) needs all features"
-    return None
-
-
-def _own_weight(graph: Any, node: Any) -> str | None:
-    """Return the name of the parameter that a matrix product reads directly or through one operation, such as a transpose."""
-    for each in [*node.inputs, *(deeper for input in node.inputs for deeper in input.inputs)]:
-        if isinstance(each.module, nn.Parameter) and each.module.dim() > 1:
-            return str(graph._param_to_name[each.module])
-    return None
-
-
-def _obstacles(graph: Any, layer: Any, neighbours: str) -> tuple[str, ...]:
-    """Describe the operations that need all features, before ("inputs") or after ("outputs") a layer, as far as names tell."""
-    after = neighbours == "outputs"
-    nodes = list(_around(graph, layer, neighbours))
-    found = [obstacle for node in nodes if (obstacle := _obstacle(graph, node, after))]
-    ends = [each for each in [layer, *nodes] if not getattr(each, neighbours) and not _contracts(graph, each)]
-    if ends and after:
-        found.append("the features are an output of the model")
-    elif not all(isinstance(each.module, nn.Parameter | nn.Embedding) for each in ends):
-        found.append("the features come from the model's input")
-    return tuple(dict.fromkeys(found))
 
 
 @contextmanager
@@ -296,5 +220,5 @@ def propose(
             everything = _cuts(traced, layer, tail)
         except PruningError as error:
             everything = str(error)
-        proposals[name] = Proposal(everything, after, _obstacles(graph, node, "inputs"), _obstacles(graph, node, "outputs"))
+        proposals[name] = Proposal(everything, after, obstacles(graph, node, "inputs"), obstacles(graph, node, "outputs"))
     return proposals

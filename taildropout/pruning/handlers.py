@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .._torch import tree_flatten, tree_leaves, tree_unflatten
+from .._torch import has_hooks, tree_flatten, tree_leaves, tree_unflatten
 from ..layer import TailDropout
 from .cut import PruningError
 from .kinds import is_conv1d
@@ -67,12 +67,14 @@ class _RecurrentHandler(Handler):
 
 
 class _GroupNormHandler(Handler):
-    """GroupNorm: whole groups can be removed. If k cuts through a group, the sizes no longer fit, and the trials fail."""
+    """GroupNorm: whole groups can be removed."""
 
     def prune_out_channels(self, layer: nn.GroupNorm, idxs: Sequence[int]) -> nn.Module:
-        """Remove the channels `idxs` from the layer in place, and return it."""
+        """Remove the channels `idxs` in place, and return the layer. Raises PruningError if this cuts through a group."""
         size = layer.num_channels // layer.num_groups
         gone = {index // size for index in idxs}
+        if len(gone) * size != len(idxs):
+            raise PruningError(f"a GroupNorm has groups of {size} features, and k must be a multiple of {size}")
         if layer.affine:
             layer.weight, layer.bias = _keep(layer.weight, 0, idxs), _keep(layer.bias, 0, idxs)
         layer.num_groups -= len(gone)
@@ -135,6 +137,9 @@ def install(network: nn.Module, features: dict[nn.Module, int]) -> dict[type[nn.
     """
     handlers: dict[type[nn.Module], Handler] = {}
     for module in network.modules():
+        if has_hooks(module):
+            # torch-pruning takes a module's output from a hook. The hook of `insert_dropout(after=...)` must run after it.
+            cast(Any, module).register_forward_hook = partial(module.register_forward_hook, prepend=True)
         if isinstance(module, TailDropout):
             module.set_k(None)
             cast(Any, module).forward = partial(_cloned, module)  # autograd does not record the identity

@@ -13,6 +13,7 @@ from ..names import Model
 from .config import adapt_config
 from .cut import PruningError
 from .cutting import put
+from .fitting import Shape, check_fit
 from .kinds import is_product
 from .shapes import attributes
 from .slices import Slice, read_features, sliced
@@ -49,10 +50,13 @@ def load_pruned(model: Model, state_dict: Mapping[str, Tensor], *, slices: Mappi
         Linear(in_features=4, out_features=3, bias=True)
     """
     _check_arguments(model, state_dict)
-    kept = _check_slices(model, read_features(state_dict) if slices is None else slices)
+    features = read_features(state_dict) if slices is None else slices
+    kept = _check_slices(model, features)
     tensors = dict(state_dict)
     _check_keys(model, tensors)
     sizes = {name: _sizes(name, module, tensors) for name, module in model.named_modules() if _held(name, module, tensors)}
+    shapes = {name: _shapes(name, model.get_submodule(name), tensors) for name in sizes}
+    check_fit(model, shapes, _selecting(model, features), given=slices is not None)
     small, full = _widths(model, sizes)
     made: dict[Tensor, nn.Parameter | Tensor] = {}
     for name, size in sizes.items():
@@ -98,9 +102,12 @@ def _check_slices(model: nn.Module, features: Mapping[str, int]) -> dict[nn.Modu
 
     Raises:
         KeyError: if a name is neither that of a TailDropout nor of a Slice.
+        PruningError: if a number of features is not an int from 1 on.
     """
     modules, kept = dict(model.named_modules(remove_duplicate=False)), dict[nn.Module, nn.Module]()
     for name, k in features.items():
+        if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+            raise PruningError(f"slices gives {k!r} features for {name!r}; give an int from 1 on")
         layer = modules.get(name)
         if isinstance(layer, TailDropout):
             kept[layer] = sliced(layer, k)
@@ -108,6 +115,18 @@ def _check_slices(model: nn.Module, features: Mapping[str, int]) -> dict[nn.Modu
             there = ", ".join(repr(each) for each, module in modules.items() if isinstance(module, TailDropout)) or "none"
             raise KeyError(f"no TailDropout is named {name!r}, which slices in the checkpoint; the model's are: {there}")
     return kept
+
+
+def _selecting(model: nn.Module, features: Mapping[str, int]) -> dict[str, int]:
+    """Return how many features each layer keeps that becomes a slice; a layer of the model that slices already is left out."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    return {name: k for name, k in features.items() if getattr(modules[name], "features", None) != k}
+
+
+def _shapes(name: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Shape, Shape]]:
+    """Return the shapes of a module's own tensors in the model and in the checkpoint."""
+    held = [key for key in _held(name, module, tensors) if getattr(module, key) is not None]
+    return {key: (tuple(getattr(module, key).shape), tuple(tensors[_key(name, key)].shape)) for key in held}
 
 
 def _held(name: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:

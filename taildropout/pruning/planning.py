@@ -9,11 +9,12 @@ from functools import partial
 from torch import Tensor, nn
 
 from .._torch import tree_map_only
-from .arguments import tied
+from .arguments import buffers_of_size, holds_nan, tied
 from .cut import Cut, PruningError, merge
 from .cutting import Plan, located, reached
 from .graph import Proposal, propose
-from .verification import Copies, Inputs, Trials, free, prove, references_to, run, set_widths
+from .proving import prove
+from .verification import Copies, Inputs, Trials, free, references_to, run, set_widths
 
 # What `Planner` found: a plan and the constants to add to biases, or the reason why the plan fails.
 _Found = tuple[Plan, dict[str, Tensor]] | str
@@ -175,9 +176,21 @@ class Planner:
     def _refusal(self, names: Mapping[str, bool] | list[str], reason: str) -> str:
         what = " and ".join(f"{name!r} cannot be cut to k={self.widths[name]}" for name in names)
         obstacles = {each: None for name in names for each in self.proposals[name].obstacles_after}
+        refused = f"{what} without changing what the network computes: {reason}."
+        if holds_nan(self.inputs):
+            return f"{refused} The example inputs hold NaN, which hides what depends on what; give numbers"
+        if not obstacles and ("size" in reason or "shape" in reason):
+            found = buffers_of_size(self.copies.model, {self.sizes[name] for name in names})
+            if found:
+                return (
+                    f"{refused} {' and '.join(map(repr, found))} {'are buffers' if len(found) > 1 else 'is a buffer'} with as "
+                    "many elements as the layer has features, and prune cuts no buffers; make it an nn.Parameter with "
+                    "requires_grad=False"
+                )
+        refused += f" After the layer, {' and '.join(obstacles)}." if obstacles else ""
+        if any("; " in each for each in (reason, *obstacles)):  # what can be done about it is said there
+            return refused
         return (
-            f"{what} without changing what the network computes: {reason}."
-            + (f" After the layer, {' and '.join(obstacles)}." if obstacles else "")
-            + " Move the layer so that only feature-wise operations stand between it and a Linear or a convolution, or prune "
-            "another layer"
+            f"{refused} Move the layer so that only feature-wise operations stand between it and a Linear or a convolution, or "
+            "prune another layer"
         )

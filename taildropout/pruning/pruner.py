@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .._torch import tree_leaves, without_fastpath
 from ..layer import TailDropout
 from ..names import Model
-from .arguments import as_arguments, check_model, devices_of, resolve
+from .arguments import as_arguments, check_model, check_numbers, devices_of, resolve
 from .config import adapt_config
 from .cut import PruningError
 from .cutting import Plan, cut_down
@@ -69,8 +69,9 @@ def prune(  # type: ignore[misc]  # the third argument is k or, after a dict, ex
 
     The copy computes what the model computes under `set_k(k)`. This is checked for all layers together, in evaluation mode and
     in float64: on the example inputs, and with two more sets of weights on inputs drawn in the range of the example inputs,
-    since equality with one set of weights may be a coincidence. If an activation maps 0 to another constant, dropped features
-    contribute this constant, which is added to the next bias.
+    since equality with one set of weights may be a coincidence. With each set of weights, made-up features of all signs and
+    sizes show operations that mix features where the inputs would not. If an activation maps 0 to another constant, dropped
+    features contribute this constant, which is added to the next bias.
 
     If the features come from a module that cannot be cut exactly (a LayerNorm, a GRU) or from the model's input, that module
     keeps its size, and the layer slices: it selects the first k features of its input. A warning says so. If several layers
@@ -144,6 +145,7 @@ def _pruned(model: Model, widths: dict[str, int], inputs: Inputs, remove: bool) 
     if cut:
         set_widths(network, cut)
         theirs = run(network, inputs)
+        check_numbers(inputs, theirs)
         planner = Planner(copies, network, cut, sizes, inputs)
         del network  # its memory is needed for the trials
         plan, added, excuses = planner.solve()

@@ -17,7 +17,6 @@ from .._torch import tree_leaves, tree_map_only
 from ..layer import TailDropout
 from ..trees import leaves_of
 from .cut import PruningError
-from .cutting import Constants, Plan, cut_down
 
 Inputs = tuple[Any, ...] | dict[str, Any]
 
@@ -191,36 +190,6 @@ class Trials:
                 inputs = other_inputs(inputs)
             yield network, inputs
             del network
-
-
-def prove(trials: Trials, plan: Plan) -> dict[str, Tensor]:
-    """Check that cutting by `plan` changes no output in any trial, and return the constants to add to biases, by module.
-
-    The constants are those of the network's own weights.
-
-    Raises:
-        PruningError: if an output changes, or no module before a layer is cut.
-        Exception: whatever the network raises if it was cut wrongly.
-    """
-    own: dict[str, Tensor] | None = None
-    for network, inputs in trials:
-        set_widths(network, plan.widths)
-        constants = Constants(network, plan.cuts)
-        with constants.recording():
-            theirs = run(network, inputs)
-        added = constants.added()
-        own = added if own is None else own
-        eps = rounding(network, inputs)
-        cut_down(network, plan, added)
-        sizes: dict[str, int] = {}
-        with sizes_given(network, plan.widths, sizes):
-            ours = run(network, inputs)
-        if any(size > plan.widths[name] for name, size in sizes.items()):
-            raise PruningError("no module that makes the features can be cut")
-        if found := difference(theirs, ours, eps):
-            raise PruningError(found)
-        del network, constants, theirs, ours  # or the next trial would begin while this one is still in memory
-    return own or {}
 
 
 @contextmanager

@@ -215,3 +215,62 @@ def test_sizes_of_other_modules_follow() -> None:
     assert load_pruned(mlp(), old)[0].out_features == 3
     assert not load_pruned(nn.Sequential(layer), {}).state_dict()
     assert isinstance(load_pruned(gpt(), gpt().state_dict()), Gpt)
+
+
+@pytest.mark.parametrize("k", [0, -3, 2.5, "a", None, True, torch.tensor(3)])
+def test_slices_that_are_no_widths(k: object) -> None:
+    with pytest.raises(PruningError, match=r"slices gives .* features for 'drop'; give an int from 1 on"):
+        load_pruned(gru(8).double(), gru(8).state_dict(), slices={"drop": k})
+
+
+@pytest.mark.parametrize(
+    ("build", "shapes", "slices", "message"),
+    [
+        (mlp, {}, {"2": 99}, "'2' keeps 99 features by `slices`, and no module of the checkpoint reads so few"),
+        (mlp, {}, {"2": 3}, "'2' keeps 3 features"),
+        (lambda: gru(8), {"after.weight": (3, 3)}, {"drop": 5}, "'drop' keeps 5 features"),
+        (lambda: gru(8), {"after.weight": (3, 3)}, {}, r"'after' reads 3 of 8 features .* give its width: slices="),
+        (mlp, {"0.weight": (5, 5), "0.bias": (5,), "3.weight": (2, 6)}, {}, "'3' reads 6 of 8 features .* no module makes 6"),
+        (mlp, {"3.weight": (1, 8), "3.bias": (1,)}, {}, "'3' makes 1 of 2 features .* an output of the network would be cut"),
+        (mlp, {"0.weight": (5, 5), "0.bias": (5,), "3.weight": (1, 5), "3.bias": (1,)}, {}, "'3' makes 1 of 2"),
+        (
+            lambda: nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), TailDropout(), nn.Linear(8, 2)),
+            dict.fromkeys(("1.weight", "1.bias", "1.running_mean", "1.running_var"), (5,)),
+            {},
+            "'1' holds 5 of 8 features",
+        ),
+    ],
+)
+def test_sizes_that_contradict_each_other_load_nothing(
+    build: Callable[[], nn.Module], shapes: dict[str, tuple[int, ...]], slices: dict[str, int], message: str
+) -> None:
+    model = build()
+    before = copy.deepcopy(model)
+    tensors = {**model.state_dict(), **{name: torch.ones(shape) for name, shape in shapes.items()}}
+    with pytest.raises(PruningError, match=message):
+        load_pruned(model, tensors, slices=slices)
+    assert repr(model) == repr(before)
+    assert all(torch.equal(tensor, before.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+def test_sizes_that_fit_in_other_ways() -> None:
+    """What a module reads is flattened, concatenated or one part of what another makes, or nothing reads it at all."""
+    flat, small = (
+        nn.Sequential(nn.Conv2d(1, n, 3), TailDropout(dropout_dim=1), nn.Flatten(), nn.Linear(4 * n, 2)) for n in (8, 3)
+    )
+    assert load_pruned(flat, small.state_dict())[3].in_features == 12
+    both, small = (nn.ModuleList([nn.Linear(5, n), TailDropout(), nn.Linear(n, 4), nn.Linear(n + 4, 2)]) for n in (8, 3))
+    assert load_pruned(both, small.state_dict())[3].in_features == 7
+    gated, small = (nn.ModuleList([nn.Linear(5, 2 * n), TailDropout(), nn.Linear(n, 2)]) for n in (8, 3))
+    assert load_pruned(gated, small.state_dict())[0].out_features == 6
+    towers, small = (nn.ModuleList([nn.Embedding(9, n), nn.Embedding(7, n), TailDropout()]) for n in (8, 3))
+    assert load_pruned(towers, small.state_dict())[1].embedding_dim == 3
+
+
+def test_a_slice_in_the_metadata_may_be_read_in_part() -> None:
+    def build() -> nn.Module:
+        return Wired(lambda m, x: m.out(m.drop(x)[:, :3]), drop=TailDropout(), out=nn.Linear(3, 2)).double()
+
+    with pytest.warns(UserWarning, match="slices 3 of 8"):
+        smaller = prune(build(), "drop", 3, x(6, 8))
+    assert_same(load_pruned(build(), saved(smaller.state_dict())), smaller, x(6, 8))

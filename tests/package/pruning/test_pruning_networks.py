@@ -351,3 +351,12 @@ def test_a_frozen_embedding_is_cut() -> None:
 def test_tied_weights_are_an_error() -> None:
     with pytest.raises(PruningError, match=r"'a.weight' and 'out.weight' are one parameter; give each place its own"):
         prune(tied(), "drop", 3, torch.randint(9, (4, 5)))
+
+
+def test_a_group_of_group_norm_is_not_cut_through_even_if_nothing_reads_it() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.GroupNorm(3, 6), TailDropout(dropout_dim=1), nn.Conv2d(6, 2, 3)).eval()
+    with torch.no_grad():
+        model[3].weight.zero_()
+    with pytest.warns(UserWarning, match="'1' .GroupNorm. mixes features, unless k is a multiple of 2"):
+        pruned = prune(model, "2", 3, torch.randn(4, 3, 6, 6))
+    assert (pruned[1].num_groups, pruned[1].num_channels) == (3, 6)

@@ -1,5 +1,6 @@
 """Random networks: what prune makes of them computes the same, or there is an error. Never a wrong network."""
 
+import copy
 import warnings
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from package.pruning.pruned import CHANNELS, count, evaluated, lively, x
 from torch import Tensor, nn
 
-from taildropout import PruningError, TailDropout, prune
+from taildropout import PruningError, TailDropout, load_pruned, prune
 
 ACTIVATIONS = [nn.ReLU, nn.Sigmoid, nn.GELU, nn.Tanh, nn.Softplus, nn.Identity]
 FLAT = [
@@ -50,6 +51,8 @@ def equal_or_error(model: nn.Module, layer: str, k: int, input: Tensor) -> str:
             evaluated(smaller, other), evaluated(model, other, k=k, layer=layer), rtol=1e-8, atol=1e-8, check_stride=False
         )
     assert count(smaller) <= count(model)
+    loaded = load_pruned(copy.deepcopy(model), smaller.state_dict())
+    torch.testing.assert_close(evaluated(loaded, input), evaluated(smaller, input), rtol=0, atol=0)
     return "sliced" if caught else "cut"
 
 
