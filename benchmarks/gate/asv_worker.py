@@ -14,6 +14,7 @@ import json
 import math
 import os
 import pickle
+import select
 import shutil
 import statistics
 import sys
@@ -46,6 +47,13 @@ class Process:
         self.suite, self.answers, self.pid = suite, answers, os.getpid()
         self.benchmark: Any = None
         self.name = ""
+        self.forks = 0  # during the current command
+        self.returned, self.returning = os.pipe()  # a forked child in which the call returns writes to it
+        os.register_at_fork(after_in_parent=self.count_fork)
+
+    def count_fork(self) -> None:
+        """Note that this process forked."""
+        self.forks += 1
 
     def answer(self, command: dict[str, Any]) -> None:
         """Carry out one command and write the answer: the method's result, `skipped`, `error` or `forked`."""
@@ -57,12 +65,25 @@ class Process:
         except BaseException as error:  # sys.exit() of a benchmark must not end the others
             answer = {"error": brief(error)}
         if os.getpid() != self.pid:  # the benchmark forked, and this is the child, in which the call returned
-            self.reply({"forked": self.name})
+            os.write(self.returning, b"1")
             os._exit(0)
-        self.reply(answer)
+        self.reply({"forked": self.name} if self.child_returned() else answer)
+        self.forks = 0
+
+    def child_returned(self) -> bool:
+        """Return True if the call returned in a child too. After a fork, wait until no child is left, half a second at most."""
+        end = time.monotonic() + (0.5 if self.forks else 0.0)
+        while True:
+            alone = time.monotonic() >= end or not children()
+            if select.select([self.returned], [], [], 0)[0]:
+                os.read(self.returned, 1)
+                return True
+            if alone:
+                return False
+            time.sleep(0.001)
 
     def reply(self, answer: dict[str, Any]) -> None:
-        """Write an answer, and the seconds of processor time so far, by one system call: no fork's answer mixes with it."""
+        """Write an answer, and the seconds of processor time so far."""
         line = json.dumps(dict(answer, processor=round(time.process_time(), 3))) + "\n"
         os.write(self.answers.fileno(), line.encode())
 
@@ -281,6 +302,15 @@ def memory_without_pympler() -> Any:
             self.unit = "it needs pympler: install it beside the gate"
 
     return MemoryWithoutPympler
+
+
+def children() -> bool:
+    """Return True if this process has a child that runs, or ended and was not waited for."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def printed_bytes() -> int:

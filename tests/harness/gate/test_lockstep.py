@@ -20,6 +20,8 @@ import pytest
 from gate.foreign_project import make_project, make_wheel
 from gate.interrupts import heed_interrupts
 
+from benchmarks.gate import asv_process
+
 ROOT = Path(__file__).parents[3]
 MOST = 280  # seconds; each run takes a fraction of it
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -274,3 +276,36 @@ def test_a_kill_leaves_no_process_and_no_file(measuring: "subprocess.Popen[str]"
     measuring.wait(60)
     assert not wait_until_none(tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]
+
+
+FORKS = """
+import os, sys
+import asv_worker
+
+def joined(self):
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    return {"joined": True}
+
+def late(self):
+    if not os.fork():
+        import time; time.sleep(0.05)
+    return {}
+
+asv_worker.Process.joined, asv_worker.Process.late = joined, late
+process = asv_worker.Process("", sys.stdout)
+for what in ["joined", "late", "joined"] * 2:
+    process.name = what
+    process.answer({"do": what})
+"""
+
+
+def test_a_child_in_which_the_call_returns_is_told_by_the_name_of_its_benchmark() -> None:
+    """Its own answer would come at any time, and be taken for that of the next benchmark."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(asv_process.__file__).parent)}
+    output = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, check=True, env=environment).stdout
+    answers = [json.loads(line) for line in output.splitlines()]
+    assert [{key for key in answer if key != "processor"} for answer in answers] == [{"joined"}, {"forked"}, {"joined"}] * 2
+    assert {answer["forked"] for answer in answers if "forked" in answer} == {"late"}
