@@ -143,6 +143,8 @@ class Probes:
             watch.after = False
 
         def leave(name: str) -> Callable[..., Tensor]:
+            """Return the hook of the layer `name`: replace its output by the made-up features."""
+
             def replaced(module: TailDropout, args: Any, output: Tensor) -> Tensor:
                 calls[name] += 1
                 output = self._replaced(name, output, module.dropout_dim, (number, calls[name]))
