@@ -13,7 +13,8 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from .rule import IMPROVED, LOOKS, REGRESSED, UNSTABLE, decide
+from .records import counts
+from .rule import IMPROVED, LOOKS, REGRESSED, UNSTABLE, decide, estimate
 
 EFFECTS = (0.0, 0.01, -0.01, 0.02, -0.02, 0.03, 0.04, 0.05, -0.05, 0.10, -0.10, 0.20, -0.20)
 REPLAYS = 1000  # of each effect
@@ -56,7 +57,7 @@ def evaluate_way(record: Mapping[str, Any], prefix: str) -> list[dict[str, Any]]
 
 def live(record: Mapping[str, Any], kind: str, signal: str, effect: float, state: str) -> list[dict[str, Any]]:
     """Return the rows for one kind of trial: of the gate and, for time, of the other rules on the same rounds."""
-    trials = [trial for trial in record["trials"] if trial["kind"] == kind]
+    trials = [trial for trial in record["trials"] if trial["kind"] == kind and counts(trial)]
     if not trials:
         return []
     rows = caught(record, trials, signal, effect, state) if effect else [false_alarms(trials, signal, state)]
@@ -91,7 +92,7 @@ def caught(
 
 def measured_change(case: Mapping[str, Any]) -> float:
     """Return the relative change that a trial measured in one of its cases."""
-    return math.expm1(statistics.fmean(case["logs"])) if "logs" in case else float(case["change"])
+    return estimate(case["logs"]).change if "logs" in case else float(case["change"])
 
 
 def row(rule: str, signal: str, effect: float, source: str, state: str, case: str, slower: Sequence[bool],
@@ -102,7 +103,10 @@ def row(rule: str, signal: str, effect: float, source: str, state: str, case: st
 
 
 def pool(record: Mapping[str, Any], prefix: str = "") -> Processes:
-    """Return the log-ratios of the quiet trials without a slowdown: the processes of each trial's first look."""
+    """Return the log-ratios of the quiet trials without a slowdown: the processes of each trial's first look.
+
+    How many these are depends on no rule, so the trials that a former one judged are among them.
+    """
     trials = [trial["cases"] for trial in record["trials"] if trial["kind"] == f"{prefix}same"]
     return [{case: figures["logs"][i] for case, figures in cases.items()} for cases in trials for i in range(LOOKS[0])]
 

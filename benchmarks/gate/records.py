@@ -1,11 +1,13 @@
 """The record of the gate itself, one file per machine: its trials and the noise of its instruction counts."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..system import machine
 from ..system.files import write_atomically
+from .rule import REVISION
 
 VERSION = 1
 
@@ -34,6 +36,14 @@ def load_record(file: Path) -> dict[str, Any]:
 def instruction_noise(folder: Path, case: str) -> list[float]:
     """Return the relative differences in instructions of `case` between two copies of one version, recorded on this machine."""
     return [float(value) for value in load_record(record_path(folder))["instructions"].get(case, [])]
+
+
+def counts(trial: Mapping[str, Any]) -> bool:
+    """Return True if a trial tells of the gate as it is today: `rule` judged it, not a former revision.
+
+    The rule has no part in trials of instructions. Trials of time without a revision are of the first.
+    """
+    return "instructions" in trial["kind"] or trial.get("rule", 1) == REVISION
 
 
 def store_record(record: dict[str, Any], file: Path) -> None:

@@ -13,7 +13,7 @@ from benchmarks import workload
 from benchmarks.__main__ import main
 from benchmarks.gate import calibration, counters, error_rates, injection, lockstep_calibration, other_rules
 from benchmarks.gate.records import instruction_noise, load_record, record_path, store_record
-from benchmarks.gate.rule import IMPROVED, LOOKS, PASS, REGRESSED, UNSTABLE
+from benchmarks.gate.rule import IMPROVED, LOOKS, PASS, REGRESSED, REVISION, UNSTABLE
 from benchmarks.gate.workload import Slowdown
 from benchmarks.results import tables as table
 
@@ -31,6 +31,7 @@ def trial(kind: str, chance: random.Random, change: float = 0.0, verdict: str = 
         "kind": kind,
         "asked": kind,
         "commit": "0" * 40,
+        "rule": REVISION,
         "date": "2026-01-01",
         "seconds": 8.0,
         "foreign": 0.01,
@@ -77,6 +78,18 @@ def test_rates_count_trials_and_replay_their_processes(record: dict[str, Any], m
     assert len(processes) == 19 * LOOKS[0]
     replayed = [error_rates.replayed(processes, effect, times=40) for effect in (0.0, 0.05, -0.05)]
     assert [(row["regressed"], row["improved"]) for row in replayed] == [(0, 0), (40, 0), (0, 40)]
+
+
+def test_trials_that_a_former_rule_judged_are_replayed_but_not_counted(record: dict[str, Any]) -> None:
+    former = trial("same", random.Random(5), verdict=REGRESSED)
+    del former["rule"]  # as the first revision wrote it
+    before, done = error_rates.live(record, "same", "time", 0.0, "quiet"), calibration.progress(record, calibration.WANTED)
+    record["trials"] += [former, former | {"rule": REVISION - 1}]
+    assert error_rates.live(record, "same", "time", 0.0, "quiet") == before
+    assert calibration.progress(record, calibration.WANTED) == done
+    assert len(error_rates.pool(record)) == 21 * LOOKS[0]
+    record["trials"].append(former | {"kind": "instructions same"})  # the rule of time had no part in it
+    assert error_rates.live(record, "instructions same", "instructions", 0.0, "any")[0]["trials"] == 1
 
 
 def test_trials_in_lock_step_have_rates_of_their_own(record: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +160,7 @@ def test_a_record_of_an_earlier_version_of_the_gate_still_loads(tmp_path: Path, 
     rows = error_rates.evaluate(old)
     case = "1024x512-f32-train (python)"
     assert found(rows, signal="instructions", case=case)["regressed"] == 2
-    assert found(rows, rule="gate", signal="time", effect=0.0, machine="quiet", source="live")["trials"] == 4
+    assert [row for row in rows if row["signal"] == "time" and row["source"] == "live"] == []  # a former rule judged them
     assert found(rows, source="replayed")["regressed"] == 20
     store_record(old, record_path(tmp_path))
     assert len(instruction_noise(tmp_path, "1024x512-f32-train")) == 15
@@ -176,7 +189,7 @@ def test_the_kind_that_lags_most_is_next(record: dict[str, Any], monkeypatch: py
     wanted = calibration.kinds_for(calibration.WANTED, None)
     assert calibration.next_kind({"trials": []}, wanted) == "same"
     assert calibration.next_kind(record, wanted) == "busy slower"
-    record["trials"] += [{"asked": "busy slower"}] * 15
+    record["trials"] += [trial("busy slower", random.Random(2))] * 15
     assert calibration.next_kind(record, wanted) == "busy same"
     monkeypatch.setattr(counters, "available", lambda: counters.CALLGRIND)
     assert calibration.next_kind(record, calibration.kinds_for(calibration.WANTED, None)) == "instructions same"
