@@ -23,7 +23,7 @@ import time
 from typing import Any
 
 ROUND = 0.005  # least seconds of a round
-SAMPLE = 0.0005  # least seconds of a sample, of which a round has several: shorter than a time slice of the scheduler
+SAMPLE = 0.0005  # seconds of a sample, of which a round has several: shorter than a time slice of the scheduler
 LONGEST_ROUND = 0.3  # most seconds of a round with its set-ups, which may take longer than the calls
 CALIBRATION = 1.0  # seconds after which calibration stops searching and takes the last number of calls
 NOT_AVAILABLE = "not available"
@@ -187,33 +187,28 @@ class Process:
     def calibrate(self) -> dict[str, Any]:
         """Return how a round is made: `repeats` samples of `number` calls, its `timed` seconds, and its `seconds` in all.
 
-        If the suite sets a `number`, it is kept. A set-up precedes each sample, so a sample lasts as long as its set-up, but no
-        longer than a round: short samples would leave time for few rounds.
+        If the suite sets a `number`, it is kept.
         """
         timer, fixed = self.timer()
-        spares = not self.isolated()  # a set-up before each call takes as long in any number of samples
         number, started = fixed or 1, time.perf_counter()
         while True:
             samples, took = self.samples(timer, number, 1)
             late = took >= LONGEST_ROUND or time.perf_counter() - started > CALIBRATION
-            wanted = min(ROUND, max(SAMPLE, took - samples[0])) if spares else SAMPLE
-            if fixed or samples[0] >= wanted or late:
+            if fixed or samples[0] >= SAMPLE or late:
                 break
-            number = max(number + 1, int(number * min(10.0, 1.2 * wanted / max(samples[0], 1e-9), LONGEST_ROUND / took)))
-        repeats = max(1, min(math.ceil(ROUND / max(samples[0], 1e-9)), int(LONGEST_ROUND / max(took, 1e-9))))
+            number = max(number + 1, int(number * min(10.0, 1.2 * SAMPLE / max(samples[0], 1e-9), LONGEST_ROUND / took)))
+        wanted = math.ceil(ROUND / max(samples[0], 1e-9))
+        repeats = max(1, min(wanted, int(LONGEST_ROUND / max(took, 1e-9))))
         return {"number": number, "repeats": repeats, "timed": samples[0] * repeats, "seconds": took * repeats}
 
     def timer(self) -> tuple[Any, int]:
         """Return asv_runner's own timer of the prepared benchmark, and the `number` that the suite sets, or 0."""
         benchmark = self.benchmark
         params = benchmark._build_params()
-        if self.isolated():
+        isolated = benchmark._setups and getattr(benchmark, "_setup_isolates_timed_calls", False)
+        if isolated:  # the setup runs before every call, and the calls alone are timed
             return benchmark._get_interleaved_timer(*params), benchmark.number
         return benchmark._get_timer(*params), benchmark.number
-
-    def isolated(self) -> bool:
-        """Return True if the setup runs before every call, and the calls alone are timed."""
-        return bool(self.benchmark._setups) and getattr(self.benchmark, "_setup_isolates_timed_calls", False)
 
     def samples(self, timer: Any, number: int, repeats: int) -> tuple[list[float], float]:
         """Return the timed seconds of each of `repeats` samples of `number` calls, and the seconds that all samples took."""
