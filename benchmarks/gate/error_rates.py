@@ -56,12 +56,16 @@ def evaluate_way(record: Mapping[str, Any], prefix: str) -> list[dict[str, Any]]
 
 
 def live(record: Mapping[str, Any], kind: str, signal: str, effect: float, state: str) -> list[dict[str, Any]]:
-    """Return the rows for one kind of trial: of the gate and, for time, of the other rules on the same rounds."""
-    trials = [trial for trial in record["trials"] if trial["kind"] == kind and counts(trial)]
-    if not trials:
-        return []
-    rows = caught(record, trials, signal, effect, state) if effect else [false_alarms(trials, signal, state)]
-    for rule in ("asv", "t-test") if signal == "time" else ():
+    """Return the rows for one kind of trial: of the gate and, for time, of the other rules on the same rounds.
+
+    Those of the gate are of trials that today's rule judged; the other rules never changed.
+    """
+    trials = [trial for trial in record["trials"] if trial["kind"] == kind]
+    ours = [trial for trial in trials if counts(trial)]
+    rows = []
+    if ours:
+        rows += caught(record, ours, signal, effect, state) if effect else [false_alarms(ours, signal, state)]
+    for rule in ("asv", "t-test") if trials and signal == "time" else ():
         flagged = [case["flags"][rule] for trial in trials for case in trial["cases"].values()]
         rows.append(row(rule, signal, effect, "live", state, "each case", flagged))
     return rows
