@@ -3,8 +3,8 @@
 A process gives one number per case: the logarithm of the median, over its rounds, of head's time over base's. The process is
 the independent unit: the placement of its memory, for instance, stays the same for all of its rounds. Some processes are far
 off, probably by that placement: in lock step, one pair in fifty of equal versions in pure Python differs by 13 % and more, up
-to a factor of two. So the mean is trimmed by a sixth of the processes at each end, and the interval is Yuen's (1974): Student's,
-from the winsorized deviation. On normal noise it holds the truth in 94 to 95 of 100 cases.
+to a factor of two. So the mean is trimmed by a sixth of the processes at each end, and the interval is Yuen's (1974):
+Student's, from the winsorized deviation. On normal noise it holds the truth in 94 to 95 of 100 cases.
 
 Looks take place at 6, 12 and 24 processes, declared beforehand. `ALPHA` is divided between them: however many looks are taken,
 one case or more of two equal versions is suspected with probability 1 % at most (Holm over the cases at each look, Bonferroni
