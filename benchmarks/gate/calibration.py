@@ -29,7 +29,7 @@ from .measuring import Comparison
 from .messages import BASE, HEAD, Instructions, Times
 from .other_rules import flags
 from .processes import Broken
-from .records import counts, store_record
+from .records import is_current, store_record
 from .rule import REVISION, decide, log_ratio
 from .versions import Version, extract
 from .workload import Amounts, Injectable
@@ -153,7 +153,7 @@ def kinds_for(wanted: Mapping[str, int], machine_is: str | None) -> dict[str, in
 
 def next_kind(record: Mapping[str, Any], wanted: Mapping[str, int]) -> str:
     """Return the kind of trial that lags most behind its number in `wanted`."""
-    done = [trial["asked"] for trial in record["trials"] if counts(trial)]
+    done = [trial["asked"] for trial in record["trials"] if is_current(trial)]
     return min(wanted, key=lambda kind: done.count(kind) / wanted[kind])
 
 
@@ -164,7 +164,7 @@ def progress(record: Mapping[str, Any], wanted: Mapping[str, int]) -> str:
     """
     parts = []
     for kind, number in wanted.items():
-        seconds = [trial["seconds"] for trial in record["trials"] if trial["kind"] == kind and counts(trial)]
+        seconds = [trial["seconds"] for trial in record["trials"] if trial["kind"] == kind and is_current(trial)]
         each = f", {statistics.fmean(seconds):.0f} s each" if seconds else ""
         parts.append(f"{kind} {len(seconds)} of {number}{each}")
     return f"Recorded so far: {'; '.join(parts)}."

@@ -13,7 +13,7 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from .records import counts
+from .records import is_current
 from .rule import IMPROVED, LOOKS, REGRESSED, UNSTABLE, decide, estimate
 
 EFFECTS = (0.0, 0.01, -0.01, 0.02, -0.02, 0.03, 0.04, 0.05, -0.05, 0.10, -0.10, 0.20, -0.20)
@@ -61,7 +61,7 @@ def live(record: Mapping[str, Any], kind: str, signal: str, effect: float, state
     Those of the gate are of trials that today's rule judged; the other rules never changed.
     """
     trials = [trial for trial in record["trials"] if trial["kind"] == kind]
-    ours = [trial for trial in trials if counts(trial)]
+    ours = [trial for trial in trials if is_current(trial)]
     rows = []
     if ours:
         rows += caught(record, ours, signal, effect, state) if effect else [false_alarms(ours, signal, state)]

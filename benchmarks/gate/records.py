@@ -38,7 +38,7 @@ def instruction_noise(folder: Path, case: str) -> list[float]:
     return [float(value) for value in load_record(record_path(folder))["instructions"].get(case, [])]
 
 
-def counts(trial: Mapping[str, Any]) -> bool:
+def is_current(trial: Mapping[str, Any]) -> bool:
     """Return True if a trial tells of the gate as it is today: `rule` judged it, not a former revision.
 
     The rule has no part in trials of instructions. Trials of time without a revision are of the first.

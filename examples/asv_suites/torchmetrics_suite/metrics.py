@@ -1,6 +1,6 @@
 """Update and compute metrics as a loop of validation does: small batches, so that the package's own code counts.
 
-Nothing is in a `setup`: asv runs that before each call, and making a metric takes ten times as long as a batch.
+Nothing is in a `setup`: asv runs that before each call, and making these metrics takes longer than any call here.
 """
 
 import torch
