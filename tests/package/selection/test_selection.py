@@ -255,3 +255,20 @@ def test_any_number_of_threads_gives_the_same(threads: int, rows: int, inplace: 
     wanted = torch.where(torch.arange(1, input.shape[1] + 1) <= k, input, 0)
     torch.set_num_threads(threads)
     assert_bitwise(select(input.clone(), k, 1, inplace), wanted)
+
+
+@pytest.mark.skipif(selection._rows is None, reason="the package was built without a C compiler")
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("width", [1, 2, 15, 31, 63, 64, 65, 127, 128, 129, 191, 600])
+def test_c_writes_every_byte_of_its_rows_and_none_around_them(width: int, inplace: bool) -> None:
+    """Rows of `width` features of a byte: blocks of bytes are copied, and k may end anywhere in one, also in the last row."""
+    k = torch.randperm(width + 3, generator=torch.Generator().manual_seed(width)) - 0.5
+    before = torch.randint(1, 255, (len(k) + 2, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    written = before.clone() if inplace else torch.full_like(before, 255)
+    for rows in (len(k), 1):
+        after = written.clone()
+        source = after if inplace else before
+        selection._rows.keep_rows(source[1:].data_ptr(), after[1:].data_ptr(), k.data_ptr(), True, rows, width, 1, 1)
+        wanted = written.clone()
+        wanted[1 : rows + 1] = before[1 : rows + 1].where(torch.arange(1, width + 1) <= k[:rows, None], 0)
+        assert torch.equal(after, wanted)
