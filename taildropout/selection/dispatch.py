@@ -6,6 +6,7 @@ write little more than the result. Both need rows of features in memory (see `la
 
 from __future__ import annotations
 
+import math
 import warnings
 from importlib import import_module
 from importlib.util import find_spec
@@ -138,8 +139,10 @@ def keep_unrecorded(input: Tensor, k: Tensor, feature: int) -> Tensor:
 
 def _by_c(input: Tensor, k: Tensor, n: int, rows: Layout, inplace: bool = False) -> Tensor:
     fractional = k.dtype == torch.float32
-    k = (k.permute(rows.order) if k.dim() else k).expand(rows.per_row)
-    k = (k if fractional else k.clamp(0, n).to(torch.int64)).contiguous()
+    k = k if fractional else k.clamp(0, n).to(torch.int64)
+    # As a rule k has one element per row already, in the order of the rows; to permute it takes as long as 2**14 elements.
+    if not (k.numel() == math.prod(rows.per_row) and rows.order == tuple(range(k.dim())) and k.is_contiguous()):
+        k = (k.permute(rows.order) if k.dim() else k).expand(rows.per_row).contiguous()
     output = input if inplace else torch.empty_like(input)
     threads = min(torch.get_num_threads(), input.numel() * input.element_size() // _BYTES_PER_THREAD)
     feature_bytes = rows.unit * input.element_size()
