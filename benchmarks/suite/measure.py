@@ -29,10 +29,11 @@ def interleave(runs: Mapping[str, Run], seconds: float = 1.5, device: str = "cpu
     Rounds go on for `seconds`, but there are 9 to 200 of them.
 
     Figures of one round have the same index, so they can be paired: a disturbance that lasts longer than a round
-    slows all runs alike.
+    slows all runs alike. The first call of a block finds the caches as another run left them. So all blocks have the same
+    number of calls; otherwise a slow run with a call per block would pay for this at every call, and a fast one would not.
     """
     block, least = (on_cuda(), CUDA_BLOCK_NS) if device == "cuda" else (on_cpu, BLOCK_NS)
-    calls = {name: calls_per_block(run, block, least) for name, run in runs.items()}
+    calls = max(calls_per_block(run, block, least) for run in runs.values())
     order, shuffle = list(runs), random.Random(seed).shuffle
     figures: dict[str, list[float]] = {name: [] for name in runs}
     collecting = gc.isenabled()
@@ -44,7 +45,7 @@ def interleave(runs: Mapping[str, Run], seconds: float = 1.5, device: str = "cpu
                 break
             shuffle(order)
             for name in order:
-                figures[name].append(block(runs[name], calls[name]) * 1e-9 / calls[name])
+                figures[name].append(block(runs[name], calls) * 1e-9 / calls)
     finally:
         if collecting:
             gc.enable()

@@ -202,6 +202,20 @@ def test_interleaved_figures_are_paired_and_tell_slow_from_fast() -> None:
     assert 1 < low <= median <= high
 
 
+def test_a_slow_run_has_as_many_calls_after_another_as_a_fast_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first call of a block finds cold caches; a run with one call per block would pay for it at every call."""
+    blocks: list[tuple[int, int]] = []
+
+    def block(run: Callable[[], int], calls: int) -> float:
+        blocks.append((run(), calls))
+        return run() * calls
+
+    monkeypatch.setattr(measure, "on_cpu", block)
+    figures = measure.interleave({"slow": lambda: 7_000_000, "fast": lambda: 100_000}, seconds=0)
+    assert {calls for _, calls in blocks[-2 * measure.MIN_ROUNDS :]} == {3}  # the fast one's 300 µs
+    assert figures["slow"] == pytest.approx([0.007] * measure.MIN_ROUNDS)
+
+
 def test_saved_bytes_count_what_autograd_keeps() -> None:
     x = torch.ones(10, 7, requires_grad=True)
     assert measure.saved_bytes(lambda: x.exp()) == 280  # the result
