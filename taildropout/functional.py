@@ -134,6 +134,7 @@ def drop_tail(
         and generator is None
         and input.is_cpu
         and type(input) is Tensor
+        and input.layout is torch.strided
         and input.is_contiguous()
         and not transformed()
     ):
