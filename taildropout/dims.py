@@ -1,4 +1,4 @@
-"""Which dims of an input are samples and which is the dim of features."""
+"""Which dims of an input are samples and which is the dim of features, and which inputs are accepted."""
 
 from __future__ import annotations
 
@@ -33,6 +33,17 @@ def check_layout(input: Tensor) -> None:
             "input is a nested tensor with the layout torch.strided; pad it: torch.nested.to_padded_tensor(input, 0.0), or "
             "make it jagged: torch.nested.as_nested_tensor(input.unbind(), layout=torch.jagged)"
         )
+
+
+def check_float(input: Tensor) -> None:
+    """Raise TypeError if `input` is neither floating-point nor complex (other dtypes have no gradient), or has 8 bits.
+
+    For 8 bits torch has neither `masked_fill` nor products in training.
+    """
+    if not (input.is_floating_point() or input.is_complex()):
+        raise TypeError(f"input has dtype {input.dtype}; tail dropout in training needs a float: convert with input.float()")
+    if input.dtype.itemsize == 1:
+        raise TypeError(f"input has dtype {input.dtype}, in which torch cannot train; convert with input.bfloat16()")
 
 
 Dims = tuple[int, ...] | None  # dims of samples; None means all dims but that of features

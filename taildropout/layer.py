@@ -18,8 +18,9 @@ from ._torch import constant_in_graphs
 from .compiled import CompiledConstants
 from .dims import as_given, check_dims, check_layout, check_tensor, sample_dims, sample_shape
 from .distribution import check_p, exponential_from_uniforms
+from .dropping import drop_in_graph, drop_jagged, drop_tail
 from .fixed_k import FixedK
-from .functional import drop_in_graph, drop_jagged, drop_tail, keep_first, tail_dropout
+from .functional import keep_first, tail_dropout
 from .selection import Spread, is_jagged, on_components, select
 from .tracing import in_model, node, overridden, refuse_script
 

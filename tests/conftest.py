@@ -33,7 +33,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # TailMLP would measure this machine, which may be busy, and choose its way by the result.
 os.environ.setdefault("TAILDROPOUT_MLP_COSTS", "0,4e7,50,120,380,2,.08")
 mark_own_warnings()
-taildropout.functional._warned_of_columns = True  # this warning comes once per process; its tests reset it
+taildropout.dropping._warned_of_columns = True  # this warning comes once per process; its tests reset it
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 

@@ -20,6 +20,7 @@ GROUPS = [
     ["_torch"],
     ["distribution", "dims", "names", "tracing", "trees"],
     ["selection"],
+    ["dropping"],
     ["functional"],
     ["compiled", "fixed_k"],
     ["layer"],

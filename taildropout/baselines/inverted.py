@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..dims import check_layout
+from ..dims import check_float, check_layout
 from ..distribution import check_p
-from ..functional import check_float
 from ..tracing import node
 
 

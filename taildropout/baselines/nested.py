@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import constant_in_graphs
-from ..dims import as_given, check_dims, check_layout, features_of, sample_shape
+from ..dims import as_given, check_dims, check_float, check_layout, features_of, sample_shape
 from ..distribution import CensoredGeometric, check_p
-from ..functional import check_float, keep_first
+from ..functional import keep_first
 from ..tracing import node, refuse_script
 
 _LAWS = ("uniform", "log_uniform", "geometric", "power_of_two", "censored_geometric")

@@ -7,8 +7,7 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from ..dims import check_layout
-from ..functional import check_float
+from ..dims import check_float, check_layout
 from ..tracing import node
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from taildropout import functional, keep_first, rate, tail_dropout
+from taildropout import dropping, keep_first, rate, tail_dropout
 from taildropout.selection import dispatch as selection
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -154,7 +154,7 @@ def test_the_seed_and_the_generator_decide(shape: tuple[int, int]) -> None:
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing kept from call to call yet."""
     monkeypatch.setattr(selection, "_constants", {})
-    monkeypatch.setattr(functional, "_prepared", {})
+    monkeypatch.setattr(dropping, "_prepared", {})
 
 
 def trains(shape: tuple[int, int]) -> None:

@@ -276,7 +276,7 @@ def test_a_k_that_is_set_is_shown() -> None:
 
 @pytest.fixture
 def unwarned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(taildropout.functional, "_warned_of_columns", False)
+    monkeypatch.setattr(taildropout.dropping, "_warned_of_columns", False)
 
 
 @pytest.mark.usefixtures("unwarned")
