@@ -75,7 +75,7 @@ def insert_dropout(
     module keeps its place and its class, and TailDropout has no state: checkpoints load with and without the layer.
 
     In a feed-forward block name the Linear that reads the hidden features: `"*.mlp.down_proj"` of Llama and other gated
-    blocks, `"*.linear2"` of `nn.TransformerEncoderLayer`.
+    blocks. Where a dropout stands there already, as in `nn.TransformerEncoderLayer`, call `replace_dropout` instead.
 
     `copy.deepcopy`, pickle, `torch.compile`, activation checkpointing, FSDP2 and DDP keep the layer. `save_pretrained` and
     other savers of weights do not save it: call `insert_dropout` again after loading. Insert after PEFT's
@@ -101,9 +101,9 @@ def insert_dropout(
             argument or output that a layer is applied to is not a tensor.
 
     Example:
-        >>> model = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
-        >>> model = insert_dropout(model, before="linear2", p=0.5, batch_dim=[0, 1])
-        >>> model.linear2.dropout_before
+        >>> model = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
+        >>> model = insert_dropout(model, before="2", p=0.5, batch_dim=[0, 1])
+        >>> model[2].dropout_before
         TailDropout(p=0.5, batch_dim=[0, 1], dropout_dim=-1)
     """
     TailDropout(p, **options)  # refuses a misspelt argument by its name, before the next line asks for the right one

@@ -10,6 +10,7 @@ import pytest
 
 import taildropout
 from benchmarks import ROOT
+from benchmarks.suite.cases import CASES
 
 README = ROOT / "README.md"
 EXPERIMENTS = ROOT / "docs" / "experiments.md"
@@ -232,6 +233,32 @@ def test_the_readme_is_short_and_has_every_public_name() -> None:
     assert len(text.splitlines()) <= 160
     missing = [name for name in taildropout.__all__ if not re.search(rf"`(\w+\.)?{name}\b", text)]
     assert not missing
+
+
+def test_the_figures_of_the_readme_are_those_of_the_records() -> None:
+    text = joined(README.read_text("utf-8"))
+    claimed = "cut to a fifth of its parameters loses .7 points of accuracy and is 3.6 times as fast"
+    assert claimed in text
+    assert claimed in [words for words, _, _ in CLAIMS]
+    assert "at full width the order costs 1.1 points" in text
+    assert any(words.startswith("1.1 and 1.4 points of accuracy at full width") for words, _, _ in CLAIMS)
+    records = [json.loads(file.read_text()) for file in (ROOT / "benchmarks" / "records").glob("*.json")]
+    (gpu,) = (record["cases"] for record in records if "H100" in record["machine"].get("gpu", ""))
+    over = {name: case["ratio"]["nn.Dropout"][0] for name, case in gpu.items() if "ratio" in case}
+    eager = [name for name in over if CASES[name].model == "layer" and CASES[name].mode == "eager"]
+    small = [over[name] for name in eager if CASES[name].numel < 2**23]
+    half = [over[name] for name in eager if CASES[name].numel >= 2**23 and re.search("16-train", name)]
+    found = [over[f"cuda-16384x4096-{name}"] for name in ("f32-fwd", "f32-train", "bf16-fwd")]
+    assert (
+        f"tensors below 2²³ elements take {min(small):.1f} to {max(small):.1f} times as long as with `nn.Dropout`; "
+        f"at 2²⁶ float32 takes {short(found[0])} of its time forward and {short(found[1])} with backward, half precision {short(found[2])} and "
+        f"{min(half):.1f} to {max(half):.1f}; `TailMLP` saves nothing there."
+    ) in text
+    assert over["cuda-feedforward-16384x1024-bf16-train"] > 1
+
+
+def short(ratio: float) -> str:
+    return f"{ratio:.2f}".removeprefix("0")
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])

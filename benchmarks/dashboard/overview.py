@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ..results import history, records, speed_table, stored
 from ..results.change_points import LEAST
 from ..results.series import Series
-from ..results.speed_table import LIMIT, RIVAL, Row
+from ..results.speed_table import COPY, RIVAL, Row
 from ..results.stored import RATIO_BENCHMARKS, Entry
 from ..system.units import format_seconds
 from .sparkline import Sparkline
@@ -116,7 +116,7 @@ def write(html: Path, root: Path, all_series: Sequence[Series], dates: Mapping[s
         sections=sections(all_series, recorded, dates),
         verdict=verdict,
         law=law,
-        columns={RIVAL: "time / nn.Dropout", LIMIT: "× limit"},
+        columns={RIVAL: "time / nn.Dropout", COPY: "time / copy"},
         layers=speed_table.LAYERS,
         lost=sorted(commit[:8] for commit in lost),
         legend=speed_table.NOTE.replace("`", ""),

@@ -1,6 +1,6 @@
 """The tables of speed: for a terminal, for the docs and, with six rows, for the README.
 
-A copy is a lower limit, because every dropout has to write its output. So a time above a copy's is not marked as a loss.
+A time above a copy's is not marked as a loss: a copy is the unit, and no dropout writes less than it does.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,14 +12,14 @@ from rich.text import Text
 
 from ..system.units import format_seconds
 
-RIVAL, LIMIT, ORIGINAL = "nn.Dropout", "copy", "original"
-LAYERS = ("TailDropout", RIVAL, LIMIT)
-HEADINGS = ("case", *LAYERS, "/ nn.Dropout", "× limit")
+RIVAL, COPY, ORIGINAL = "nn.Dropout", "copy", "original"
+LAYERS = ("TailDropout", RIVAL, COPY)
+HEADINGS = ("case", *LAYERS, "/ nn.Dropout", "/ copy")
 SYMBOLS = {"loses": "✗", "ties": "~", "wins": ""}
 NOTE = (
     "TailDropout, nn.Dropout, copy: median time of a call. / nn.Dropout: ratio to the time of nn.Dropout, both called in turn "
     "in one process, as median [quartiles]; below 1 TailDropout is faster, ✗ it is slower, ~ the quartiles lie on both sides "
-    "of 1. × limit: ratio to a copy, `x.clone()`, the least that a dropout can cost; in a model, to the model without dropout."
+    "of 1. / copy: ratio to a copy, `x.clone()`, which writes as much and reads all; in a model, to the model without dropout."
 )
 FULL_HEADINGS = (*HEADINGS[:5], "/ original", HEADINGS[5], "goal")
 FULL_NOTE = f"{NOTE} / original: ratio to the formulation of the original package (thresholds, a uniform, a multiplication)."
@@ -72,22 +72,22 @@ class Row:
         """Return the ratio to another layer as text, with a mark for a loss or tie unless that layer is the copy."""
         if other not in self.ratio:
             return ""
-        mark = "" if other == LIMIT else SYMBOLS[self.standing(other)]
+        mark = "" if other == COPY else SYMBOLS[self.standing(other)]
         return f"{spread(*self.ratio[other])} {mark}".strip()
 
     def cells(self) -> tuple[str, ...]:
         """Return the row's cells for the columns `HEADINGS`."""
         times = [format_seconds(self.seconds[layer]) if layer in self.seconds else "" for layer in LAYERS]
         missing = self.note or "not measured"
-        return (self.case, *(cell or missing for cell in (*times, self.compared(RIVAL), self.compared(LIMIT))))
+        return (self.case, *(cell or missing for cell in (*times, self.compared(RIVAL), self.compared(COPY))))
 
     def full_cells(self) -> tuple[str, ...]:
         """Return the row's cells for the columns `FULL_HEADINGS`."""
         return (*self.cells()[:5], self.compared(ORIGINAL), self.cells()[5], self.goals())
 
     def goals(self) -> str:
-        """Return our goals for the ratios to nn.Dropout and to the limit, each with `(missed)` if it is not reached."""
-        goals = zip(self.goal, (RIVAL, LIMIT), (" nn.Dropout", " × limit"), strict=True)
+        """Return our goals for the ratios to nn.Dropout and to a copy, each with `(missed)` if it is not reached."""
+        goals = zip(self.goal, (RIVAL, COPY), (" of nn.Dropout", " of a copy"), strict=True)
         return ", ".join(f"≤ {goal:g}{unit}{self._missed(other, goal)}" for goal, other, unit in goals if goal is not None)
 
     def _missed(self, other: str, goal: float) -> str:
@@ -156,8 +156,8 @@ def short(record: Mapping[str, Any]) -> str:
     for case, description in SHORT.items():
         row = rows.get(case, Row(case))
         times = [format_seconds(row.seconds[layer]) if layer in row.seconds else "n/a" for layer in LAYERS[:2]]
-        ratios = [f"{row.ratio[other][0]:.2g}" if other in row.ratio else "n/a" for other in (RIVAL, LIMIT)]
+        ratios = [f"{row.ratio[other][0]:.2g}" if other in row.ratio else "n/a" for other in (RIVAL, COPY)]
         mark = SYMBOLS.get(row.standing(), "")
         lines.append([description, *times, f"{ratios[0]} {mark}".strip(), ratios[1]])
-    headings = ("what is timed", *LAYERS[:2], "/ nn.Dropout", "× limit")
+    headings = ("what is timed", *LAYERS[:2], "/ nn.Dropout", "/ copy")
     return f"**{record_title(record)}**\n\n{markdown_table(headings, lines)}"

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 from .. import ROOT
 from ..system.errors import CommandError
-from .speed_table import LIMIT, RIVAL, Row
+from .speed_table import COPY, RIVAL, Row
 
 T = TypeVar("T")
 ASV_RESULTS = ROOT / ".asv" / "results"
-RATIO_BENCHMARKS = {RIVAL: "speed.Ratio.track_over_nn_dropout", LIMIT: "speed.Ratio.track_over_copy"}
+RATIO_BENCHMARKS = {RIVAL: "speed.Ratio.track_over_nn_dropout", COPY: "speed.Ratio.track_over_copy"}
 
 
 class BrokenResult(CommandError):
