@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -48,6 +49,9 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"{error.summary}: {error}", file=sys.stderr)
     except OSError as error:
         print(f"{CommandError.summary}: {error}", file=sys.stderr)
+    except Exception:  # Python's own exit code would be 1, which says that something is slower
+        traceback.print_exc()
+        print("This is a fault of the harness; please report it.", file=sys.stderr)
     return 2
 
 

@@ -25,14 +25,12 @@ from ..gate.comparing import compare
 from ..gate.estimate import estimate_duration
 from ..gate.measuring import Comparison
 from ..gate.output import Files, progress, summary, verdict_json, version_json, write_files
-from ..gate.processes import Broken
 from ..gate.report import Row, exit_code, ordered, overall, render
 from ..gate.rule import REGRESSED, THRESHOLD, UNSTABLE
 from ..gate.versions import extract
 from ..results import choice
 from ..system.durations import parse_duration
 from ..system.errors import CannotMeasure
-from ..system.git import GitError, UnknownRevision
 
 VERDICT = ROOT / ".asv" / "verdict.json"  # the result of the last comparison, which the dashboard shows
 
@@ -67,23 +65,19 @@ def main(arguments: argparse.Namespace) -> int:
     if not 0 < arguments.threshold < 1:
         print(f"--threshold={arguments.threshold} is not between 0 and 1; give a fraction such as {THRESHOLD}", file=sys.stderr)
         return 2
-    try:
-        arguments.device = arguments.device or (None if arguments.case else "cpu")
-        names = choice.select(arguments.case, arguments.profile, arguments.device)
-        if not names:
-            raise CannotMeasure(f"none of these cases runs on {arguments.device}; leave --device out")
-        if not choice.has_cuda() and not choice.select(names, arguments.profile, "cpu"):
-            raise CannotMeasure("all of these cases run on a GPU, and torch finds no CUDA device; leave --device cuda out")
-        with tempfile.TemporaryDirectory(prefix="taildropout-gate-", ignore_cleanup_errors=True) as folder:
-            comparison = prepare(arguments.base, arguments.head, Path(folder))
-            comparison.deadline = time.monotonic() + arguments.budget
-            introduce(comparison, names, arguments.budget, console)
-            with progress(comparison, console):
-                rows = compare(comparison, names, arguments.threshold)
-            return report(comparison, rows, arguments, console)
-    except (CannotMeasure, UnknownRevision, GitError, Broken, OSError) as error:
-        print(f"Could not measure: {error}", file=sys.stderr)
-        return 2
+    arguments.device = arguments.device or (None if arguments.case else "cpu")
+    names = choice.select(arguments.case, arguments.profile, arguments.device)
+    if not names:
+        raise CannotMeasure(f"none of these cases runs on {arguments.device}; leave --device out")
+    if not choice.has_cuda() and not choice.select(names, arguments.profile, "cpu"):
+        raise CannotMeasure("all of these cases run on a GPU, and torch finds no CUDA device; leave --device cuda out")
+    with tempfile.TemporaryDirectory(prefix="taildropout-gate-", ignore_cleanup_errors=True) as folder:
+        comparison = prepare(arguments.base, arguments.head, Path(folder))
+        comparison.deadline = time.monotonic() + arguments.budget
+        introduce(comparison, names, arguments.budget, console)
+        with progress(comparison, console):
+            rows = compare(comparison, names, arguments.threshold)
+        return report(comparison, rows, arguments, console)
 
 
 def prepare(base: str, head: str | None, folder: Path) -> Comparison:

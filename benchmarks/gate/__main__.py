@@ -11,8 +11,10 @@ Exit code: 0 pass, 1 regressed, 2 could not measure, 3 unstable, which is not a 
 """
 
 import argparse
+import re
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 
 from ..system.durations import parse_duration
@@ -20,9 +22,11 @@ from ..system.errors import CommandError
 from .guarded import kill_all
 from .rule import THRESHOLD
 
+NAME = "asv-gate" if __package__ == "asv_gate.gate" else "python -m benchmarks.gate"  # the first where it is installed alone
+
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 2 after an expected error, which becomes one line; 130 after Ctrl-C."""
+    """Run the command and return its exit code: 2 after an error (one line if it is expected), 130 after Ctrl-C."""
     from .foreign import compare_versions
 
     arguments = parser().parse_args(args)
@@ -37,6 +41,9 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"{error.summary}: {error}", file=sys.stderr)
     except OSError as error:
         print(f"{CommandError.summary}: {error}", file=sys.stderr)
+    except Exception:  # Python's own exit code would be 1, which says that a benchmark is slower
+        traceback.print_exc()
+        print("This is a fault of the gate; please report it.", file=sys.stderr)
     finally:
         signal.signal(signal.SIGTERM, former)
     return 2
@@ -49,17 +56,20 @@ def interrupt(number: int, frame: object) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    top = argparse.ArgumentParser(prog="gate", description=(__doc__ or "").split("\n\n")[0])
+    about = (__doc__ or "").replace("python -m benchmarks.gate", NAME)
+    top = argparse.ArgumentParser(prog=NAME, description=about.split("\n\n")[0])
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     compare = commands.add_parser(
-        "compare", help="is HEAD slower than BASE?", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "compare", help="is HEAD slower than BASE?", description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = compare.add_argument
     add("base", metavar="BASE", help="a branch, tag or commit; or a requirement, such as packaging==24.0")
     add("head", metavar="HEAD", nargs="?", help="default: the working tree, with its changes")
     add("--project", metavar="DIR", help="folder of asv.conf.json (default: this one)")
     add("--suite", metavar="DIR", help="the folder of benchmarks, if it is not the project's own")
-    add("--bench", metavar="REGEX", action="append", help="only benchmarks whose name matches; may be given again")
+    add(
+        "--bench", metavar="REGEX", action="append", type=pattern, help="only benchmarks whose name matches; may be given again"
+    )
     add("--set", metavar="KEY=VALUE", action="append", default=[], type=assignment, help="pick a combination of the matrix")
     add(
         "--budget",
@@ -82,6 +92,15 @@ def assignment(text: str) -> tuple[str, str]:
     if not (key and equals):
         raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE, such as numpy=1.26")
     return key, value
+
+
+def pattern(text: str) -> str:
+    """Check a regular expression, for `type=` of an argparse option."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+    return text
 
 
 def fraction(text: str) -> float:

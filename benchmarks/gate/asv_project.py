@@ -21,6 +21,7 @@ class Project:
     folder: Path  # holds asv.conf.json; the parent of the suite if there is no such file
     name: str
     suite: str  # relative to the folder, or absolute
+    repo: str  # path, relative to the folder, or URL of the repository of the versions
     repo_subdir: str
     build: Sequence[str]
     install: Sequence[str]
@@ -56,7 +57,7 @@ def read_project(folder: Path, chosen: Mapping[str, str]) -> Project:
 
 def suite_alone(suite: Path) -> Project:
     """Return the project of a suite that has no asv.conf.json: for versions that come from a package index."""
-    return Project(suite.parent, suite.name, str(suite), "", BUILD, INSTALL, {}, {}, {}, sys.executable, 60.0, 600.0)
+    return Project(suite.parent, suite.name, str(suite), ".", "", BUILD, INSTALL, {}, {}, {}, sys.executable, 60.0, 600.0)
 
 
 def from_config(config: Any, folder: Path, chosen: Mapping[str, str]) -> Project:
@@ -71,13 +72,14 @@ def from_config(config: Any, folder: Path, chosen: Mapping[str, str]) -> Project
         folder=folder,
         name=config.project,
         suite=config.benchmark_dir,
+        repo=config.repo,
         repo_subdir=config.repo_subdir,
         build=as_list(config.build_command, BUILD),
         install=as_list(config.install_command, INSTALL),
         requirements=requirements,
         build_env=build_env,
         env=env,
-        python=find_python(str(combination["python", None])),
+        python=find_python(str(combination["python", None]), config.pythons),
         timeout=float(config.default_benchmark_timeout),
         install_timeout=float(config.install_timeout),
         note="" if kind in VIRTUAL else f"The project asks for environments of {kind}; these are virtual environments.",
@@ -108,17 +110,21 @@ def first_combination(config: Any, chosen: Mapping[str, str]) -> dict[tuple[str,
     raise CannotMeasure(f"{wanted}; see matrix, include and exclude in asv.conf.json")
 
 
-def find_python(version: str) -> str:
+def find_python(version: str, others: Sequence[str] = ()) -> str:
     """Return the path of the interpreter for a version such as 3.11, a command such as python3.11, or a path.
 
-    Raises CannotMeasure if there is no such interpreter.
+    Raises CannotMeasure if there is no such interpreter; the message names the first of the `others` that there is.
     """
-    own = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if version in ("same", own, str(sys.version_info.major)):
-        return sys.executable
-    found = shutil.which(version if "/" in version or version.startswith("python") else f"python{version}")
+    found = interpreter(version)
     if found is None:
-        raise CannotMeasure(
-            f"there is no Python {version} here, which asv.conf.json asks for; install it, or pick --set python={own}"
-        )
+        there = next((other for other in map(str, others) if interpreter(other)), None)
+        instead = f", or pick --set python={there}" if there else ""
+        raise CannotMeasure(f"there is no Python {version} here, which asv.conf.json asks for; install it{instead}")
     return found
+
+
+def interpreter(version: str) -> str | None:
+    """Return the path of the interpreter for a version, a command or a path; None if there is none."""
+    if version in ("same", f"{sys.version_info.major}.{sys.version_info.minor}", str(sys.version_info.major)):
+        return sys.executable
+    return shutil.which(version if "/" in version or version.startswith("python") else f"python{version}")

@@ -8,6 +8,7 @@ goes to a file instead, so that it cannot be taken for an answer.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import json
@@ -67,6 +68,9 @@ class Process:
         if os.getpid() != self.pid:  # the benchmark forked, and this is the child, in which the call returned
             os.write(self.returning, b"1")
             os._exit(0)
+        if "error" in answer or "skipped" in answer:
+            with contextlib.suppress(BaseException):  # it has failed already, and the next must not meet its teardown
+                self.release()
         self.reply({"forked": self.name} if self.child_returned() else answer)
         self.forks = 0
 
@@ -179,10 +183,11 @@ class Process:
 
     def set_up(self) -> None:
         """Run the setup. Raises NotImplementedError if the setup or skip_params skips the benchmark."""
-        if self.benchmark.do_setup():
-            self.benchmark = None
+        benchmark, self.benchmark = self.benchmark, None  # as in asv, there is no teardown after a setup that failed
+        if benchmark.do_setup():
             raise NotImplementedError("setup or skip_params skips it")
-        self.benchmark._redo_setup_next = False  # the setup that asv_runner's timer asks for first has just been run
+        benchmark._redo_setup_next = False  # the setup that asv_runner's timer asks for first has just been run
+        self.benchmark = benchmark
 
     def calibrate(self) -> dict[str, Any]:
         """Return how a round is made: `repeats` samples of `number` calls, its `timed` seconds, and its `seconds` in all.

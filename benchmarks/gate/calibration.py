@@ -96,8 +96,11 @@ def injected_heads(
     The amounts to inject are tuned and put into `record`, unless it already holds those tuned for the same sources.
     """
     if "planted" not in record or record["planted"]["digest"] != base.digest:  # "planted" is the record's word
-        record["planted"] = {"digest": base.digest, "time": tune(workload, base, folder / "tuning", workload.slowdowns, say)}
-        record["planted"]["instructions"] = tune_instructions(workload, base, folder, say)
+        record["planted"] = {  # at once, so that an interruption leaves all of it or none
+            "digest": base.digest,
+            "time": tune(workload, base, folder / "tuning", workload.slowdowns, say),
+            "instructions": tune_instructions(workload, base, folder, say),
+        }
     amounts = record["planted"]
     same = extract(workload, "HEAD", folder / "same")
     return {

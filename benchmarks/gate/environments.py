@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 from ..system import machine
 from ..system.errors import CannotMeasure
@@ -59,13 +60,14 @@ def environment_of(project: Project) -> dict[str, str]:
     return {**kept, **machine.ENVIRONMENT, **fixed}
 
 
-def build(project: Project, label: str | None, folder: Path, repository: Path, deadline: float) -> Environment:
+def build(project: Project, label: str | None, folder: Path, repository: Path, deadline: float, stopping: Event) -> Environment:
     """Build a version in `folder`, which must not exist: a revision, the working tree (None), or a requirement.
 
-    `deadline` is on the clock of time.monotonic. Raises CannotMeasure, UnknownRevision, GitError or OSError.
+    `deadline` is on the clock of time.monotonic; after `stopping` no command begins. Raises CannotMeasure, UnknownRevision,
+    GitError or OSError.
     """
     folder.mkdir(parents=True)
-    builder = Builder(project, folder, deadline)
+    builder = Builder(project, folder, deadline, stopping)
     if label is not None and is_requirement(label):
         builder.create()
         return builder.from_index(label)
@@ -77,8 +79,8 @@ def build(project: Project, label: str | None, folder: Path, repository: Path, d
 class Builder:
     """Create the virtual environment of one version and install the version into it."""
 
-    def __init__(self, project: Project, folder: Path, deadline: float) -> None:
-        self.project, self.folder, self.deadline = project, folder, deadline
+    def __init__(self, project: Project, folder: Path, deadline: float, stopping: Event) -> None:
+        self.project, self.folder, self.deadline, self.stopping = project, folder, deadline, stopping
         self.env_dir, self.log, self.cache = folder / "env", folder / "build.log", folder / "wheels"
         self.python = self.env_dir / "bin" / "python"
         path = f"{self.env_dir / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
@@ -104,11 +106,15 @@ class Builder:
 
     def from_index(self, requirement: str) -> Environment:
         """Install a requirement, or a wheel, and return its environment."""
-        self.call([str(self.python), "-m", "pip", "install", requirement], f"cannot install {requirement}")
-        name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
-        label = Path(requirement).name if requirement.endswith(".whl") else requirement
-        number = label.split("-")[1] if requirement.endswith(".whl") else self.installed(name)
-        digest = hashlib.sha256(f"{name} {number}".encode()).hexdigest()
+        wheel = Path(requirement).resolve() if requirement.endswith(".whl") else None
+        self.call([str(self.python), "-m", "pip", "install", str(wheel or requirement)], f"cannot install {requirement}")
+        if wheel:
+            label, number, sources = wheel.name, wheel.name.split("-")[1], wheel.read_bytes()
+        else:
+            name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
+            label, number = requirement, self.installed(name)
+            sources = f"{requirement if '@' in requirement else name} {number}".encode()  # name @ URL: by its text
+        digest = hashlib.sha256(sources).hexdigest()
         return self.environment(Release(label, number, False, self.env_dir, digest), None)
 
     def from_sources(self, label: str | None, commit: str, repository: Path) -> Environment:
@@ -128,7 +134,7 @@ class Builder:
 
     def environment(self, version: Version, sources: Path | None) -> Environment:
         """Return the environment of a version, with the variables for measuring, which are the same for both versions."""
-        return Environment(version, self.python, {**self.shared, **self.project.env}, sources)
+        return Environment(version, self.python, {**self.shared, "PATH": self.env["PATH"], **self.project.env}, sources)
 
     def installed(self, name: str) -> str:
         """Return the version number of a package that is installed in the virtual environment."""
@@ -174,6 +180,8 @@ class Builder:
         Raises BuildFailed, whose text begins with `trouble`, if the time ends or the exit code is not in `codes` (None: any).
         """
         program = shutil.which(words[0], path=self.env["PATH"]) or words[0]
+        if self.stopping.is_set():
+            raise BuildFailed("building was stopped, since the other version failed")
         seconds = min(self.project.install_timeout, self.deadline - time.monotonic())
         if seconds <= 0:
             raise BuildFailed("the budget was spent before both versions were built; give more --budget")

@@ -115,8 +115,8 @@ def pool(record: Mapping[str, Any], prefix: str = "") -> Processes:
     return [{case: figures["logs"][i] for case, figures in cases.items()} for cases in trials for i in range(LOOKS[0])]
 
 
-def replay(processes: Processes, effect: float, seed: int) -> tuple[str, bool]:
-    """Replay once; return the verdict on the case that has the effect, and True if another case is called slower."""
+def replay(processes: Processes, effect: float, seed: int) -> set[str]:
+    """Replay once; return the verdict on the case that has the effect or, if that is 0, those on all cases."""
     chance = random.Random(seed)
     names = list(processes[0])
     slowed = names[seed % len(names)]
@@ -126,15 +126,13 @@ def replay(processes: Processes, effect: float, seed: int) -> tuple[str, bool]:
         return {name: [one[name] + (math.log1p(effect) if name == slowed else 0.0) for one in drawn] for name in wanted}
 
     decisions = decide(names, draw)
-    others = any(decisions[name].verdict == REGRESSED for name in names if name != slowed)
-    return decisions[slowed].verdict, others
+    return {decisions[name].verdict for name in names if name == slowed or not effect}
 
 
 def replayed(processes: Processes, effect: float, times: int | None = None) -> dict[str, Any]:
-    """Return the row for one effect from `times` replays (None: REPLAYS); at effect 0, any case called slower counts."""
+    """Return the row for one effect from `times` replays (None: REPLAYS); at effect 0, any case counts."""
     verdicts = [replay(processes, effect, seed) for seed in range(times or REPLAYS)]
-    slower = [verdict == REGRESSED or (effect == 0 and others) for verdict, others in verdicts]
-    unsettled, faster = ([verdict == which for verdict, _ in verdicts] for which in (UNSTABLE, IMPROVED))
+    slower, unsettled, faster = ([which in each for each in verdicts] for which in (REGRESSED, UNSTABLE, IMPROVED))
     case = "one of them" if effect else "any case"
     return row("gate", "time", effect, "replayed", "quiet", case, slower, unsettled, faster)
 

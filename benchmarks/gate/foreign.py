@@ -7,15 +7,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from rich.console import Console
 
 from ..system import machine
 from ..system.errors import CannotMeasure
-from ..system.git import git
+from ..system.git import git, resolve
 from .against_itself import sentence, with_machine
 from .asv_process import Case, Context, copy_runner, discover
 from .asv_project import Project, read_project, suite_alone
@@ -45,11 +46,12 @@ def judge(arguments: argparse.Namespace, folder: Path, console: Console) -> tupl
     deadline = time.monotonic() + arguments.budget
     project = project_of(arguments)
     say(console, f"Building {arguments.base} and {arguments.head or 'the working tree'} …")
-    base, head = build_both(project, arguments, folder, deadline)
+    base, head, repository = build_both(project, arguments, folder, deadline)
     say(console, f"base {base.version}\nhead {head.version}{same(base, head)}")
     if project.note:
         say(console, project.note)
-    shared = Context(folder, copy_runner(folder / "runner"), suite_of(project, arguments, head), project.timeout, deadline)
+    suite = suite_of(project, arguments, head, repository)
+    shared = Context(folder, copy_runner(folder / "runner"), suite, project.timeout, deadline)
     found = discover(shared, head)
     cases, unfit = select(found, arguments.bench or [""])
     comparison = PairComparison(shared, base, head, cases, cores(arguments.cores), int(time.time()))
@@ -72,38 +74,58 @@ def project_of(arguments: argparse.Namespace) -> Project:
     if arguments.suite and not Path(arguments.suite).is_dir():
         raise CannotMeasure(f"--suite={arguments.suite} is no folder; give the one that holds the benchmarks")
     if arguments.suite and not arguments.project and all(requirements) and len(requirements) == 2:
+        if arguments.set:
+            raise CannotMeasure("--set picks from the matrix of an asv.conf.json; name its folder with --project")
         return suite_alone(Path(arguments.suite).resolve())
     if not folder.is_dir():
         raise CannotMeasure(f"--project={arguments.project} is no folder; give the one that holds asv.conf.json")
     return read_project(folder, dict(arguments.set))
 
 
+def repository_of(project: Project, folder: Path) -> Path:
+    """Return the git repository that `repo` of asv.conf.json names: if it is the URL of another one, a clone in `folder`."""
+    here = project.folder / project.repo
+    top = git("rev-parse", "--show-toplevel", folder=here if here.is_dir() else project.folder, otherwise="")
+    if here.is_dir() or project.repo in git("remote", "-v", folder=project.folder, otherwise="").split():
+        return Path(top) if top else here
+    clone = folder / "repository"
+    git("clone", "--quiet", "--bare", project.repo, str(clone), folder=project.folder)
+    return clone
+
+
 def build_both(
     project: Project, arguments: argparse.Namespace, folder: Path, deadline: float
-) -> tuple[Environment, Environment]:
-    """Build both versions, at the same time."""
+) -> tuple[Environment, Environment, Path]:
+    """Build both versions, at the same time; return them, and the repository of their revisions."""
     labels = arguments.base, arguments.head
-    top = git("rev-parse", "--show-toplevel", folder=project.folder, otherwise="")
-    repository = Path(top) if top else project.folder
+    revisions = [label for label in labels if label is None or not is_requirement(label)]
+    repository = repository_of(project, folder) if revisions else project.folder
+    for label in filter(None, revisions):  # a misspelt one is an error at once
+        resolve(label, repository)
+    if None in revisions and repository.parent == folder:
+        raise CannotMeasure(f"HEAD is missing: asv.conf.json names {project.repo}, of which there is no working tree here")
+    stopping = Event()
     with ThreadPoolExecutor(2) as pool:
         sides = zip(labels, ("base", "head"), strict=True)
-        futures = [pool.submit(build, project, label, folder / side, repository, deadline) for label, side in sides]
+        futures = [pool.submit(build, project, label, folder / side, repository, deadline, stopping) for label, side in sides]
         try:
-            base, head = (future.result() for future in futures)
+            for future in as_completed(futures):
+                future.result()
         except BaseException:
+            stopping.set()
             kill_all()
             raise
-    return base, head
+    base, head = (future.result() for future in futures)
+    return base, head, repository
 
 
-def suite_of(project: Project, arguments: argparse.Namespace, head: Environment) -> Path:
+def suite_of(project: Project, arguments: argparse.Namespace, head: Environment, repository: Path) -> Path:
     """Return the folder of benchmarks: --suite if given, else that in head's sources, else that in the project's folder."""
     if arguments.suite:
         return Path(arguments.suite).resolve()
     here = (project.folder / project.suite).resolve()
-    top = git("rev-parse", "--show-toplevel", folder=project.folder, otherwise="")
-    if head.sources and top and here.is_relative_to(top):
-        there = head.sources / here.relative_to(Path(top).resolve())
+    if head.sources and here.is_relative_to(repository.resolve()):
+        there = head.sources / here.relative_to(repository.resolve())
         if there.is_dir():
             return there
     if not here.is_dir():
@@ -119,16 +141,13 @@ def same(base: Environment, head: Environment) -> str:
 def select(found: Mapping[str, Any], patterns: Sequence[str]) -> tuple[dict[str, Case], list[Row]]:
     """Return the benchmarks that match one of `patterns`, and rows for those that cannot be run at all.
 
-    `found` comes from `discover`. Raises CannotMeasure if nothing matches, or a pattern is no regular expression.
+    `found` comes from `discover`. Raises CannotMeasure if nothing matches.
     """
 
     def wanted(name: str) -> bool:
         return any(re.search(pattern, name) for pattern in patterns)
 
-    try:
-        rows = [Row(name, "all", INCOMPARABLE, note=why) for name, why in found["lacking"].items() if wanted(name)]
-    except re.error as error:
-        raise CannotMeasure(f"--bench={patterns} is no regular expression ({error})") from None
+    rows = [Row(name, "all", INCOMPARABLE, note=why) for name, why in found["lacking"].items() if wanted(name)]
     # A module that cannot be imported is reported whatever the pattern: nobody knows what it holds.
     rows += [Row(name, "all", FAILED, note=why) for name, why in found["failed"].items() if wanted(name) or "import" in why]
     cases = {}
@@ -170,8 +189,9 @@ def measure(comparison: PairComparison, arguments: argparse.Namespace, console: 
     )
     comparison.take_figures(others)
     kinds = {name: str(case["type"]) for name, case in comparison.cases.items()}
-    rows = figure_rows(comparison.figures, kinds, FIGURE_PAIRS)
-    missing = [name for name in comparison.measurable(others) if name not in comparison.figures]
+    unfailed = comparison.measurable(others)
+    rows = figure_rows({name: comparison.figures[name] for name in unfailed if name in comparison.figures}, kinds, FIGURE_PAIRS)
+    missing = [name for name in unfailed if name not in comparison.figures]
     rows += time_rows(comparison, comparison.measurable(timed), arguments.threshold)
     rows += lack_rows(comparison, list(comparison.cases))
     known = {row.case for row in rows}

@@ -7,6 +7,7 @@ from pathlib import Path
 from shutil import copytree
 
 from .measuring import Comparison
+from .processes import Broken
 from .versions import Version, digest
 from .workload import Amounts, Injectable, Slowdown
 
@@ -31,8 +32,11 @@ def tune(
     points: dict[str, list[tuple[int, float]]] = {name: [] for name in slowdowns}
     for step in range(TUNING_STEPS):
         slowed = inject(workload, version, folder / f"tuning-{step}", amounts)
-        drawn = Comparison(workload, version, slowed, folder).draw(list(slowdowns), TUNING_PROCESSES) or {}
+        comparison = Comparison(workload, version, slowed, folder)
+        drawn = comparison.draw(list(slowdowns), TUNING_PROCESSES) or {}
         for name, wanted in slowdowns.items():
+            if not drawn.get(name):
+                raise Broken(f"{name} cannot be measured: {comparison.failures.get(name) or comparison.lacking.get(name)}")
             amount, measured = amounts[name][1], statistics.median(drawn[name])
             say(f"{name}: {wanted.kind} {amount} is {measured:+.2%}, wanted {wanted.effect:+.2%}")
             points[name].append((amount, measured))

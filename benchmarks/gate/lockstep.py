@@ -9,13 +9,14 @@ import math
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .asv_process import STARTING, Case, CaseFailed, Context, Worker
+from .asv_worker import LONGEST_ROUND
 from .environments import Environment
 from .messages import BASE, BASE_COPY
 from .processes import Broken
@@ -34,6 +35,22 @@ class Plan:
     seconds: float  # of a round
     timed: float  # seconds of a round that the timer counts
     preparing: float  # seconds to prepare and calibrate both sides
+
+    @classmethod
+    def of(cls, calibrated: Sequence[Mapping[str, float]], preparing: float) -> "Plan":
+        """Return the plan for what asv_worker.Process.calibrate gave for each side; nothing for a figure.
+
+        The faster side needs more calls to fill a round, and both sides make as many, if the slower one's do not last too long.
+        """
+        if not calibrated:
+            return cls(1, 1, 0.0, 0.0, preparing)
+        number = int(min(one["number"] for one in calibrated))  # samples stay short on the slower side
+        samples = [one["number"] * one["repeats"] / number for one in calibrated]  # of this number of calls
+        pairs = list(zip(calibrated, samples, strict=True))
+        slowest = max(one["seconds"] / count for one, count in pairs)
+        repeats = max(1, min(math.ceil(max(samples)), int(LONGEST_ROUND / slowest)))
+        seconds, timed = (max(one[key] / count * repeats for one, count in pairs) for key in ("seconds", "timed"))
+        return cls(number, repeats, seconds, timed, preparing)
 
 
 class Pair:
@@ -92,32 +109,23 @@ class Pair:
             raise
 
     def trial(self, case: Case) -> "Plan | dict[str, CaseFailed]":
-        """Run a benchmark for the first time; return the plan of its rounds or, by side, the errors.
-
-        The faster side needs more calls to fill a round, and both sides then make as many.
-        """
+        """Run a benchmark for the first time; return the plan of its rounds or, by side, the errors."""
         failed: dict[str, CaseFailed] = {}
-        found = []
+        found: list[dict[str, float]] = []
         started = time.monotonic()
         for side in self.sides:
             try:
                 self.prepare(case, side, trial=True)
                 if case["type"] == "time":
                     found.append(self.ask(side, case, "calibrate", CALIBRATING))
+                else:
+                    self.ask(side, case, "figure")
                 self.ask(side, case, "release")
             except CaseFailed as error:
                 failed[side] = error
         if failed:
             return failed
-        if not found:
-            return Plan(1, 1, 0.0, 0.0, time.monotonic() - started)
-        number = min(one["number"] for one in found)  # samples stay short on the slower side
-        repeats = math.ceil(max(one["number"] * one["repeats"] for one in found) / number)
-        scales = [number * repeats / (one["number"] * one["repeats"]) for one in found]
-        seconds, timed = (
-            max(one[key] * scale for one, scale in zip(found, scales, strict=True)) for key in ("seconds", "timed")
-        )
-        return Plan(number, repeats, seconds, timed, time.monotonic() - started)
+        return Plan.of(found, time.monotonic() - started)
 
     def times(self, case: Case, plan: Plan, number: int) -> dict[str, list[float]]:
         """Return the seconds per call of each side, one figure per round.

@@ -51,6 +51,16 @@ class Work:
     def teardown(self, cache, n, letter):
         assert self.n == n
 
+class Unset:
+    def setup(self):
+        raise ValueError("no setup")
+
+    def time_unset(self):
+        pass
+
+    def teardown(self):
+        self.never_made.close()
+
 def time_steady():
     sum(range(500))
 
@@ -100,6 +110,7 @@ class Fresh:
         assert not self.items
 """,
     "others.py": """
+import subprocess
 import rich
 
 def timeraw_loop():
@@ -113,6 +124,15 @@ def track_ballast():
 
 def track_text():
     return "a text"
+
+def track_new():
+    return {2: 1.0}[rich.VERSION]
+
+def track_lost():
+    return {1: 1.0}[rich.VERSION]
+
+def track_program():
+    return int(subprocess.check_output(["python", "-c", "import rich; print(rich.VERSION)"]))
 
 def peakmem_list():
     return [0] * 100_000

@@ -6,12 +6,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from gate.foreign_project import commit, git
 
 from benchmarks.gate.__main__ import parser
+from benchmarks.system.git import resolve
 
 ROOT = Path(__file__).parents[3]
 ACTION = (ROOT / "benchmarks" / "gate" / "action.yml").read_text()
-DEFAULTS = {"base": "main", "head": "", "project": ".", "bench": "", "budget": "20m"}
+DEFAULTS = {"base": "no-branch", "head": "", "project": ".", "set": "", "bench": "", "budget": "20m"}
 
 
 def calls(folder: Path, **inputs: str) -> list[list[str]]:
@@ -37,8 +39,20 @@ def test_it_installs_the_gate_and_compares(tmp_path: Path) -> None:
     install, compare = calls(tmp_path)
     assert install == ["python", "-m", "pip", "install", "/the action"]
     arguments = parser().parse_args(compare[1:])
-    assert (arguments.base, arguments.head, arguments.project, arguments.bench) == ("main", None, ".", None)
+    assert (arguments.base, arguments.head, arguments.project, arguments.bench) == ("no-branch", None, ".", None)
     assert (arguments.budget, arguments.junit, arguments.json) == (1200, "gate.xml", "gate.json")
+
+
+def test_it_compares_with_where_the_branch_began(tmp_path: Path) -> None:
+    """Else what the base branch gained since then would be a slowdown of the pull request."""
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    git(repository, "init", "--quiet", "--initial-branch=main")
+    for name in ("began", "base", "head"):
+        git(repository, "checkout", "--quiet", "-b", name, *(["began"] if name == "head" else []))
+        commit(repository, f"of-{name}")
+    _, compare = calls(tmp_path, base="base", project=str(repository))
+    assert parser().parse_args(compare[1:]).base == resolve("of-began", repository)
 
 
 def test_inputs_are_words_and_never_code(tmp_path: Path) -> None:

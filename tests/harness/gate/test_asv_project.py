@@ -4,14 +4,21 @@ import json
 import os
 import sys
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
+from gate.foreign_project import git
 
+from benchmarks.gate.__main__ import main
 from benchmarks.gate.asv_project import INSTALL, Project, read_project
+from benchmarks.gate.asv_worker import LONGEST_ROUND
 from benchmarks.gate.environments import Builder, environment_of, is_requirement
-from benchmarks.gate.foreign import cores, installed_differences, select
+from benchmarks.gate.foreign import cores, installed_differences, repository_of, select
+from benchmarks.gate.lockstep import Plan
+from benchmarks.gate.versions import Version
 from benchmarks.system.errors import CannotMeasure
+from benchmarks.system.git import resolve
 
 
 def written(folder: Path, **more: Any) -> Path:
@@ -84,7 +91,7 @@ def test_both_sides_have_the_same_variables(tmp_path: Path, monkeypatch: pytest.
     """And none that would make one environment see another."""
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     project = read_project(written(tmp_path, matrix=MATRIX), {})
-    base, head = (Builder(project, tmp_path / side, float("inf")) for side in ("base", "head"))
+    base, head = (Builder(project, tmp_path / side, float("inf"), Event()) for side in ("base", "head"))
     assert base.shared == head.shared == environment_of(project)
     assert "PYTHONPATH" not in base.shared
     assert {base.shared[name] for name in ("PYTHONHASHSEED", "OMP_NUM_THREADS", "LC_ALL")} == {"0", "1", "C.UTF-8"}
@@ -109,12 +116,94 @@ def test_memory_without_pympler_is_not_comparable_and_says_why() -> None:
     assert (row.verdict, row.note) == ("INCOMPARABLE", "it needs pympler")
 
 
-@pytest.mark.parametrize(
-    ("pattern", "message"), [("(", "no regular expression"), ("nothing", "no benchmark of the suite matches")]
-)
-def test_a_pattern_that_gives_nothing_is_said(pattern: str, message: str) -> None:
-    with pytest.raises(CannotMeasure, match=message):
-        select({"cases": [case("a")], "lacking": {"b": ""}, "failed": {}}, [pattern])
+def test_a_pattern_that_gives_nothing_is_said() -> None:
+    with pytest.raises(CannotMeasure, match="no benchmark of the suite matches nothing"):
+        select({"cases": [case("a")], "lacking": {"b": ""}, "failed": {}}, ["nothing"])
+
+
+def test_what_cannot_be_done_is_said_before_anything_is_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    git(tmp_path, "init", "--quiet")
+    written(tmp_path)
+    git(tmp_path, "add", ".")
+    git(tmp_path, "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "--quiet", "-m", "one")
+    suite = f"--suite={tmp_path}"
+    for words, message in [
+        (["HEAD", "--bench=("], "'(' is no regular expression"),
+        (["HEAD", "mian", f"--project={tmp_path}"], "'mian' names no commit"),
+        (["a==1", "a==2", suite, "--set=numpy=1"], "--set picks from the matrix"),
+    ]:
+        try:
+            code = main(["compare", *words])
+        except SystemExit as stop:  # argparse
+            code = int(str(stop.code))
+        error = capsys.readouterr().err
+        assert (code, message in error) == (2, True), error
+
+
+def test_an_unexpected_error_has_not_the_exit_code_of_a_slowdown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmarks.gate.foreign.compare_versions", lambda arguments: 1 / 0)
+    assert main(["compare", "HEAD"]) == 2
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("repo", ["inner", "file://{folder}/inner"])
+def test_versions_come_from_the_repository_that_the_configuration_names(tmp_path: Path, repo: str) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    git(inner, "init", "--quiet")
+    git(inner, "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "--quiet", "--allow-empty", "-m", "one")
+    git(tmp_path, "init", "--quiet")
+    project = read_project(written(tmp_path, repo=repo.format(folder=tmp_path)), {})
+    found = repository_of(project, tmp_path / "temporary")
+    assert resolve("HEAD", found) == resolve("HEAD", inner)
+
+
+def test_a_url_of_the_own_repository_is_not_cloned(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "remote", "add", "upstream", "https://nowhere.invalid/x.git")
+    project = read_project(written(tmp_path, repo="https://nowhere.invalid/x.git"), {})
+    assert repository_of(project, tmp_path / "temporary") == tmp_path.resolve()
+
+
+def test_programs_come_from_the_version_that_is_measured(tmp_path: Path) -> None:
+    builder = Builder(read_project(written(tmp_path), {}), tmp_path / "base", float("inf"), Event())
+    environment = builder.environment(Version("label", "commit", False, tmp_path, "digest"), None)
+    assert environment.env["PATH"].split(os.pathsep)[0] == str(tmp_path / "base" / "env" / "bin")
+
+
+def test_a_wheel_is_known_by_its_bytes_and_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    digests, installed = set(), []
+    for text in ("one", "other"):
+        Path("a-1-py3-none-any.whl").write_text(text)
+        builder = Builder(read_project(written(tmp_path), {}), tmp_path / text, float("inf"), Event())
+        monkeypatch.setattr(builder, "call", lambda words, trouble: installed.append(words[-1]))
+        digests.add(builder.from_index("a-1-py3-none-any.whl").version.digest)
+    assert len(digests) == 2
+    assert set(installed) == {str(tmp_path / "a-1-py3-none-any.whl")}
+
+
+def test_another_python_is_named_only_if_it_is_there(tmp_path: Path) -> None:
+    with pytest.raises(CannotMeasure, match=r"install it$"):
+        read_project(written(tmp_path, pythons=["2.5"]), {})
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    with pytest.raises(CannotMeasure, match=rf"or pick --set python={own}$"):
+        read_project(written(tmp_path, pythons=["2.5", own]), {})
+
+
+def calibrated(number: int, repeats: int, call: float) -> dict[str, float]:
+    """Return what a side's calibration gives for a call of so many seconds."""
+    seconds = number * repeats * call
+    return {"number": number, "repeats": repeats, "seconds": seconds, "timed": seconds}
+
+
+def test_a_side_that_is_very_much_slower_has_no_endless_rounds() -> None:
+    plan = Plan.of([calibrated(10_000, 10, 5e-8), calibrated(1, 5, 1e-3)], 0.0)
+    assert (plan.number, plan.seconds) == (1, pytest.approx(LONGEST_ROUND, rel=0.01))
+    alike = Plan.of([calibrated(100, 10, 5e-6), calibrated(80, 10, 6e-6)], 0.0)
+    assert (alike.number, alike.repeats, alike.seconds) == (80, 13, pytest.approx(80 * 13 * 6e-6))
 
 
 def test_never_more_cores_than_there_are() -> None:

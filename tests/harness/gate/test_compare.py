@@ -57,7 +57,7 @@ def test_the_command_stores_rounds_and_verdict(
         (["HEAD", "--device", "cpu", "--case", "cuda-8x16-f32-fwd"], "none of these cases runs on cpu"),
         (["HEAD", "--device", "cuda"], "torch finds no CUDA device"),
         (["HEAD", "--case", "cuda-8x16-f32-fwd"], "torch finds no CUDA device"),
-        (["HEAD", "--case", SMALL, "--json", "/dev/null/x"], "Could not measure"),
+        (["HEAD", "--case", SMALL, "--json", "/dev/null/x"], "Could not continue"),
     ],
 )
 def test_what_cannot_be_measured_says_why(

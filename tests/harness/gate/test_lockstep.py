@@ -96,6 +96,9 @@ def slower(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         ("times.time_steady", "PASS", ""),
         ("times.Fresh.time_consuming", "PASS", ""),
         ("times.time_fails", "FAILED", "both: ValueError: as planned"),
+        ("times.Unset.time_unset", "FAILED", "both: ValueError: no setup"),
+        ("others.track_new", "INCOMPARABLE", "KeyError: 1"),
+        ("others.track_lost", "FAILED", "head: KeyError: 2"),
         ("times.time_hangs", "FAILED", "it hangs: no result after 4 s"),
         ("times.time_dies", "FAILED", "its process died (exit code 7)"),
         ("times.time_exits", "FAILED", "SystemExit: 3"),
@@ -116,10 +119,15 @@ def test_each_benchmark_has_its_verdict_by_name(slower: Run, name: str, verdict:
 
 def test_what_is_measured_is_the_version_and_its_own_dependency(slower: Run) -> None:
     """The package is called `rich`, as is one that the gate itself has imported."""
-    for name in ("others.track_version", "others.track_ballast"):
+    for name in ("others.track_version", "others.track_ballast", "others.track_program"):
         row = slower.rows[name]
         assert (row["base"], row["head"], row["verdict"]) == (1, 2, "REGRESSED")
     assert "ballast 1 → 2" in slower.output
+
+
+def test_each_benchmark_has_one_row(slower: Run) -> None:
+    cases = [row["case"] for row in slower.stored["rows"]]
+    assert len(cases) == len(set(cases))
 
 
 def test_the_injected_slowdown_has_its_size(slower: Run) -> None:
