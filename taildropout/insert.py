@@ -95,8 +95,8 @@ def insert_dropout(
 
     Raises:
         KeyError: if a name or pattern matches no module. Nothing is changed then.
-        ValueError: if neither `before` nor `after` is given; if a module is the model itself, stands in several places of the
-            model, has an inserted layer on that side already, or is compiled. Nothing is changed then.
+        ValueError: if neither `before` nor `after` is given; if a module is the model itself, is an `nn.Sequential`, stands in
+            several places of the model, has an inserted layer on that side already, or is compiled. Nothing is changed then.
         TypeError, ValueError: as in `TailDropout`. Nothing is changed then. When the model runs, TypeError if the
             argument or output that a layer is applied to is not a tensor.
 
@@ -212,7 +212,7 @@ class _After(_Inserted):
 
 
 def _check_places(model: nn.Module, found: dict[str, nn.Module], child: str) -> None:
-    """Raise ValueError if a found module is the model, stands in several places, has a layer `child` or is compiled."""
+    """Raise ValueError if a found module is the model or an nn.Sequential, has several places or a `child`, or is compiled."""
     places: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         places.setdefault(module, []).append(name)
@@ -224,6 +224,12 @@ def _check_places(model: nn.Module, found: dict[str, nn.Module], child: str) -> 
             raise ValueError(
                 f"{name!r} is called several times: it stands at {', '.join(map(repr, places[module]))}, and one layer has one "
                 "order of features; give each place a module of its own"
+            )
+        if isinstance(module, nn.Sequential) and len(module):
+            end = list(module._modules)[0 if child == BEFORE else -1]
+            raise ValueError(
+                f"{name!r} is an nn.Sequential, which would call the layer also as the last of its modules; name the module "
+                f"inside it: {f'{name}.{end}'!r}"
             )
         if child in module._modules:
             raise ValueError(f"{name!r} has a {child} already; call remove_dropout first")

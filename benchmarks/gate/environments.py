@@ -85,7 +85,8 @@ class Builder:
         self.python = self.env_dir / "bin" / "python"
         path = f"{self.env_dir / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
         self.shared = environment_of(project)
-        self.env = {**self.shared, "PATH": path, "VIRTUAL_ENV": str(self.env_dir)}
+        # TMPDIR: a command that is killed leaves no temporary file elsewhere.
+        self.env = {**self.shared, "PATH": path, "VIRTUAL_ENV": str(self.env_dir), "TMPDIR": str(folder)}
 
     def create(self) -> None:
         """Create the virtual environment, and install the requirements of the matrix."""

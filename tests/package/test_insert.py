@@ -5,6 +5,7 @@ import io
 import pickle
 import re
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -249,6 +250,11 @@ def two_linears() -> nn.Module:
     return nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
 
 
+def nested() -> nn.Module:
+    """An nn.Sequential would call an inserted layer as one of its modules, and the hook would call it again."""
+    return nn.Sequential(nn.Sequential(OrderedDict(first=nn.Linear(2, 2), last=nn.Linear(2, 2))))
+
+
 SHARED = nn.Linear(2, 2)
 
 
@@ -267,6 +273,8 @@ SHARED = nn.Linear(2, 2)
         (Decoder, {"before": "*.down_proj", "batch_dims": 0}, TypeError, "batch_dims"),
         (Decoder, {"before": "*"}, ValueError, "matches the model itself"),
         (inserted, {"before": "*.down_proj"}, ValueError, "has a dropout_before already; call remove_dropout first"),
+        (nested, {"before": "0"}, ValueError, "name the module inside it: '0.first'"),
+        (nested, {"after": "0"}, ValueError, "name the module inside it: '0.last'"),
         (lambda: nn.Sequential(SHARED, nn.ReLU(), SHARED), {"before": "2"}, ValueError, "it stands at '0', '2'"),
         (lambda: torch.compile(Decoder()), {"before": "*.down_proj"}, ValueError, "model._orig_mod"),
         (compiled_part, {"before": "1.*.0"}, ValueError, "a part of '1' that is"),
