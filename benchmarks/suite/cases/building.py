@@ -40,7 +40,7 @@ def build_layer(case: Case, package: ModuleType | None) -> torch.nn.Module:
 
 
 class Copy(torch.nn.Module):
-    """Compute `x.clone()`: the unit of speed: it writes as much as a dropout, and reads all."""
+    """Compute `x.clone()`: the unit of speed, which writes as much as a dropout and reads all."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.clone()
