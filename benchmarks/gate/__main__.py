@@ -3,6 +3,7 @@
     python -m benchmarks.gate compare main feature --project ../numpy          two revisions
     python -m benchmarks.gate compare v1.0 --project .                         a revision and the working tree
     python -m benchmarks.gate compare "packaging==24.0" "packaging==25.0" --suite DIR
+    python -m benchmarks.gate compare "numpy==1.26.4" "numpy==2.4.6" --project .  of a dependency, beside the working tree
 
 Each version is built in a virtual environment of its own, by the commands of asv.conf.json. The benchmarks are HEAD's. They run
 in pairs of processes in lock step, one per version, until the change is known well enough (rule.py defines this).

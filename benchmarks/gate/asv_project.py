@@ -23,7 +23,7 @@ class Project:
     suite: str  # relative to the folder, or absolute
     repo: str  # path, relative to the folder, or URL of the repository of the versions
     repo_subdir: str
-    build: Sequence[str]
+    build: Sequence[str]  # commands; none if there are no sources
     install: Sequence[str]
     requirements: Mapping[str, str]  # of the matrix: package -> version, or an empty text for any
     build_env: Mapping[str, str]  # variables of building: the matrix's env
@@ -57,7 +57,7 @@ def read_project(folder: Path, chosen: Mapping[str, str]) -> Project:
 
 def suite_alone(suite: Path) -> Project:
     """Return the project of a suite that has no asv.conf.json: for versions that come from a package index."""
-    return Project(suite.parent, suite.name, str(suite), ".", "", BUILD, INSTALL, {}, {}, {}, sys.executable, 60.0, 600.0)
+    return Project(suite.parent, suite.name, str(suite), ".", "", [], [], {}, {}, {}, sys.executable, 60.0, 600.0)
 
 
 def from_config(config: Any, folder: Path, chosen: Mapping[str, str]) -> Project:

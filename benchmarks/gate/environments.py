@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 
@@ -45,12 +45,30 @@ class Environment:
     version: Version  # its folder holds the sources; for a release, it is the virtual environment
     python: Path
     env: Mapping[str, str]  # in which its processes run
-    sources: Path | None  # the checkout, for a revision
+    sources: Path | None  # the checkout, for a revision and for what is installed beside a release
 
 
 def is_requirement(text: str) -> bool:
     """Return True for `name==1.0` and the like, and for the path of a wheel; False for a revision."""
     return bool(REQUIREMENT.match(text)) or (text.endswith(".whl") and Path(text).exists())
+
+
+def name_of(requirement: str) -> str:
+    """Return the normalised name of the package that a requirement, or the path of a wheel, names."""
+    wheel = requirement.endswith(".whl")
+    return normalised(
+        Path(requirement).name.split("-")[0] if wheel else re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
+    )
+
+
+def normalised(name: str) -> str:
+    """Return the name of a package as indexes spell it."""
+    return re.sub(r"[-_.\s]+", "-", name.strip()).lower()
+
+
+def stands_beside(project: Project, label: str | None) -> bool:
+    """Return True for a release of another package than the project, which then is installed beside it, as its working tree."""
+    return label is not None and is_requirement(label) and bool(project.build) and name_of(label) != normalised(project.name)
 
 
 def environment_of(project: Project) -> dict[str, str]:
@@ -69,8 +87,12 @@ def build(project: Project, label: str | None, folder: Path, repository: Path, d
     folder.mkdir(parents=True)
     builder = Builder(project, folder, deadline, stopping)
     if label is not None and is_requirement(label):
-        builder.create()
-        return builder.from_index(label)
+        builder.create(without=name_of(label))
+        release = builder.from_index(label)
+        if not stands_beside(project, label):
+            return release
+        builder.from_sources(None, check_out(None, folder / "src", repository), repository)
+        return replace(builder.from_index(label), sources=folder / "src")  # again: the project may have replaced it
     commit = check_out(label, folder / "src", repository)
     builder.create()
     return builder.from_sources(label, commit, repository)
@@ -88,8 +110,8 @@ class Builder:
         # TMPDIR: a command that is killed leaves no temporary file elsewhere.
         self.env = {**self.shared, "PATH": path, "VIRTUAL_ENV": str(self.env_dir), "TMPDIR": str(folder)}
 
-    def create(self) -> None:
-        """Create the virtual environment, and install the requirements of the matrix."""
+    def create(self, without: str = "") -> None:
+        """Create the virtual environment, and install the requirements of the matrix but the package `without`."""
         tool = ["virtualenv", "--setuptools=bundle", "-p", self.project.python]
         if importlib.util.find_spec("virtualenv") is None:
             self.call([self.project.python, "-m", "venv", str(self.env_dir)], "cannot make a virtual environment")
@@ -98,8 +120,8 @@ class Builder:
         for name, version in self.project.requirements.items():
             from asv.util import ParsedPipDeclaration, construct_pip_call
 
-            declaration = ParsedPipDeclaration(f"{name.removeprefix('pip+')} {version}")
-            construct_pip_call(self.pip, declaration)()
+            if normalised(package := name.removeprefix("pip+")) != without:
+                construct_pip_call(self.pip, ParsedPipDeclaration(f"{package} {version}"))()
 
     def pip(self, words: Sequence[str]) -> None:
         """Run pip in the virtual environment; raises BuildFailed."""
@@ -112,7 +134,7 @@ class Builder:
         if wheel:
             label, number, sources = wheel.name, wheel.name.split("-")[1], wheel.read_bytes()
         else:
-            name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
+            name = name_of(requirement)
             label, number = requirement, self.installed(name)
             sources = f"{requirement if '@' in requirement else name} {number}".encode()  # name @ URL: by its text
         digest = hashlib.sha256(sources).hexdigest()

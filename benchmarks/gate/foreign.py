@@ -21,7 +21,7 @@ from .against_itself import sentence, with_machine
 from .asv_process import Case, Context, copy_runner, discover
 from .asv_project import Project, read_project, suite_alone
 from .asv_worker import NOT_AVAILABLE
-from .environments import Environment, build, is_requirement
+from .environments import Environment, build, is_requirement, stands_beside
 from .figures import figure_rows
 from .guarded import kill_all
 from .output import Files, progress, summary, verdict_json, version_json, write_files
@@ -48,6 +48,8 @@ def judge(arguments: argparse.Namespace, folder: Path, console: Console) -> tupl
     say(console, f"Building {arguments.base} and {arguments.head or 'the working tree'} …")
     base, head, repository = build_both(project, arguments, folder, deadline)
     say(console, f"base {base.version}\nhead {head.version}{same(base, head)}")
+    if any(stands_beside(project, label) for label in (arguments.base, arguments.head)):
+        say(console, f"Beside a release, the working tree of {project.name} is installed.")
     if project.note:
         say(console, project.note)
     suite = suite_of(project, arguments, head, repository)
@@ -99,11 +101,13 @@ def build_both(
     """Build both versions, at the same time; return them, and the repository of their revisions."""
     labels = arguments.base, arguments.head
     revisions = [label for label in labels if label is None or not is_requirement(label)]
-    repository = repository_of(project, folder) if revisions else project.folder
+    beside = any(stands_beside(project, label) for label in labels)
+    repository = repository_of(project, folder) if revisions or beside else project.folder
     for label in filter(None, revisions):  # a misspelt one is an error at once
         resolve(label, repository)
-    if None in revisions and repository.parent == folder:
-        raise CannotMeasure(f"HEAD is missing: asv.conf.json names {project.repo}, of which there is no working tree here")
+    if (None in revisions or beside) and repository.parent == folder:
+        trouble = "no project can be installed beside the release" if beside else "HEAD is missing"
+        raise CannotMeasure(f"{trouble}: asv.conf.json names {project.repo}, of which there is no working tree here")
     stopping = Event()
     with ThreadPoolExecutor(2) as pool:
         sides = zip(labels, ("base", "head"), strict=True)

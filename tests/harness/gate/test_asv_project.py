@@ -11,9 +11,9 @@ import pytest
 from gate.foreign_project import git
 
 from benchmarks.gate.__main__ import main
-from benchmarks.gate.asv_project import INSTALL, Project, read_project
+from benchmarks.gate.asv_project import INSTALL, Project, read_project, suite_alone
 from benchmarks.gate.asv_worker import LONGEST_ROUND
-from benchmarks.gate.environments import Builder, environment_of, is_requirement
+from benchmarks.gate.environments import Builder, environment_of, is_requirement, stands_beside
 from benchmarks.gate.foreign import cores, installed_differences, repository_of, select
 from benchmarks.gate.lockstep import Plan
 from benchmarks.gate.versions import Version
@@ -224,7 +224,25 @@ def test_differences_between_environments_are_named() -> None:
 
 
 def test_the_suite_alone_is_a_project(tmp_path: Path) -> None:
-    from benchmarks.gate.asv_project import suite_alone
-
     project: Project = suite_alone(tmp_path / "suite")
     assert (project.suite, dict(project.requirements)) == (str(tmp_path / "suite"), {})
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "beside"),
+    [
+        ("small", "torch==2.0", True),
+        ("small", "torch @ https://nowhere.invalid/small-1-py3-none-any.zip", True),
+        ("My_package", "my.package[extra]==1.0", False),
+        ("small", "main", False),
+        ("small", None, False),
+    ],
+)
+def test_only_a_release_of_another_package_has_the_project_beside_it(
+    tmp_path: Path, name: str, label: str | None, beside: bool
+) -> None:
+    assert stands_beside(read_project(written(tmp_path, project=name), {}), label) is beside
+
+
+def test_a_suite_alone_has_nothing_to_install_beside_a_release(tmp_path: Path) -> None:
+    assert not stands_beside(suite_alone(tmp_path / "suite"), "torch==2.0")

@@ -212,6 +212,16 @@ def test_two_wheels_and_a_suite_need_no_project(tmp_path: Path) -> None:
     assert (row["base"], row["head"]) == (1, 2)
 
 
+def test_releases_of_a_dependency_are_compared_with_the_project_beside_them(project: Path, tmp_path: Path) -> None:
+    wheels = [str(project / "wheels" / f"ballast-{version}-py3-none-any.whl") for version in (1, 2)]
+    result = run(tmp_path, *wheels, f"--project={project}", "--bench=track_ballast", "--bench=track_version")
+    assert (result.code, result.error) == (1, "")
+    assert "the working tree of small is installed" in result.output
+    rows = result.rows
+    assert (rows["others.track_ballast"]["base"], rows["others.track_ballast"]["head"]) == (1.0, 2.0)
+    assert (rows["others.track_version"]["base"], rows["others.track_version"]["head"]) == (2.0, 2.0)
+
+
 def test_a_budget_ends_a_call_that_would_go_on(tmp_path: Path) -> None:
     """The call, and its timeout, are longer than this test may take."""
     words, folder = wheels_and_suite(
