@@ -279,3 +279,22 @@ def test_it_keeps_less_for_backward() -> None:
 
 def test_the_suite_sees_what_is_kept() -> None:
     assert FeedForward().track_saved_over_no_dropout("feedforward-512x1024-f32-train") < 0.35
+
+
+class OnlyFor(nn.ReLU):
+    """A ReLU that raises an error unless its input has the block's number of hidden features."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.shape[-1] != N:
+            raise self.error
+        return super().forward(input)
+
+
+@pytest.mark.parametrize("error", [AssertionError, TypeError, IndexError, NotImplementedError])
+def test_an_activation_that_refuses_the_trial_is_the_plain_block(error: type[Exception], computed: list[Ragged]) -> None:
+    assert_same(block(OnlyFor(error)), torch.randn(40, 5, dtype=torch.float64))
+    assert not computed
