@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..layer import TailDropout
 from .cut import Cut, PruningError
 from .kinds import CONVOLUTIONS, feature_dim, is_conv1d, is_product
-from .slices import Slice, sliced
+from .slices import Slice, SlicedTailDropout, sliced
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,9 @@ def cut_down(network: nn.Module, plan: Plan, added: Mapping[str, Tensor], remove
         old.set_k(None)
         new: nn.Module = old
         if remove:
-            new = Slice(plan.widths[name], old.dropout_dim) if name in plan.sliced else nn.Identity()
+            before = old.features if isinstance(old, SlicedTailDropout) else None
+            width = plan.widths[name] if name in plan.sliced else before
+            new = nn.Identity() if width is None else Slice(width, old.dropout_dim)
             new.training = old.training
         elif name in plan.sliced:
             new = sliced(old, plan.widths[name])

@@ -138,27 +138,40 @@ def _pruned(model: Model, widths: dict[str, int], inputs: Inputs, remove: bool) 
     set_widths(network, dict.fromkeys(widths))
     sizes = features_of(network, widths, inputs)
     cut = {name: k for name, k in widths.items() if k < sizes[name]}
+    set_widths(network, cut)
+    theirs = run(network, inputs)
     plan = Plan((), {}, frozenset())
     added: dict[str, Tensor] = {}
     excuses: dict[str, str] = {}
-    theirs: list[Any] | None = None
+    planner = None
     if cut:
-        set_widths(network, cut)
-        theirs = run(network, inputs)
         check_numbers(inputs, theirs)
         planner = Planner(copies, network, cut, sizes, inputs)
-        del network  # its memory is needed for the trials
+    del network  # its memory is needed for the trials
+    if planner is not None:
         plan, added, excuses = planner.solve()
         del planner
-    else:
-        del network
     copies.free()
     smaller = copy.deepcopy(model)
     cut_down(smaller, Plan(plan.cuts, widths, plan.sliced), added, remove)
-    if theirs is not None:
-        candidate = evaluating(smaller)
-        if found := difference(theirs, run(candidate, inputs), rounding(candidate, inputs)):
-            raise PruningError(f"in its own precision the network changes: {found}; prune model.double()")
-        del candidate
+    _check(smaller, inputs, theirs, bool(cut), remove)
     messages = [f"{name!r} now slices {excuse}" for name, excuse in excuses.items()]
     return smaller, messages + adapt_config(smaller, cut, sizes)
+
+
+def _check(smaller: nn.Module, inputs: Inputs, theirs: list[Any], cut: bool, remove: bool) -> None:
+    """Check that the network to be returned has the outputs `theirs`: the trials ran in float64, and with the layers.
+
+    Raises:
+        PruningError: if the network fails or has other outputs.
+    """
+    candidate = evaluating(smaller)
+    ways = ["in its own precision"] * cut + ["without its layers"] * remove
+    remedies = ["prune model.double()"] * cut + ["give remove=False"] * remove
+    what, remedy = " and ".join(ways) or "as a copy", ", or ".join(remedies) or "make it deterministic in evaluation mode"
+    try:
+        ours = run(candidate, inputs)
+    except Exception as error:  # of any type, from the network's own code
+        raise PruningError(f"{what} the network fails ({type(error).__name__}: {error}); {remedy}") from error
+    if found := difference(theirs, ours, rounding(candidate, inputs)):
+        raise PruningError(f"{what} the network changes: {found}; {remedy}")
