@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ._torch import without_fastpath
@@ -40,8 +41,8 @@ def at_k(
 
     Raises:
         TypeError: if an argument has a wrong type. After any error the model is unchanged.
-        ValueError: if a k is negative, `names` is empty or given beside a dict, two patterns give one layer different k, or
-            the model has no TailDropout.
+        ValueError: if a k is negative, `names` is empty or given beside a dict, two patterns give one layer different k (also
+            by two names of the layer), or the model has no TailDropout.
         KeyError: if a name or pattern matches no TailDropout; the message lists the names that exist.
 
     Examples:
@@ -52,14 +53,10 @@ def at_k(
         None
     """
     chosen = _k_of_layers(model, k, names)
-    for value in chosen.values():
-        if value is not None:
-            check_k(value)
     layers = named(model, TailDropout, None)
     before = {layer: layer.fixed_k for layer in layers.values()}
     try:
-        for name, value in chosen.items():
-            layer = layers[name]
+        for layer, (value, name) in chosen.items():
             layer.set_k(value)
             layer.fixed_k = layer.fixed_k.held(name, at_most)
         with without_fastpath():
@@ -69,21 +66,38 @@ def at_k(
             layer.fixed_k = fixed_k.moved(layer.fixed_k.home)  # the model may have moved meanwhile
 
 
-def _k_of_layers(model: nn.Module, k: Any, names: str | Iterable[str] | None) -> dict[str, int | Tensor | None]:
-    """Return the k to set on each chosen layer, keyed by the layer's name. Raises as `at_k` does."""
+def _k_of_layers(model: nn.Module, k: Any, names: str | Iterable[str] | None) -> dict[TailDropout, tuple[Any, str]]:
+    """Return the k to set on each chosen layer, and a name of the layer. Raises as `at_k` does."""
     if not isinstance(k, Mapping):
-        return dict.fromkeys(named(model, TailDropout, names), k)
+        found = named(model, TailDropout, names)
+        _check(k)
+        return {layer: (k, name) for name, layer in found.items()}
     if names is not None:
         raise ValueError("k is a dict, whose keys name the layers, and names is given too; leave names out")
     if not k:
         raise ValueError("k is an empty dict; give a k for at least one name or pattern")
-    chosen: dict[str, int | Tensor | None] = {}
-    by: dict[str, str] = {}
+    chosen: dict[TailDropout, tuple[Any, str]] = {}
+    by: dict[TailDropout, str] = {}
     for pattern, value in k.items():
         if not isinstance(pattern, str):
             raise TypeError(f"k has the key {pattern!r} of type {type(pattern).__name__}; give names or patterns as keys")
-        for name in named(model, TailDropout, pattern, "k"):
-            if name in chosen and chosen[name] is not value and chosen[name] != value:
-                raise ValueError(f"{by[name]!r} and {pattern!r} both match {name!r} and give it k={chosen[name]} and k={value}")
-            chosen[name], by[name] = value, pattern
+        found = named(model, TailDropout, pattern, "k")
+        _check(value)
+        for name, layer in found.items():
+            before, first = chosen.setdefault(layer, (value, name))
+            if not _equal(before, value):
+                both = repr(name) if name == first else f"{first!r}, which is also {name!r},"
+                raise ValueError(f"{by[layer]!r} and {pattern!r} both match {both} and give it k={before} and k={value}")
+            by.setdefault(layer, pattern)
     return chosen
+
+
+def _check(k: Any) -> None:
+    if k is not None:
+        check_k(k)
+
+
+def _equal(k: Any, other: Any) -> bool:
+    if k is None or other is None:
+        return k is other
+    return torch.equal(*(torch.as_tensor(each, dtype=torch.int64, device="cpu") for each in (k, other)))

@@ -1,5 +1,6 @@
 """at_k and replace_dropout, and that nothing bypasses the layer while k is set."""
 
+import re
 import warnings
 from typing import Any
 
@@ -232,6 +233,38 @@ def test_a_wrong_dict_is_an_error_and_changes_nothing(
         pass
     assert int(net[0][1].k) == 5
     assert net[1][1].k is None
+
+
+def shared() -> tuple[nn.ModuleDict, TailDropout]:
+    """A model that holds one layer under two names."""
+    layer = TailDropout()
+    return nn.ModuleDict({"a": nn.Sequential(layer), "b": nn.Sequential(layer)}), layer
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(2, 3), (2, None), (torch.tensor([1, 2]), torch.tensor([1, 3])), (torch.tensor([1, 2]), 2), (2, torch.tensor([2]))],
+)
+def test_one_layer_under_two_names_takes_one_k(first: Any, second: Any) -> None:
+    net, layer = shared()
+    layer.set_k(5)
+    for pattern in ("a.*", "*"):
+        message = rf"'{re.escape(pattern)}' and 'b\.0' both match 'a\.0', which is also 'b\.0', and give it k="
+        with pytest.raises(ValueError, match=message), at_k(net, {pattern: first, "b.0": second}):
+            pass
+    assert int(layer.k) == 5
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(2, 2), (None, None), (torch.tensor([1, 2]), torch.tensor([1, 2])), (2, torch.tensor(2, dtype=torch.int32))],
+)
+def test_equal_k_for_one_layer_are_no_conflict(first: Any, second: Any) -> None:
+    net, layer = shared()
+    for k in ({"a.0": first, "b.0": second}, {"*": first, "a.*": second}):
+        with at_k(net, k):
+            assert first is layer.k is None or torch.equal(layer.k, torch.as_tensor(first))
+        assert layer.k is None
 
 
 def test_at_most_caps_instead_of_raising() -> None:
