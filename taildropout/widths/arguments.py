@@ -33,11 +33,11 @@ def find_layers(model: nn.Module, layer: Any) -> dict[str, TailDropout]:
     names = {module: name for name, module in model.named_modules()} if isinstance(model, nn.Module) else {}
     layers: dict[str, TailDropout] = {}
     for part in layer:
-        matches = (
-            named(model, TailDropout, part, "layer")
-            if isinstance(part, str)
-            else {names.get(part, ""): _check_layer(model, part)}
-        )
+        if isinstance(part, str):
+            matches = named(model, TailDropout, part, "layer")
+        else:
+            given = _check_layer(model, part)
+            matches = {names.get(given, ""): given}
         exact = not isinstance(part, str) or part in matches
         for name, module in matches.items():
             if module in layers.values() and not exact:  # a pattern may match two names of a module, or overlap another pattern

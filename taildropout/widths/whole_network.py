@@ -31,7 +31,7 @@ def frontier(
     example_inputs: Any = None,
     *,
     cost: Cost = "parameters",
-    layers: Sequence[TailDropout | str] | str | None = None,
+    layers: Sequence[TailDropout | str] | TailDropout | str | None = None,
     held_out: Iterable[Any] | None = None,
     sizes: int = 20,
     max_forwards: int = 200,
@@ -65,8 +65,8 @@ def frontier(
         cost: "parameters"; or "macs", the multiply-accumulate operations of a forward on the example inputs; or a callable that
             gets a dict of widths by layer and returns a number, which must not rise when a width falls. Parameters and MACs are
             those of the network that `prune` returns, also where layers share features; the extra `prune` is needed.
-        layers: the layers whose widths are chosen: names, patterns as in `fnmatch`, or TailDropouts; all if None. Other layers
-            keep their k, or all features if no k is set.
+        layers: the layers whose widths are chosen: one or several names, patterns as in `fnmatch`, or TailDropouts; all if
+            None. Other layers keep their k, or all features if no k is set.
         held_out: the batches on which the sizes are judged; if None, every second one of `batches` (a single batch is used for
             the search and for judging, and `Frontier.method` says so).
         sizes: how many sizes to find; fewer are returned if fewer are better than all cheaper ones.
@@ -99,7 +99,7 @@ def frontier(
     """
     if layers is None:
         named(model, TailDropout, None)  # raises an error if there is none
-    found = find_layers(model, ["*"] if layers is None else [layers] if isinstance(layers, str) else layers)
+    found = find_layers(model, ["*"] if layers is None else [layers] if isinstance(layers, str | nn.Module) else layers)
     check_batches(batches)
     check_limit("sizes", sizes, "sizes", optional=False)
     check_limit("max_forwards", max_forwards, "forwards", optional=False)

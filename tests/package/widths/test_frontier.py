@@ -199,6 +199,13 @@ def test_layers_and_metrics_and_the_state_of_the_model(network: Any) -> None:
     assert curve.choose(tolerance=0)["5"] <= 7
 
 
+@pytest.mark.parametrize("form", [lambda layer: layer, lambda layer: [layer], lambda layer: "5"])
+def test_a_layer_alone_is_searched(network: Any, form: Any) -> None:
+    model, batches, _ = network
+    curve = frontier(model, batches, nn.MSELoss(), cost=lambda widths: widths["5"], layers=form(model[5]), sizes=3)
+    assert curve.full.widths == {"5": 7}
+
+
 def test_batches_are_split_unless_others_are_given(network: Any) -> None:
     model, batches, held_out = network
 
@@ -215,6 +222,9 @@ def test_batches_are_split_unless_others_are_given(network: Any) -> None:
 
 WRONG = {
     "layer": ({"layers": ["7"]}, KeyError, "no TailDropout is named '7'"),
+    "layers of a wrong type": ({"layers": 5}, TypeError, "layer has type int; give a TailDropout of the model, or its name"),
+    "a module that is no layer": ({"layers": nn.Sequential()}, TypeError, "layer has type Sequential; give a TailDropout"),
+    "lists in a list": ({"layers": [["2"]]}, TypeError, "layer has type list; give a TailDropout"),
     "no cost": ({"cost": "flops"}, ValueError, "cost='flops' is no cost"),
     "no inputs": ({"cost": "macs"}, TypeError, "counted on example inputs"),
     "rising cost": ({"cost": lambda widths: -sum(widths.values())}, ValueError, "give a cost that falls"),
