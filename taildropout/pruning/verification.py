@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import cmath
 import copy
 import gc
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ Inputs = tuple[Any, ...] | dict[str, Any]
 _TRIALS = 2  # how many further sets of weights a plan must prove right with
 _SEED = 0  # the draws below are the same every time, and take nothing from the global generator
 _CHUNK = 2**20  # how many weights are drawn at once, so that drawing needs little memory
+_PLAIN = float | complex | int | str | None  # the types of outputs that are compared, beside tensors
 _WORTH_COLLECTING = 2**24  # bytes; collecting garbage takes some 200 ms in a process with a million objects
 
 
@@ -216,18 +219,30 @@ def sizes_given(network: nn.Module, names: Mapping[str, Any], sizes: dict[str, i
             handle.remove()
 
 
+def _close(a: object, b: object, eps: float) -> bool:
+    """Return True if two Python values are equal but for rounding. NaN equals NaN."""
+    if isinstance(a, float | complex) and isinstance(b, float | complex):
+        if cmath.isnan(a) or cmath.isnan(b):
+            return cmath.isnan(a) and cmath.isnan(b)
+        return cmath.isclose(a, b, rel_tol=max(eps, sys.float_info.epsilon) ** 0.5)
+    return a == b
+
+
 def difference(theirs: Sequence[Any], ours: Sequence[Any], eps: float) -> str | None:
     """Describe how two lists of outputs differ by more than rounding; return None if they do not.
 
-    A difference counts as rounding up to √eps times the largest element of a tensor, with the larger of `eps` and the tensor's
-    machine epsilon. A sum of m terms in another order is off by m·eps at most, which in float64 leaves room for networks that
-    amplify the error a thousandfold. The contribution of a feature, with drawn weights, is larger by orders of magnitude.
+    A difference counts as rounding up to √eps times the largest element of a tensor, or times a Python float, with the larger
+    of `eps` and the machine epsilon of the dtype. A sum of m terms in another order is off by m·eps at most, which in float64
+    leaves room for networks that amplify the error a thousandfold. The contribution of a feature, with drawn weights, is larger
+    by orders of magnitude.
     """
     if len(theirs) != len(ours):
         return f"{len(theirs)} outputs became {len(ours)}"
     for a, b in zip(theirs, ours, strict=True):
-        if not isinstance(a, Tensor) or not isinstance(b, Tensor):
-            if isinstance(a, float | int | str | None) and a != b:
+        if isinstance(a, Tensor) != isinstance(b, Tensor):
+            return f"an output of type {type(a).__name__} became one of type {type(b).__name__}"
+        if not isinstance(a, Tensor):
+            if isinstance(a, _PLAIN) and not _close(a, b, eps):
                 return f"an output {a!r} became {b!r}"
             continue
         if a.shape != b.shape:

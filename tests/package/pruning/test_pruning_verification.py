@@ -1,11 +1,14 @@
 """The network that prune returns is compared with the model, whatever was cut or removed."""
 
+import math
+
 import pytest
 import torch
-from package.pruning.pruned import checked, evaluated, gru, mlp, x
+from package.pruning.pruned import Wired, checked, evaluated, gru, mlp, x
 from torch import Tensor, nn
 
 from taildropout import PruningError, TailDropout, prune
+from taildropout.pruning.verification import difference
 
 
 def test_a_slice_stays_a_slice_where_the_layer_is_removed() -> None:
@@ -48,3 +51,40 @@ def test_a_copy_that_computes_something_else_is_refused() -> None:
     model[1].register_forward_hook(lambda module, args, output: output + torch.rand(1))
     with pytest.raises(PruningError, match=r"as a copy the network changes: .* make it deterministic"):
         prune(model, "2", 8, x())
+
+
+@pytest.mark.parametrize("number", [1.5, -1e300, 0.0, math.inf, -math.inf, math.nan, 1 + 2j, complex(math.nan, 1)])
+def test_python_numbers_are_compared_as_tensors_are(number: complex) -> None:
+    eps = torch.finfo(torch.float64).eps
+    close, far = number * (1 + eps), number * (1 + 1e-6) + (number == 0) * 1e-6
+    assert difference([number], [close], eps) is None
+    if number == number and abs(number) != math.inf:
+        assert difference([number], [far], eps) == f"an output {number!r} became {far!r}"
+        assert difference([number], [far], 1e-7) is None or number == 0
+        assert difference([number], [math.nan], 1e-7)
+        assert difference([math.nan], [number], 1e-7)
+        assert difference([number], [math.inf], 1e-7)
+        assert difference([math.inf], [number], 1e-7)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [(3, 4), (True, False), ("a", "b"), (None, 1.0), (1.0, None), (1.0, "a"), (10**9, 10**9 + 1)]
+)
+def test_other_values_are_compared_exactly(a: object, b: object) -> None:
+    assert difference([a], [b], 1e-7) == f"an output {a!r} became {b!r}"
+    assert difference([a], [a], 1e-7) is None
+
+
+def test_a_number_and_a_tensor_differ() -> None:
+    assert difference([1.0], [torch.ones(2)], 1e-7) == "an output of type float became one of type Tensor"
+    assert difference([torch.ones(2)], [1.0], 1e-7) == "an output of type Tensor became one of type float"
+
+
+def test_a_network_that_returns_numbers_is_cut() -> None:
+    def wiring(m: nn.Module, x: Tensor) -> object:
+        output = m.b(m.drop(m.a(x)))
+        return output, output.mean().item(), math.nan, complex(1, output.sum().item()), "text"
+
+    model = Wired(wiring, a=nn.Linear(50, 80), drop=TailDropout(), b=nn.Linear(80, 2)).double()
+    assert prune(model, "drop", 30, x(60, 50)).a.out_features == 30
+    assert prune(model.float(), "drop", 30, x(60, 50).float()).a.out_features == 30
