@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from .._torch import times_written, tree_leaves, tree_map_only
 from .losses import FewClasses, check_loss
+from .what import innermost, option_of
 
 Loss = Callable[[Any, Any], Any]
 Call = Callable[[Any, Any], Any]
@@ -36,7 +37,7 @@ class Caller:
             raise TypeError(f"loss is the class {loss.__name__}; give an instance of it: {loss.__name__}()")
         if loss is not None and not callable(loss):
             raise TypeError(f"loss has type {type(loss).__name__}; give a callable of output and target")
-        if getattr(loss, "reduction", None) == "sum":
+        if option_of(loss, "reduction") == "sum":
             raise ValueError("loss has reduction='sum', and batches may differ in size; give reduction='mean' or 'none'")
         if call is not None and not callable(call):
             raise TypeError(f"call has type {type(call).__name__}; give a callable of model and batch")
@@ -106,11 +107,12 @@ class Caller:
         first tensor stands for the target where there is none, also as an attribute of a batch that is no container.
         """
         labels = batch.get("labels") if self.loss is None and isinstance(batch, dict) else target
-        ignores = self.loss in (None, functional.cross_entropy, functional.nll_loss)
-        ignores = ignores or isinstance(self.loss, nn.CrossEntropyLoss | nn.NLLLoss)
+        loss = innermost(self.loss)
+        ignores = loss in (None, functional.cross_entropy, functional.nll_loss)
+        ignores = ignores or isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss)
         if ignores and isinstance(labels, Tensor) and not labels.is_floating_point():
-            counted = labels[labels != getattr(self.loss, "ignore_index", -100)]
-            of_class = getattr(self.loss, "weight", None)
+            counted = labels[labels != option_of(self.loss, "ignore_index", -100)]
+            of_class = option_of(self.loss, "weight")
             return counted.numel() if of_class is None else float(of_class.to(labels.device)[counted].sum())
         attributes = vars(batch) if hasattr(batch, "__dict__") else {}
         sizes = [leaf.numel() for leaf in tree_leaves((target, batch, attributes)) if isinstance(leaf, Tensor)]

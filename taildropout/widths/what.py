@@ -1,4 +1,4 @@
-"""The name of a loss or metric, and whether more of it is better."""
+"""The name of a loss or metric, its options, and whether more of it is better."""
 
 from __future__ import annotations
 
@@ -9,15 +9,25 @@ from typing import Any
 from torch import nn
 
 
-def _innermost(loss: Any) -> Any:
+def innermost(loss: Any) -> Any:
+    """Return the loss inside a `functools.partial`, or inside several; a loss that is no partial as it is."""
     while isinstance(loss, functools.partial):
         loss = loss.func
     return loss
 
 
+def option_of(loss: Any, name: str, default: Any = None) -> Any:
+    """Return an option of a loss, such as `reduction`: an attribute, or a keyword argument of a `functools.partial`."""
+    while isinstance(loss, functools.partial):
+        if name in loss.keywords:
+            return loss.keywords[name]
+        loss = loss.func
+    return getattr(loss, name, default)
+
+
 def direction_of(loss: Callable[..., Any] | None) -> bool | None:
     """Return whether more is better: False for torch's losses and for the model's own loss (None); None if unknown."""
-    loss = _innermost(loss)
+    loss = innermost(loss)
     if loss is None:
         return False
     if isinstance(loss, nn.Module):
@@ -31,7 +41,7 @@ def direction_of(loss: Callable[..., Any] | None) -> bool | None:
 
 def name_of(loss: Callable[..., Any] | None) -> str:
     """Return the name of a loss; "loss" for the model's own loss (None), and "" for a lambda or another loss without a name."""
-    loss = _innermost(loss)
+    loss = innermost(loss)
     if loss is None:
         return "loss"
     name = type(loss).__name__ if isinstance(loss, nn.Module) else getattr(loss, "__name__", "")
