@@ -170,7 +170,7 @@ class Probes:
             return output
         kept, place = self.kept[name], list(self.kept).index(name)
         features = output.movedim(dim, -1).clone()
-        generator = torch.Generator().manual_seed(_SEED + 1_000_000 * place + 1_000 * which[1] + which[0])
+        generator = torch.Generator("cpu").manual_seed(_SEED + 1_000_000 * place + 1_000 * which[1] + which[0])
         values = _made_up((*features.shape[:-1], len(kept)), *self._ranges[name], which[0], generator).to(features)
         if features.shape[-1] == len(kept):  # the network is cut
             return values.movedim(-1, dim)
@@ -186,9 +186,9 @@ def _made_up(shape: tuple[int, ...], least: float, greatest: float, number: int,
     rows, k = math.prod(shape[:-1]), shape[-1]
 
     def uniform(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=generator, dtype=torch.float64)
+        return torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
 
-    row = torch.arange(rows)[:, None] + number // len(_LARGEST)
+    row = torch.arange(rows, device="cpu")[:, None] + number // len(_LARGEST)
     least_spread = torch.where(uniform(rows, 1) < 0.5, 0.0, 0.9)  # a large spread, or all features of about one size
     sizes = least_spread + (1 - least_spread) * (1 - uniform(rows, k))
     sizes = torch.where(uniform(rows, 1) < 0.2, (3 * sizes).ceil() / 3, sizes)  # ties

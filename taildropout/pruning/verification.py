@@ -102,12 +102,12 @@ def set_widths(network: nn.Module, widths: Mapping[str, int | None]) -> None:
 
 
 def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.rand(like.shape, dtype=torch.float32, generator=generator).to(like)
+    return torch.rand(like.shape, dtype=torch.float32, device="cpu", generator=generator).to(like)
 
 
 def other_inputs(inputs: Inputs) -> Inputs:
     """Return inputs with floats drawn uniformly between each tensor's least and largest element; keep other tensors."""
-    generator = torch.Generator().manual_seed(_SEED)
+    generator = torch.Generator("cpu").manual_seed(_SEED)
 
     def draw(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point() or not tensor.numel() or not tensor.isfinite().all():
@@ -124,7 +124,7 @@ def _draw_weights(network: nn.Module, trial: int) -> None:
 
     Each is multiplied by 0.5 to 1.5, and a fifth of its tensor's root mean square is added at most: variances stay positive.
     """
-    generator = torch.Generator().manual_seed(_SEED + trial)
+    generator = torch.Generator("cpu").manual_seed(_SEED + trial)
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         learned = isinstance(tensor, nn.Parameter) or name.rpartition(".")[2] in ("running_mean", "running_var")
         if learned and tensor.is_floating_point() and tensor.numel():

@@ -1,13 +1,15 @@
 """The network that prune returns is compared with the model, whatever was cut or removed."""
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
-from package.pruning.pruned import Wired, checked, evaluated, gru, mlp, x
+from package.pruning.pruned import Wired, checked, count, evaluated, gru, mlp, x
 from torch import Tensor, nn
 
-from taildropout import PruningError, TailDropout, prune
+from taildropout import PruningError, TailDropout, load_pruned, prune
 from taildropout.pruning.verification import difference
 
 
@@ -88,3 +90,38 @@ def test_a_network_that_returns_numbers_is_cut() -> None:
     model = Wired(wiring, a=nn.Linear(50, 80), drop=TailDropout(), b=nn.Linear(80, 2)).double()
     assert prune(model, "drop", 30, x(60, 50)).a.out_features == 30
     assert prune(model.float(), "drop", 30, x(60, 50).float()).a.out_features == 30
+
+
+@pytest.fixture
+def default_device_without_numbers() -> Iterator[None]:
+    """The meta device as the default. As with a GPU, what is made without a device does not fit a model on the CPU."""
+    torch.set_default_device("meta")
+    yield
+    torch.set_default_device(None)
+
+
+def between(norm: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), norm, TailDropout(dropout_dim=1), nn.Conv2d(8, 2, 1)).double()
+
+
+@pytest.mark.usefixtures("default_device_without_numbers")
+@pytest.mark.parametrize(
+    ("build", "layer", "shape"),
+    [
+        (mlp, "2", (6, 5)),
+        (lambda: gru(8).double(), "drop", (4, 2, 5)),
+        (lambda: nn.Sequential(nn.Linear(5, 8), TailDropout(), nn.GRU(8, 4)).double(), "1", (4, 5)),
+        (lambda: between(nn.BatchNorm2d(8)), "2", (2, 3, 6, 6)),
+        (lambda: between(nn.GroupNorm(4, 8)), "2", (2, 3, 6, 6)),
+        (lambda: between(nn.InstanceNorm2d(8, affine=True)), "2", (2, 3, 6, 6)),
+    ],
+)
+def test_the_default_device_is_not_used(build: Callable[[], nn.Module], layer: str, shape: tuple[int, ...]) -> None:
+    with torch.device("cpu"):
+        model, fresh, input = build(), build(), x(*shape)
+    with pytest.warns(UserWarning, match="slices 4") if layer == "drop" else nullcontext():
+        smaller = prune(model, layer, 4, input)
+    assert count(smaller) < count(model)
+    torch.testing.assert_close(evaluated(smaller, input), evaluated(model, input, k=4, layer=layer))
+    loaded = load_pruned(fresh, smaller.state_dict())
+    torch.testing.assert_close(evaluated(loaded, input), evaluated(smaller, input))
