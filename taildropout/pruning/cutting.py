@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..layer import TailDropout
 from .cut import Cut, PruningError
-from .kinds import CONVOLUTIONS, feature_dim, is_conv1d, is_product
+from .kinds import CONVOLUTIONS, feature_dim, input_of, is_conv1d, is_product
 from .slices import Slice, SlicedTailDropout, sliced
 
 
@@ -48,19 +48,22 @@ def _reading(
     """
     handles = []
 
-    def record(name: str, dim: int, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if args and isinstance(args[0], Tensor) and args[0].dim() >= abs(dim) and args[0].numel():
-            features = args[0].movedim(dim, -1)
+    def record(name: str, dim: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        input = input_of(args, kwargs)
+        if isinstance(input, Tensor) and input.dim() >= abs(dim) and input.numel():
+            features = input.movedim(dim, -1)
             see(name, features.reshape(-1, features.shape[-1]))
             if stop_nan and (isinstance(module, nn.RNNBase) or (is_product(module) and getattr(module, "groups", 1) == 1)):
-                return (args[0].masked_fill(args[0].isnan(), 0), *args[1:])
+                stopped = input.masked_fill(input.isnan(), 0)
+                args = tuple(stopped if each is input else each for each in args)
+                return args, {key: stopped if each is input else each for key, each in kwargs.items()}
         return None
 
     modules = dict(network.named_modules())
     for name in {cut.name for cut in cuts if cut.reads} & modules.keys():
         dim = feature_dim(modules[name])
         if dim is not None:
-            handles.append(modules[name].register_forward_pre_hook(partial(record, name, dim)))
+            handles.append(modules[name].register_forward_pre_hook(partial(record, name, dim), with_kwargs=True))
     try:
         yield
     finally:

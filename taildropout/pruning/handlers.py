@@ -126,8 +126,8 @@ def _as_one_node(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return tree_unflatten(joined, structure)
 
 
-def _cloned(module: nn.Module, *args: Any) -> Tensor:
-    return cast(Tensor, type(module).forward(module, *args).clone())
+def _cloned(module: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+    return cast(Tensor, type(module).forward(module, *args, **kwargs).clone())
 
 
 def install(network: nn.Module, features: dict[nn.Module, int]) -> dict[type[nn.Module], Handler]:

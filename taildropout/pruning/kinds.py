@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from torch import Tensor, nn
@@ -34,3 +35,8 @@ def feature_dim(module: nn.Module) -> int | None:
     if isinstance(module, (*CHANNEL_NORMS, nn.GroupNorm)):
         return 1
     return None
+
+
+def input_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Return the input that a module of a known type is called with, by position or by keyword; None if there is none."""
+    return args[0] if args else kwargs.get("input", kwargs.get("x"))  # x is the name in `Conv1D`

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from .._torch import transforms_active, tree_leaves, without_compiler
 from ..layer import TailDropout
+from .kinds import input_of
 
 RUNS = 2  # probes for each set of weights
 _SEED = 0
@@ -116,18 +118,17 @@ class Probes:
     def observing(self, network: nn.Module) -> Iterator[None]:
         """In a `with` block, note the least and the greatest value that enter each layer."""
 
-        def note(name: str, args: tuple[Any, ...]) -> None:
-            input = args[0]
+        def note(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            input = input_of(args, kwargs)
             if type(input) is Tensor and input.is_floating_point() and input.numel():
                 least, greatest = (float(each) for each in input.detach().aminmax())
                 before = self._ranges.get(name, (least, greatest))
                 if math.isfinite(least) and math.isfinite(greatest):
                     self._ranges[name] = min(least, before[0]), max(greatest, before[1])
 
-        def hook(name: str) -> Callable[..., None]:
-            return lambda module, args: note(name, args)
-
-        handles = [network.get_submodule(name).register_forward_pre_hook(hook(name)) for name in self.kept]
+        handles = [
+            network.get_submodule(name).register_forward_pre_hook(partial(note, name), with_kwargs=True) for name in self.kept
+        ]
         try:
             yield
         finally:
