@@ -12,12 +12,24 @@ from torch import Tensor, nn
 from .._torch import has_hooks, tree_flatten, tree_leaves, tree_unflatten
 from ..layer import TailDropout
 from .cut import PruningError
-from .kinds import is_conv1d
+from .kinds import CHANNEL_NORMS, INSTANCE_NORMS, is_conv1d
+
+
+def _kept(tensor: Tensor, dim: int, gone: Sequence[int]) -> Tensor:
+    kept = sorted({*range(tensor.shape[dim])} - {*gone})
+    return tensor.detach().index_select(dim, torch.tensor(kept, device=tensor.device))
 
 
 def _keep(tensor: Tensor, dim: int, gone: Sequence[int]) -> nn.Parameter:
-    kept = sorted({*range(tensor.shape[dim])} - {*gone})
-    return nn.Parameter(tensor.detach().index_select(dim, torch.tensor(kept, device=tensor.device)))
+    return nn.Parameter(_kept(tensor, dim, gone))
+
+
+def _keep_channels(norm: nn.Module, gone: Sequence[int]) -> None:
+    """Remove channels from the weight, the bias and the running statistics of a normalisation, as far as it has them."""
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        tensor = getattr(norm, name, None)
+        if tensor is not None:
+            setattr(norm, name, _keep(tensor, 0, gone) if isinstance(tensor, nn.Parameter) else _kept(tensor, 0, gone))
 
 
 class Handler:
@@ -66,6 +78,22 @@ class _RecurrentHandler(Handler):
         return layer
 
 
+class _ChannelNormHandler(Handler):
+    """BatchNorm and InstanceNorm: a channel has nothing to do with the others."""
+
+    def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> nn.Module:
+        _keep_channels(layer, idxs)
+        layer.num_features -= len(idxs)
+        return cast(nn.Module, layer)
+
+    prune_in_channels = prune_out_channels
+
+    def get_out_channels(self, layer: Any) -> int:
+        return int(layer.num_features)
+
+    get_in_channels = get_out_channels
+
+
 class _GroupNormHandler(Handler):
     """GroupNorm: whole groups can be removed."""
 
@@ -75,8 +103,7 @@ class _GroupNormHandler(Handler):
         gone = {index // size for index in idxs}
         if len(gone) * size != len(idxs):
             raise PruningError(f"a GroupNorm has groups of {size} features, and k must be a multiple of {size}")
-        if layer.affine:
-            layer.weight, layer.bias = _keep(layer.weight, 0, idxs), _keep(layer.bias, 0, idxs)
+        _keep_channels(layer, idxs)
         layer.num_groups -= len(gone)
         layer.num_channels -= len(idxs)
         return layer
@@ -146,6 +173,10 @@ def install(network: nn.Module, features: dict[nn.Module, int]) -> dict[type[nn.
             handlers[type(module)] = _TailDropoutHandler(features)
         elif isinstance(module, nn.GroupNorm):
             handlers[type(module)] = _GroupNormHandler()
+        elif isinstance(module, CHANNEL_NORMS):
+            handlers[type(module)] = _ChannelNormHandler()
+            if isinstance(module, INSTANCE_NORMS):
+                cast(Any, module).forward = partial(_as_one_node, module)  # inside, samples and channels become one dim
         elif is_conv1d(module):
             handlers[type(module)] = _Conv1DHandler()
         elif isinstance(module, nn.RNNBase | nn.MultiheadAttention):
