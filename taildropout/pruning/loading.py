@@ -15,8 +15,9 @@ from .cut import PruningError
 from .cutting import put
 from .fitting import Shape, check_fit
 from .kinds import is_product
+from .metadata import channels_without_tensors, read_features, record_channels
 from .shapes import attributes
-from .slices import Slice, read_features, sliced
+from .slices import Slice, sliced
 
 
 def load_pruned(model: Model, state_dict: Mapping[str, Tensor], *, slices: Mapping[str, int] | None = None) -> Model:
@@ -27,12 +28,14 @@ def load_pruned(model: Model, state_dict: Mapping[str, Tensor], *, slices: Mappi
     their size are new tensors, so construct an optimizer afterwards.
 
     If a layer of the pruned network slices its input (`prune` warned of it), the metadata of `state_dict()` records the width,
-    and `torch.save` keeps the metadata. A safetensors file does not: give `slices` then.
+    and `torch.save` keeps the metadata. A safetensors file does not: give `slices` then. The same holds for the number of
+    channels of a normalisation without weights, such as `nn.GroupNorm(4, 8, affine=False)`.
 
     Args:
         model: a model as it was before pruning.
         state_dict: the `state_dict()` of the pruned network, for instance read from a file.
-        slices: how many features each layer that slices keeps, by name. Default: the metadata of `state_dict`.
+        slices: how many features each layer that slices keeps, and how many channels each normalisation without weights has,
+            by name. Default: the metadata of `state_dict`.
 
     Returns:
         The model.
@@ -50,13 +53,20 @@ def load_pruned(model: Model, state_dict: Mapping[str, Tensor], *, slices: Mappi
         Linear(in_features=4, out_features=3, bias=True)
     """
     _check_arguments(model, state_dict)
-    features = read_features(state_dict) if slices is None else slices
+    recorded = read_features(state_dict)
+    features, channels = _divided(model, recorded if slices is None else slices)
+    channels = _divided(model, recorded)[1] | channels
     kept = _check_slices(model, features)
     tensors = dict(state_dict)
     _check_keys(model, tensors)
     sizes = {name: _sizes(name, module, tensors) for name, module in model.named_modules() if _held(name, module, tensors)}
     shapes = {name: _shapes(name, model.get_submodule(name), tensors) for name in sizes}
-    check_fit(model, shapes, _selecting(model, features), given=slices is not None)
+    selecting = _selecting(model, features)
+    if selecting or any(full != small for tensors_of in shapes.values() for full, small in tensors_of.values()):
+        _check_groups(model, channels)
+    for name, number in channels.items():
+        sizes[name], shapes[name] = _without_tensors(name, model.get_submodule(name), number)
+    check_fit(model, shapes, selecting, given=slices is not None)
     small, full = _widths(model, sizes)
     made: dict[Tensor, nn.Parameter | Tensor] = {}
     for name, size in sizes.items():
@@ -65,6 +75,7 @@ def load_pruned(model: Model, state_dict: Mapping[str, Tensor], *, slices: Mappi
         put(model, old, new)
     model.load_state_dict(tensors)
     adapt_config(model, small, full)
+    record_channels(model)
     return model
 
 
@@ -97,17 +108,29 @@ def _check_arguments(model: object, state_dict: object) -> None:
             raise TypeError(f"state_dict[{key!r}] has type {type(value).__name__}; give a dict of tensors")
 
 
+def _divided(model: nn.Module, features: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the numbers of features of layers that slice, and those of channels of normalisations without tensors, by name.
+
+    Raises:
+        PruningError: if a number is not an int from 1 on.
+    """
+    modules, layers, norms = dict(model.named_modules(remove_duplicate=False)), dict[str, int](), dict[str, int]()
+    for name, k in features.items():
+        if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+            raise PruningError(f"slices gives {k!r} features for {name!r}; give an int from 1 on")
+        is_norm = name in modules and channels_without_tensors(modules[name]) is not None
+        (norms if is_norm else layers)[name] = k
+    return layers, norms
+
+
 def _check_slices(model: nn.Module, features: Mapping[str, int]) -> dict[nn.Module, nn.Module]:
     """Return a SlicedTailDropout for each TailDropout that it replaces; `features` is by name.
 
     Raises:
         KeyError: if a name is neither that of a TailDropout nor of a Slice.
-        PruningError: if a number of features is not an int from 1 on.
     """
     modules, kept = dict(model.named_modules(remove_duplicate=False)), dict[nn.Module, nn.Module]()
     for name, k in features.items():
-        if not isinstance(k, int) or isinstance(k, bool) or k < 1:
-            raise PruningError(f"slices gives {k!r} features for {name!r}; give an int from 1 on")
         layer = modules.get(name)
         if isinstance(layer, TailDropout):
             kept[layer] = sliced(layer, k)
@@ -115,6 +138,33 @@ def _check_slices(model: nn.Module, features: Mapping[str, int]) -> dict[nn.Modu
             there = ", ".join(repr(each) for each, module in modules.items() if isinstance(module, TailDropout)) or "none"
             raise KeyError(f"no TailDropout is named {name!r}, which slices in the checkpoint; the model's are: {there}")
     return kept
+
+
+def _check_groups(model: nn.Module, channels: Mapping[str, int]) -> None:
+    """Check that each GroupNorm without tensors has its number of channels in `channels`, where something else was cut.
+
+    With a wrong number of groups it would compute other numbers. A single group is never cut.
+
+    Raises:
+        PruningError: if a number is missing.
+    """
+    for name, module in model.named_modules():
+        in_groups = isinstance(module, nn.GroupNorm) and module.num_groups > 1
+        if in_groups and channels_without_tensors(module) is not None and name not in channels:
+            raise PruningError(
+                f"the checkpoint does not say how many channels {name!r} (GroupNorm) has, which has no weights; give "
+                f"slices={{{name!r}: number of channels}}, {module.num_channels} if it was not cut"
+            )
+
+
+def _without_tensors(name: str, module: nn.Module, channels: int) -> tuple[dict[str, Any], dict[str, tuple[Shape, Shape]]]:
+    """Return what `_sizes` and `_shapes` return for a normalisation without tensors, as if it had a weight."""
+    full = channels_without_tensors(module) or 0
+    if channels > full:
+        raise PruningError(
+            f"{name!r} ({type(module).__name__}) has {full} channels in the model and {channels} in the checkpoint"
+        )
+    return _attributes(name, module, {"weight": (channels,)}), {"weight": ((full,), (channels,))}
 
 
 def _selecting(model: nn.Module, features: Mapping[str, int]) -> dict[str, int]:
@@ -195,7 +245,10 @@ def _is_new_bias(modules: Mapping[str, nn.Module], key: str) -> bool:
 
 
 def _sizes(name: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    shapes = {key: tuple(tensors[_key(name, key)].shape) for key in _held(name, module, tensors)}
+    return _attributes(name, module, {key: tuple(tensors[_key(name, key)].shape) for key in _held(name, module, tensors)})
+
+
+def _attributes(name: str, module: nn.Module, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     try:
         return attributes(module, shapes)
     except PruningError as error:

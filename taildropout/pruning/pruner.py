@@ -18,6 +18,7 @@ from .arguments import as_arguments, check_model, check_numbers, devices_of, res
 from .config import adapt_config
 from .cut import PruningError
 from .cutting import Plan, cut_down
+from .metadata import record_channels
 from .planning import Planner
 from .verification import Copies, Inputs, difference, evaluating, rounding, run, set_widths, sizes_given
 
@@ -155,6 +156,7 @@ def _pruned(model: Model, widths: dict[str, int], inputs: Inputs, remove: bool) 
     smaller = copy.deepcopy(model)
     cut_down(smaller, Plan(plan.cuts, widths, plan.sliced), added, remove)
     _check(smaller, inputs, theirs, bool(cut), remove)
+    record_channels(smaller)
     messages = [f"{name!r} now slices {excuse}" for name, excuse in excuses.items()]
     return smaller, messages + adapt_config(smaller, cut, sizes)
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..layer import TailDropout
+from .metadata import write_features
 
 
 class SlicedTailDropout(TailDropout):
@@ -50,15 +51,3 @@ def sliced(layer: TailDropout, features: int) -> SlicedTailDropout:
     new.features = features
     new.training = layer.training
     return new
-
-
-def write_features(destination: Any, prefix: str, features: int) -> None:
-    """Write the number of features into the metadata of a state_dict, not among its keys."""
-    metadata = getattr(destination, "_metadata", {})
-    metadata.setdefault(prefix[:-1], {})["features"] = features
-
-
-def read_features(state_dict: Any) -> dict[str, int]:
-    """Return the number of features that each slicing module keeps, by its name, from the metadata of a state_dict."""
-    metadata = getattr(state_dict, "_metadata", {})
-    return {name: entries["features"] for name, entries in metadata.items() if "features" in entries}
