@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import copy
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .._torch import times_written, tree_leaves, tree_map_only
+from .._torch import times_written
+from ..trees import flatten, leaves_of
 from .losses import FewClasses, check_loss
 from .what import innermost, option_of
 
@@ -55,21 +57,26 @@ class Caller:
             TypeError: if the batch is neither a pair nor a dict and `call` is None, or if the batch holds a NumPy array.
         """
         pair = isinstance(batch, tuple | list) and len(batch) == 2
-        batch = dict(batch) if isinstance(batch, Mapping) else tuple(batch) if pair else batch
-        if self.call is None and not pair and not isinstance(batch, dict):
+        if self.call is None and not pair and not isinstance(batch, Mapping):
             raise TypeError(
                 f"batch {number} has type {type(batch).__name__} and is not a pair; give batches of (input, target), or dicts "
                 "of the model's arguments, or a function that calls the model: call=lambda model, batch: ..."
             )
-        if any(type(leaf).__module__ == "numpy" and hasattr(leaf, "__array_interface__") for leaf in tree_leaves(batch)):
+        if any(type(leaf).__module__ == "numpy" and hasattr(leaf, "__array_interface__") for leaf in leaves_of(batch)):
             raise TypeError(f"batch {number} holds a NumPy array; give tensors: torch.from_numpy(array)")
-        if callable(getattr(batch, "to", None)) and self.device is not None:
-            batch = batch.to(self.device)
-        else:
-            batch = tree_map_only(Tensor, lambda tensor: tensor.to(self.device), batch)
-        input = batch[0] if pair and self.call is None else batch
+        batch = self._moved(batch)
         target = batch[1] if pair else batch
-        return Example(input, target, self._weight(batch, target), self.call is None and not pair)
+        keywords = self.call is None and not pair
+        input = dict(batch) if keywords else batch[0] if self.call is None else batch
+        return Example(input, target, self._weight(batch, target), keywords)
+
+    def _moved(self, batch: Any) -> Any:
+        """Return a copy of a batch, of the same type, on the device."""
+        # The attributes of a mapping may be its items.
+        if self.device is not None and callable(getattr(type(batch) if isinstance(batch, Mapping) else batch, "to", None)):
+            # A BatchEncoding of transformers moves in place, and the caller's shall stay where it is.
+            return (batch if isinstance(batch, Tensor) else copy.copy(batch)).to(self.device)
+        return _map_tensors(lambda tensor: tensor.to(self.device), batch)
 
     def run(self, input: Any, keywords: bool) -> Any:
         """Return the model's output for an input, which is left as it is: batches are used more than once.
@@ -78,8 +85,8 @@ class Caller:
         tensors of the copy, so is every later input. Containers are always copied, because a call may pop items from a dict.
         """
         copied = self._changes_input is not False
-        input = tree_map_only(Tensor, lambda tensor: tensor.clone() if copied else tensor, input)
-        written = [] if not copied else [(leaf, times_written(leaf)) for leaf in tree_leaves(input) if isinstance(leaf, Tensor)]
+        input = _map_tensors(lambda tensor: tensor.clone() if copied else tensor, input)
+        written = [] if not copied else [(leaf, times_written(leaf)) for leaf in leaves_of(input) if isinstance(leaf, Tensor)]
         if self.call is not None:
             output = self.call(self.model, input)
         else:
@@ -106,7 +113,7 @@ class Caller:
         A cross-entropy ignores some classes of the target, and may weight the others. A model's own loss ignores -100. The
         first tensor stands for the target where there is none, also as an attribute of a batch that is no container.
         """
-        labels = batch.get("labels") if self.loss is None and isinstance(batch, dict) else target
+        labels = batch.get("labels") if self.loss is None and isinstance(batch, Mapping) else target
         loss = innermost(self.loss)
         ignores = loss in (None, functional.cross_entropy, functional.nll_loss)
         ignores = ignores or isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss)
@@ -114,9 +121,19 @@ class Caller:
             counted = labels[labels != option_of(self.loss, "ignore_index", -100)]
             of_class = option_of(self.loss, "weight")
             return counted.numel() if of_class is None else float(of_class.to(labels.device)[counted].sum())
-        attributes = vars(batch) if hasattr(batch, "__dict__") else {}
-        sizes = [leaf.numel() for leaf in tree_leaves((target, batch, attributes)) if isinstance(leaf, Tensor)]
+        sizes = [leaf.numel() for leaf in leaves_of((target, batch)) if isinstance(leaf, Tensor)]
         return sizes[0] if sizes else 1
+
+
+def _map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Return a copy of `value`, of the same type, in which `change` is applied to each tensor."""
+    if isinstance(value, tuple | list) and type(value) not in (tuple, list):  # torch does not look into every subclass
+        make = getattr(value, "_make", tuple if isinstance(value, tuple) else list)  # a named tuple makes others of its type
+        return make(_map_tensors(change, part) for part in value)
+    if isinstance(value, Mapping) and not isinstance(value, MutableMapping):
+        value = dict(value)  # items of a copy cannot be set
+    leaves, rebuild = flatten(value)
+    return rebuild([change(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves])
 
 
 def check_batches(batches: Any) -> None:

@@ -112,7 +112,8 @@ def scree(
             a mean will do, such as `lambda output, target: output.argmax(1) == target`. If None, the model's own loss is used:
             `output.loss` or `output["loss"]`, weighted by the number of labels other than -100.
         widths: an iterable of ints from 0 to the layer's number of features n; "log" for 0, 1, 2, 4, 8 … n; all if None.
-        call: called as `call(model, batch)` and returns the output. Default: the call described under `batches`.
+        call: called as `call(model, batch)`, with a copy of the batch of the same type, and returns the output. Default: the
+            call described under `batches`.
         device: the device that batches are moved to; by default that of the model's first parameter that is not on "meta". The
             model is not moved.
         max_rows: the most samples in one forward after the layer, counted over all copies; one copy is always allowed. Default:

@@ -1,14 +1,18 @@
 """How scree weights batches, and that batches stay as they are."""
 
 import functools
-from types import SimpleNamespace
-from typing import Any
+from collections import OrderedDict, UserDict, namedtuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from taildropout import TailDropout, scree
+from taildropout.widths.calling import Caller
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -100,3 +104,111 @@ def test_a_call_may_take_items_out_of_a_batch() -> None:
     torch.testing.assert_close(
         found.loss, scree(model, "2", batches, nn.CrossEntropyLoss(reduction="none"), progress=False).loss
     )
+
+
+class Pair(NamedTuple):
+    x: Tensor
+    y: Tensor
+
+
+class Derived(namedtuple("Derived", "x y")):
+    """A subclass of a named tuple, which torch does not look into."""
+
+
+class Triple(NamedTuple):
+    x: Tensor
+    y: Tensor
+    name: str = "batch"
+
+
+class Ordered(dict[str, Tensor]):
+    """A subclass of dict, which torch does not look into."""
+
+
+class Moving(UserDict[str, Any]):
+    """Moves in place, as a BatchEncoding of transformers."""
+
+    def to(self, device: torch.device) -> "Moving":
+        self.data = {name: value.to(device) for name, value in self.data.items()}
+        return self
+
+
+@dataclass(frozen=True)
+class Record:
+    x: Tensor
+    y: Tensor
+
+
+def part(batch: Any, name: str) -> Any:
+    return batch[name] if isinstance(batch, Mapping) else getattr(batch, name)
+
+
+KINDS = [dict, UserDict, Moving, Ordered, OrderedDict, Pair, Derived, Triple, Record, SimpleNamespace]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_call_gets_a_batch_of_its_own_type(kind: Any, in_place: bool) -> None:
+    model, pairs = classifier()
+    batches = [kind(x=x.clone(), y=y) for x, y in pairs]
+
+    def call(model: nn.Module, batch: Any) -> Any:
+        assert type(batch) is kind
+        return model(part(batch, "x").mul_(2) if in_place else part(batch, "x") * 2)
+
+    def loss(output: Tensor, batch: Any) -> Tensor:
+        labels = batch if isinstance(batch, Tensor) else part(batch, "y")
+        return nn.functional.cross_entropy(output, labels, reduction="none")
+
+    found = scree(model, "2", batches, loss, call=call, progress=False)
+    expected = scree(model, "2", [(x * 2, y) for x, y in pairs], loss, progress=False)
+    torch.testing.assert_close(found.loss, expected.loss)
+    for batch, (x, _) in zip(batches, pairs, strict=True):
+        assert torch.equal(part(batch, "x"), x)
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_pairs_of_a_subclass_that_torch_does_not_know_are_moved(kind: Any) -> None:
+    pair = type("Own", (kind,), {})(classifier()[1][0])
+    example = Caller(nn.Linear(4, 3), nn.MSELoss(), None, "meta").read(pair, 1)
+    assert example.input.is_meta
+    assert example.target.is_meta
+
+
+@pytest.mark.parametrize("kind", [*KINDS, MappingProxyType])
+@pytest.mark.parametrize("called", [False, True])
+def test_a_batch_is_moved_and_the_callers_stays_where_it_is(kind: Any, called: bool) -> None:
+    model, ((x, y), _) = classifier()
+    batch = kind({"x": x, "y": y}) if kind is MappingProxyType else kind(x=x, y=y)
+    caller = Caller(model, nn.MSELoss(), (lambda model, batch: model(batch)) if called else None, "meta")
+    if not called and kind in (Triple, Record, SimpleNamespace):
+        with pytest.raises(TypeError, match=f"batch 1 has type {kind.__name__} and is not a pair"):
+            caller.read(batch, 1)
+        return
+    example = caller.read(batch, 1)
+    moved = example.input if called or example.keywords else kind(example.input, example.target)
+    for name in ("x", "y"):
+        assert part(moved, name).is_meta
+        assert not part(batch, name).is_meta
+    assert example.keywords == (not called and kind not in (Pair, Derived))
+    if called and kind is not MappingProxyType:
+        assert type(moved) is kind
+
+
+def test_a_loss_gets_a_mapping_of_its_own_type() -> None:
+    class Encoded(UserDict[str, Tensor]):
+        def __getattr__(self, name: str) -> Tensor:
+            return self.data[name]
+
+    class Keywords(nn.Module):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor, y: Tensor) -> Any:
+            return self.net(x)
+
+    model, pairs = classifier()
+    batches = [Encoded(x=x, y=y) for x, y in pairs]
+    found = scree(Keywords(model), "net.2", batches, lambda output, batch: nn.functional.cross_entropy(output, batch.y))
+    torch.testing.assert_close(found.loss, scree(model, "2", pairs, nn.CrossEntropyLoss()).loss)
