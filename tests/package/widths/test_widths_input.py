@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from package.widths.networks import Custom, normal, per_element, regression, wide_linear
+from package.widths.networks import Custom, centred, loop, normal, per_element, regression, wide_linear
 from torch import Tensor, nn
 
 from taildropout import TailDropout, at_k, prune, scree
@@ -162,6 +162,13 @@ def test_samples_that_mix_where_zeros_hide_it_are_seen(mix: Callable[[Tensor], T
             expected.append(loss(model(batch[0]), batch[1]).mean())
     assert "one width at a time" in found.method
     assert torch.allclose(found.loss, torch.stack(expected).double(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("widths", [[3, 7], [5], [0, 4, 9]])
+def test_samples_that_mix_are_seen_at_few_widths(widths: list[int]) -> None:
+    model = Custom(centred)
+    found = scree(model, "drop", FIVE, per_element, widths=widths)
+    torch.testing.assert_close(found.loss, loop(model, "drop", FIVE, per_element, widths), rtol=1e-10, atol=0)
 
 
 def test_a_layer_that_prune_made_slice_has_the_widths_it_keeps() -> None:
