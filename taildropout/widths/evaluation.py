@@ -76,8 +76,8 @@ class Evaluation:
 
     def choose_strategy(self, input: Any, widths: Sequence[int]) -> None:
         """Try strategies, the fastest first, and keep the first whose outputs equal the model's own at four of the widths."""
-        # Two widths a forward. Copies at width 0 are all zero, so a sum over copies shows only in the last two widths; and a mean
-        # over copies of one width is that of one copy, so two widths must be tried together.
+        # Two widths a forward. Copies at width 0 are all zero, so a sum over copies shows only in the last two widths. A mean
+        # over copies of one width is that of one copy, so two different widths must be tried together.
         last = len(widths) - 1
         probes = [widths[at] for at in ((0, last // 4, (last + 1) // 2, last) if last > 1 else (0, last))]
         at = {k: leaves_of(self._forward(input, [k])[0]) if k else self._at_zero for k in probes}
