@@ -179,7 +179,7 @@ def install(network: nn.Module, features: dict[nn.Module, int]) -> dict[type[nn.
                 cast(Any, module).forward = partial(_as_one_node, module)  # inside, samples and channels become one dim
         elif is_conv1d(module):
             handlers[type(module)] = _Conv1DHandler()
-        elif isinstance(module, nn.RNNBase | nn.MultiheadAttention):
+        elif isinstance(module, nn.RNNBase | nn.MultiheadAttention | nn.Bilinear):
             # Inside are many operations, which torch-pruning would take for feature-wise.
             handlers[type(module)] = _RecurrentHandler() if isinstance(module, nn.RNNBase) else Handler()
             cast(Any, module).forward = partial(_as_one_node, module)

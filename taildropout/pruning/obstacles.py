@@ -47,14 +47,14 @@ def _around(graph: Any, start: Any, neighbours: str) -> Iterator[Any]:
                 waiting += getattr(node, neighbours)
 
 
-def _obstacle(graph: Any, node: Any, after: bool) -> str | None:
+def _obstacle(graph: Any, node: Any, after: bool, features: int) -> str | None:
     """Describe why an operation needs all features of the layer, if its name or type says so."""
     module = node.module
     name = (graph._param_to_name if isinstance(module, nn.Parameter) else graph._module2name).get(module)
     if isinstance(module, nn.GroupNorm):
         size = module.num_channels // module.num_groups
         return f"{name!r} (GroupNorm) mixes features, unless k is a multiple of {size}"
-    if isinstance(module, nn.LayerNorm | nn.RNNBase | nn.MultiheadAttention):
+    if isinstance(module, nn.LayerNorm | nn.RNNBase | nn.MultiheadAttention | nn.Bilinear):
         return f"{name!r} ({type(module).__name__}) mixes features"
     if name is not None:
         return None
@@ -69,9 +69,37 @@ def _obstacle(graph: Any, node: Any, after: bool) -> str | None:
         return f"{weight!r} is the weight of a module of a type that torch-pruning does not know; use a Linear"
     if any(word in operation.lower() for word in _MIXING):
         return f"{operation.lower()} mixes features"
-    if after and operation in ("Add", "Sub") and len(node.inputs) > 1:
+    return _sum_obstacle(graph, node, features) if after and operation in ("Add", "Sub") else None
+
+
+def _sum_obstacle(graph: Any, node: Any, features: int) -> str | None:
+    """Describe why a sum or a difference needs all features: what is added is neither dropped nor constant."""
+    learned = [parameters for each in node.inputs if (parameters := _parameters_alone(graph, each))]
+    if len(node.inputs) > 1 + len(learned):
         return "a residual connection around the layer (a sum with features that do not pass it) needs all features"
-    return None
+    # One number for each feature can be cut, and what dropped features hold then is added to a bias.
+    varying = [each for parameters in learned for each in parameters if each.numel() not in (1, features)]
+    if not varying:
+        return None
+    names = " and ".join(repr(graph._param_to_name[each]) for each in varying)
+    return f"{names} is added to the features after the layer, and differs between positions; add it before the layer"
+
+
+def _parameters_alone(graph: Any, node: Any) -> list[nn.Parameter]:
+    """Return the parameters of which a node is made; none if anything else goes into it."""
+    found, waiting, seen = list[nn.Parameter](), [node], set[Any]()
+    while waiting:
+        each = waiting.pop()
+        if each in seen:
+            continue
+        seen.add(each)
+        if isinstance(each.module, nn.Parameter):
+            found.append(each.module)
+            continue
+        if each.module in graph._module2name or not each.inputs:  # a module, or an input of the model
+            return []
+        waiting += each.inputs
+    return found
 
 
 def _own_weight(graph: Any, node: Any) -> str | None:
@@ -86,7 +114,8 @@ def obstacles(graph: Any, layer: Any, neighbours: str) -> tuple[str, ...]:
     """Describe the operations that need all features, before ("inputs") or after ("outputs") a layer, as far as names tell."""
     after = neighbours == "outputs"
     nodes = list(_around(graph, layer, neighbours))
-    found = [obstacle for node in nodes if (obstacle := _obstacle(graph, node, after))]
+    features = graph.get_out_channels(layer)
+    found = [obstacle for node in nodes if (obstacle := _obstacle(graph, node, after, features))]
     ends = [each for each in [layer, *nodes] if not getattr(each, neighbours) and not _contracts(graph, each)]
     if ends and after:
         found.append("the features are an output of the model")
