@@ -22,7 +22,8 @@ from .tiling import Tiling
 class Evaluation:
     """Evaluate a model at many widths of `layer`, inside the `with` block of `interception`.
 
-    Call `start` and `choose_strategy` with the first batch, then `outputs` with every batch.
+    Call `start` with each batch until one reaches the layer, `choose_strategy` with that batch, then `outputs` with that batch
+    and every later one.
 
     Args:
         layer: the layer whose width is varied.
@@ -45,8 +46,8 @@ class Evaluation:
         self.reasons = list[str]()  # why faster strategies were rejected
         self.replayable = False  # may the outputs of modules before the layer be replayed?
         self._dims: list[int | None] = []  # for each output tensor, the dim along which the copies lie
-        self._at_zero: list[Any] = []  # the first batch's output tensors at width 0
-        self._known: dict[int, Any] = {}  # outputs of the first batch, by width
+        self._at_zero: list[Any] = []  # the output tensors of the batch of `start`, at width 0
+        self._known: dict[int, Any] = {}  # outputs of the batch of `choose_strategy`, by width
 
     @property
     def strategy(self) -> Strategy:
@@ -59,21 +60,19 @@ class Evaluation:
         whole = "" if self.replayable else ", all of the model each time"
         return f"{self.strategy}{whole}{': ' if self.reasons else ''}{'; '.join(self.reasons)}"
 
-    def start(self, input: Any) -> int:
-        """Run the model on the first batch at width 0, and return the layer's number of features.
+    def start(self, input: Any) -> tuple[Any, int | None]:
+        """Run the model on a batch at width 0, and return its output and the layer's number of features.
 
-        Raises:
-            ValueError: if the model never calls the layer.
+        The number is None if the model does not call the layer on any sample. The output is then the same at every width.
         """
         self.replay.forget()
-        self._at_zero = leaves_of(self._forward(input, [0])[0])
-        if self.replay.recording is None:
-            raise ValueError(
-                "the model never called the layer, so that its width makes no difference; "
-                "give a layer that model(input) uses in evaluation"
-            )
-        n = self.replay.recording.input.shape[self.layer.dropout_dim]
-        return min(n, getattr(self.layer, "features", n))  # a SlicedTailDropout reads more features than it keeps
+        [output] = self._forward(input, [0])
+        self._at_zero = leaves_of(output)
+        reached = [shape for shape in self.replay.shapes if shape.numel()]
+        if not reached:
+            return output, None
+        n = reached[0][self.layer.dropout_dim]
+        return output, min(n, getattr(self.layer, "features", n))  # a SlicedTailDropout reads more features than it keeps
 
     def choose_strategy(self, input: Any, widths: Sequence[int]) -> None:
         """Try strategies, the fastest first, and keep the first whose outputs equal the model's own at four of the widths."""
@@ -85,6 +84,9 @@ class Evaluation:
         expected = [at[k] for k in probes]
         single, shapes = self.replay.recording, self.replay.shapes
         assert single is not None
+        if not any(_size(leaf) or isinstance(leaf, float) for leaves in expected for leaf in leaves):
+            self.reasons.append("the outputs of the first batch that reaches the layer are empty, and show no difference")
+            return
         for strategy in self._copying_strategies():
             self._try(strategy)
             wrong = self._error(input, probes, expected) or self._mixing(input, widths, expected)
@@ -242,7 +244,7 @@ class Evaluation:
         if not self.replayable:
             self.replay.forget()
         tiling = self.replay.tiling
-        tiled, copied = False, input
+        tiled, copied, asked = False, input, len(widths)
         if tiling is not None:
             fit = self.replay.max_copies or tiling.copies_at_a_time(input, self.max_rows)
             # The first forward on a batch has one copy: it records the outputs that later forwards replay.
@@ -262,8 +264,8 @@ class Evaluation:
             self.interception.handler = None
         if self.strategy.dim is None:
             return [output]
-        if not self.replay.shapes:
-            raise RuntimeError("the layer was not called")
+        if not self.replay.shapes and not tiled:
+            return [output] * asked  # the layer was not called, so its width makes no difference
         copies = self.replay.copies
         if tiling is not None and not tiled:
             return [output]

@@ -119,6 +119,8 @@ class RunningMean:
     def add(self, losses: Tensor, weight: float) -> None:
         """Add a batch: losses of shape (widths, samples), or means of shape (widths,), which count `weight` times.
 
+        The first batches may have a single width, which then stands for all.
+
         Raises:
             ValueError: if some batches give means and others a loss per sample, or if `keep` is True and batches give means.
         """
@@ -149,4 +151,5 @@ class RunningMean:
 
     def all(self) -> Tensor | None:
         """Return every loss, (widths, samples), or None if `keep` is False."""
-        return torch.cat(self.kept, 1) if self.keep else None
+        widths = len(torch.as_tensor(self.sum))
+        return torch.cat([losses.expand(widths, -1) for losses in self.kept], 1) if self.keep else None

@@ -84,7 +84,7 @@ def scree(
 
     The result is that of a loop over `layer.set_k(k)` with the model in evaluation mode. But the modules before the layer run
     once for each batch, and the modules after it run for many widths at a time. Four strategies are tried, the fastest first,
-    and compared with the model itself on the first batch, at four of the widths:
+    and compared with the model itself on the first batch that reaches the layer, at four of the widths:
 
     * running sums, if a Linear reads the layer: its output at every width is a running sum over features, in float32 at least
       and restarted every 32 widths, so it is as exact as the Linear itself;
@@ -95,7 +95,8 @@ def scree(
 
     `Scree.method` says which strategy was used, and why no faster one. Training modes, k, grad mode and the state of torch's
     random number generators are restored at the end, also after an exception. Other TailDropouts keep their k, or all features
-    if no k is set. Compiled models are evaluated without their compiled code.
+    if no k is set. Compiled models are evaluated without their compiled code. A batch of which no sample reaches the layer (an
+    expert that is idle, for instance) has the same loss at every width.
 
     Args:
         model: any module that contains the layer.
@@ -134,8 +135,8 @@ def scree(
         KeyError: if the model has no TailDropout of this name.
         TypeError: if an argument is of a wrong type, a batch is of a form that the model cannot be called with, or the loss
             gives no number.
-        ValueError: if the layer is not in the model or never called, a layer or a width is repeated or a width is outside
-            0 … n, there is no batch or one without samples, a loss is NaN or a sum over the batch, or `loss` is None
+        ValueError: if the layer is not in the model or not called on any sample, a layer or a width is repeated or a width is
+            outside 0 … n, there is no batch or one without samples, a loss is NaN or a sum over the batch, or `loss` is None
             and the model's output has no loss.
 
     Example:
@@ -169,6 +170,11 @@ def scree(
                 run.add(example, count, recordings.get(run.layer))
         if not count:
             raise ValueError("batches is empty, or an iterator that is used up; give at least one batch, (input, target) say")
+        if missing := [repr(key) if key else "the layer" for key, run in zip(layers, runs, strict=True) if not run.widths]:
+            raise ValueError(
+                f"{', '.join(missing)} was not called on any sample of the {count} batches; give batches that reach it (all "
+                "experts of a mixture, for instance), or another layer"
+            )
         kind = direction_of(loss) if maximize is None else maximize
         label = name_of(loss) if name is None else name
         results = {key: run.result(kind, label) for key, run in zip(layers, runs, strict=True)}
@@ -193,11 +199,16 @@ class _Run:
         self.widths: list[int] = []
 
     def add(self, example: Example, number: int, recording: Recording | None) -> None:
-        """Add the losses of a batch; the first batch (`number` 1) also determines the widths and the strategy."""
+        """Add the losses of a batch; the first that reaches the layer also determines the widths and the strategy."""
         self.evaluation.run = partial(self.caller.run, keywords=example.keywords)
         with at_k(self.layer, 0):
-            if number == 1:
-                self.widths = widths_up_to(self.evaluation.start(example.input), self.asked)
+            if not self.widths:
+                output, features = self.evaluation.start(example.input)
+                if features is None:
+                    losses = stack_losses([self.caller.loss_of(output, example.target)], ["every width"], number)
+                    self.mean.add(losses, example.weight)
+                    return
+                self.widths = widths_up_to(features, self.asked)
                 self.evaluation.choose_strategy(example.input, self.widths)
             values: dict[int, Tensor] = {}
             for place, output in self.evaluation.outputs(example.input, self.widths, recording):

@@ -85,8 +85,8 @@ def frontier(
     Raises:
         KeyError: if a name or pattern matches no TailDropout.
         TypeError: as `scree`; or if example inputs are missing, or `cost` returns no number.
-        ValueError: as `scree`; or if the model has no TailDropout; if a layer is never called; if `cost` returns NaN or inf; or
-            if the loss is greater at full width than at one feature per layer, and `maximize` is needed.
+        ValueError: as `scree`; or if the model has no TailDropout; if no sample of the search reaches a layer; if `cost`
+            returns NaN or inf; or if the loss is greater at full width than at one feature per layer, and `maximize` is needed.
         PruningError: if `cost` is not callable and `prune` cannot cut the layers to any widths, each on its own.
         ImportError: if `cost` is not callable and torch-pruning is missing.
 
@@ -109,7 +109,7 @@ def frontier(
     caller = Caller(model, loss, call, device)
     searched, judged, how = _split(batches, held_out, max_batches)
     with evaluation_mode(model):
-        full = _full_widths(caller, found, searched[0])
+        full = _full_widths(caller, found, searched)
         cost_of = cost_function(cost, model, full, example_inputs)
         names = list(full)
         costs: dict[tuple[int, ...], float] = {}
@@ -183,27 +183,34 @@ def _split(batches: Iterable[Any], held_out: Iterable[Any] | None, max_batches: 
     return every[::2], every[1::2], f"judged on {len(every[1::2])} others"
 
 
-def _full_widths(caller: Caller, layers: Mapping[str, TailDropout], batch: Any) -> dict[str, int]:
-    """Return the number of features of each layer by name, found by running the model on one batch.
+def _full_widths(caller: Caller, layers: Mapping[str, TailDropout], batches: Sequence[Any]) -> dict[str, int]:
+    """Return the number of features of each layer by name, found by running the model until batches have reached each layer.
 
     Raises:
-        ValueError: if the model never calls a layer.
+        ValueError: if the model does not call a layer on any sample, so that no loss depends on the layer's width.
     """
     features: dict[str, int] = {}
 
     def record(name: str, module: TailDropout, args: tuple[Tensor, ...], output: Tensor) -> None:
-        features[name] = output.shape[module.dropout_dim]
+        if output.numel():
+            features[name] = output.shape[module.dropout_dim]
 
     handles = [layer.register_forward_hook(partial(record, name)) for name, layer in layers.items()]
     try:
         with at_k(caller.model, None, list(layers)):
-            example = caller.read(batch, 1)
-            caller.run(example.input, example.keywords)
+            for number, batch in enumerate(batches, 1):
+                example = caller.read(batch, number)
+                caller.run(example.input, example.keywords)
+                if len(features) == len(layers):
+                    break
     finally:
         for handle in handles:
             handle.remove()
     if missing := [name for name in layers if name not in features]:
-        raise ValueError(f"the model never called {', '.join(map(repr, missing))}; give layers that it uses in evaluation")
+        raise ValueError(
+            f"{', '.join(map(repr, missing))} was not called on any sample of the search, which has every second batch unless "
+            "held_out is given; give batches that reach it (all experts of a mixture, for instance), or other layers"
+        )
     return {name: features[name] for name in layers}
 
 
