@@ -74,7 +74,7 @@ def check_loss(value: Any) -> Tensor:
         TypeError: if the loss is neither a real number nor a tensor of real numbers.
     """
     if isinstance(value, Real):
-        return torch.tensor(float(value), dtype=torch.float64)
+        return torch.tensor(float(value), dtype=torch.float64, device="cpu")
     if not isinstance(value, Tensor) or value.is_complex():
         what = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"an object of type {type(value).__name__}"
         raise TypeError(f"the loss gave {what}; it should give a number, or a tensor of one number per sample")
@@ -111,8 +111,8 @@ class RunningMean:
     def __init__(self, keep: bool = False) -> None:
         self.weight = 0.0
         self.units = 0  # independent values: samples, or batches if only their means are known
-        self.sum: Tensor | float = 0.0
-        self.squares: Tensor | float = 0.0  # weighted sum of squared deviations from the mean
+        self.sum = torch.zeros((), dtype=torch.float64, device="cpu")
+        self.squares = torch.zeros_like(self.sum)  # weighted sum of squared deviations from the mean
         self.dims = 0
         self.keep, self.kept = keep, list[Tensor]()
 
@@ -129,6 +129,8 @@ class RunningMean:
         if self.keep and losses.dim() == 1:
             raise ValueError("per_sample=True needs a loss that gives one number per sample: with reduction='none', say")
         self.dims = losses.dim()
+        if losses.dim() == 1 and not weight:  # all labels of the batch are ignored
+            return
         units = 1
         mean, squares = losses, torch.zeros_like(losses)
         if losses.dim() == 2:
@@ -145,11 +147,19 @@ class RunningMean:
             self.kept.append(losses)
 
     def result(self) -> tuple[Tensor, Tensor]:
-        """Return the mean and its standard error, (widths,) each; the error is NaN for a single sample or batch mean."""
-        variance = torch.as_tensor(self.squares) / (self.units - 1 or torch.nan)
-        return torch.as_tensor(self.sum) / self.weight, (variance / self.weight).sqrt()
+        """Return the mean and its standard error, (widths,) each; the error is NaN for a single sample or batch mean.
+
+        Raises:
+            ValueError: if nothing counts.
+        """
+        if not self.units:
+            raise ValueError("no batch has a label that counts: all are ignored; give batches with other labels")
+        variance = self.squares / (self.units - 1 or torch.nan)
+        return self.sum / self.weight, (variance / self.weight).sqrt()
 
     def all(self) -> Tensor | None:
         """Return every loss, (widths, samples), or None if `keep` is False."""
-        widths = len(torch.as_tensor(self.sum))
-        return torch.cat([losses.expand(widths, -1) for losses in self.kept], 1) if self.keep else None
+        if not self.keep:
+            return None
+        widths = max(map(len, self.kept))
+        return torch.cat([losses.expand(widths, -1) for losses in self.kept], 1)

@@ -121,7 +121,7 @@ class Scree:
                     f"an elbow needs 3 widths or more and finite losses; here are {len(self.widths)} widths, "
                     f"{int(loss.isfinite().sum())} of the losses finite: choose by another method"
                 )
-            along = torch.tensor(self.widths, dtype=torch.float64)
+            along = torch.tensor(self.widths, dtype=torch.float64, device="cpu")
             along = (along - along[0]) / (along[-1] - along[0])
             below = loss[0] + (loss[-1] - loss[0]) * along - loss
             enough = below >= below.max()
@@ -281,4 +281,4 @@ def _to_list(values: Tensor) -> list[Any]:
 
 
 def _from_list(values: Any) -> Tensor:
-    return torch.tensor([float(value) for value in values], dtype=torch.float64)
+    return torch.tensor([float(value) for value in values], dtype=torch.float64, device="cpu")

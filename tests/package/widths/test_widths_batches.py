@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from taildropout import TailDropout, scree
+from taildropout import Scree, TailDropout, frontier, scree
 from taildropout.widths.calling import Caller
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -20,6 +20,54 @@ pytestmark = pytest.mark.usefixtures("float64")
 def classifier() -> tuple[nn.Sequential, list[tuple[Tensor, Tensor]]]:
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), TailDropout(), nn.Linear(6, 3)).eval()
     return model, [(torch.randn(rows, 4), torch.randint(3, (rows,))) for rows in (8, 3)]
+
+
+def mean_of_counted(output: Tensor, target: Tensor) -> Tensor:
+    """Return a mean loss that is 0, and not NaN, if all targets are ignored."""
+    return nn.functional.cross_entropy(output, target, reduction="sum") / max(1, int((target != -100).sum()))
+
+
+class WithLoss(nn.Module):
+    """A model that computes its own loss."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return {"loss": mean_of_counted(self.model(x), labels)}
+
+
+def test_a_batch_of_ignored_targets_changes_nothing() -> None:
+    model, batches = classifier()
+    dicts = [{"x": x, "labels": y} for x, y in batches]
+    ignored = {"x": batches[0][0], "labels": torch.full_like(batches[0][1], -100)}
+    expected = scree(WithLoss(model), "model.2", dicts, progress=False)
+    result = scree(WithLoss(model), "model.2", [ignored, *dicts], progress=False)
+    assert torch.equal(result.loss, expected.loss)
+    assert torch.equal(result.stderr, expected.stderr)
+    with pytest.raises(ValueError, match="no batch has a label that counts"):
+        scree(WithLoss(model), "model.2", [ignored], progress=False)
+
+
+def test_the_default_device_is_not_used() -> None:
+    model, batches = classifier()
+
+    def number(output: Tensor, target: Tensor) -> float:
+        return float(mean_of_counted(output, target))
+
+    expected = scree(model, "2", batches, number, progress=False)
+    falling = Scree((0, 1, 2, 3), torch.tensor([4.0, 2.0, 1.1, 1.0]), torch.full((4,), 0.1))
+    torch.set_default_device("meta")  # as with a GPU, what is made without a device does not fit a model on the CPU
+    try:
+        assert torch.equal(scree(model, "2", batches, number, progress=False).loss, expected.loss)
+        curve = frontier(
+            model, batches, number, cost=lambda widths: sum(widths.values()), maximize=False, sizes=4, progress=False
+        )
+        assert falling.choose(method="elbow") == 1  # the deepest below the chord: 2 where that is 3
+    finally:
+        torch.set_default_device(None)
+    assert curve.full.widths == {"2": 6}
 
 
 def test_a_mean_that_ignores_targets_counts_by_the_others() -> None:
