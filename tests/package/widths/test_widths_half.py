@@ -67,9 +67,14 @@ def test_samples_that_mix_a_little_are_seen(mix: Callable[[Tensor], Tensor], dty
         torch.testing.assert_close(found.loss, expected, rtol=torch.finfo(dtype).eps, atol=0)
 
 
-def test_a_network_that_rounds_at_random_keeps_its_strategy() -> None:
-    """As sums in any order on a GPU do: a second forward then differs as much as one with other widths beside it."""
-    torch.manual_seed(0)
-    model = Custom(lambda net, x: (h := net.decode(net.drop(net.encode(x)).tanh())) * (1 + 0.004 * torch.rand_like(h)))
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("share", [0.004, 0.01])
+def test_a_network_that_rounds_at_random_keeps_its_strategy(share: float, seed: int) -> None:
+    """As sums in any order on a GPU do: a second forward then differs as much as one with other widths beside it.
+
+    The smaller share, half of bfloat16's eps, changes some 2 % of the numbers, so that many a forward repeats another.
+    """
+    torch.manual_seed(seed)
+    model = Custom(lambda net, x: (h := net.decode(net.drop(net.encode(x)).tanh())) * (1 + share * torch.rand_like(h)))
     batches = [(x.bfloat16(), y.bfloat16()) for x, y in regression(5)]
     assert scree(model.bfloat16(), "drop", batches, per_element).method == "copies along dim 0"
