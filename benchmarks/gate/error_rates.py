@@ -13,11 +13,13 @@ from typing import Any
 
 from scipy.stats import binomtest
 
+from .injection import OFF
 from .records import is_current
 from .rule import IMPROVED, LOOKS, REGRESSED, UNSTABLE, decide, estimate
 
 EFFECTS = (0.0, 0.01, -0.01, 0.02, -0.02, 0.03, 0.04, 0.05, -0.05, 0.10, -0.10, 0.20, -0.20)
 REPLAYS = 1000  # of each effect
+FEW = 5  # trials of a commit that show the size of its injected slowdown
 CAUGHT = 0.95  # rate from which a slowdown counts as caught
 
 # Way of measuring -> what the names of its kinds of trial begin with, after "busy ".
@@ -84,7 +86,9 @@ def caught(
     """Return a row per case for trials with an injected slowdown, with the mean of the measured changes."""
     rows = []
     for case in trials[0]["cases"]:
-        figures = [trial["cases"][case] for trial in trials]
+        figures = of_size(record, [trial for trial in trials if case in trial["cases"]], case, effect)
+        if not figures:
+            continue
         kinds = record.get("planted", {}).get(signal, {})
         named = f"{case} ({kinds[case][0]})" if case in kinds else case  # in lock step, a benchmark's name says its kind
         slower = [one["verdict"] == REGRESSED for one in figures]
@@ -92,6 +96,27 @@ def caught(
         found = row("gate", signal, effect, "live", state, named, slower, unsettled)
         rows.append(found | {"seen": statistics.fmean(map(measured_change, figures))})
     return rows
+
+
+def of_size(
+    record: Mapping[str, Any], trials: Sequence[Mapping[str, Any]], case: str, effect: float
+) -> list[Mapping[str, Any]]:
+    """Return what `trials` recorded of a case, without those of commits at which the injected slowdown missed its size.
+
+    It missed if over all trials of the commit with a slowdown, of any verdict, the mean change was off by more than OFF. With
+    fewer than FEW trials of a commit that may be chance, so those stay.
+    """
+    kind = trials[0]["kind"].removeprefix("busy ")
+    by_commit: dict[str, list[float]] = {}
+    for trial in record["trials"]:
+        if trial["kind"].removeprefix("busy ") == kind and case in trial["cases"]:
+            by_commit.setdefault(trial["commit"], []).append(measured_change(trial["cases"][case]))
+    missed = {
+        commit
+        for commit, changes in by_commit.items()
+        if len(changes) >= FEW and abs(statistics.fmean(changes) - effect) > OFF * effect
+    }
+    return [trial["cases"][case] for trial in trials if trial["commit"] not in missed]
 
 
 def measured_change(case: Mapping[str, Any]) -> float:

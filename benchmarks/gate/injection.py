@@ -11,7 +11,8 @@ from .processes import Broken
 from .versions import Version, digest
 from .workload import Amounts, Injectable, Slowdown
 
-TUNING_PROCESSES, TUNING_STEPS = 8, 4
+TUNING_PROCESSES, TUNING_STEPS = 8, 12  # processes of a step, and most steps
+OFF = 0.25  # largest error of the effect of an amount, relative to the wanted effect
 
 
 def inject(workload: Injectable, version: Version, folder: Path, amounts: Amounts) -> Version:
@@ -24,12 +25,14 @@ def inject(workload: Injectable, version: Version, folder: Path, amounts: Amount
 def tune(
     workload: Injectable, version: Version, folder: Path, slowdowns: Mapping[str, Slowdown], say: Callable[[str], None]
 ) -> dict[str, tuple[str, int]]:
-    """Return, by case, the kind of slowdown and the amount that has the wanted effect, found by measuring a few amounts.
+    """Return, by case, the kind of slowdown and an amount that twice in a row was measured to have the wanted effect.
 
-    The tuning versions go to `folder`; `say` gets a line per measurement.
+    The tuning versions go to `folder`; `say` gets a line per measurement. Raises Broken if no such amount is found, as on a
+    machine on which the measurements scatter too much.
     """
     amounts = {name: (wanted.kind, workload.first_amounts[wanted.kind]) for name, wanted in slowdowns.items()}
     points: dict[str, list[tuple[int, float]]] = {name: [] for name in slowdowns}
+    right = dict.fromkeys(slowdowns, 0)  # how often in a row the present amount had the wanted effect
     for step in range(TUNING_STEPS):
         slowed = inject(workload, version, folder / f"tuning-{step}", amounts)
         comparison = Comparison(workload, version, slowed, folder)
@@ -40,8 +43,13 @@ def tune(
             amount, measured = amounts[name][1], statistics.median(drawn[name])
             say(f"{name}: {wanted.kind} {amount} is {measured:+.2%}, wanted {wanted.effect:+.2%}")
             points[name].append((amount, measured))
-            amounts[name] = (wanted.kind, max(1, round(amount_for(wanted.effect, points[name]))))
-    return amounts
+            right[name] = right[name] + 1 if abs(measured - wanted.effect) <= OFF * wanted.effect else 0
+            if not right[name]:
+                amounts[name] = (wanted.kind, max(1, round(amount_for(wanted.effect, points[name]))))
+        if min(right.values()) > 1:
+            return amounts
+    never = ", ".join(name for name in slowdowns if right[name] < 2)
+    raise Broken(f"no amount slows {never} by the wanted effect twice in a row; is the machine too busy to measure it?")
 
 
 def amount_for(effect: float, points: Sequence[tuple[int, float]]) -> float:

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import workload
 from benchmarks.__main__ import main
-from benchmarks.gate import calibration, counters, error_rates, injection, lockstep_calibration, other_rules
+from benchmarks.gate import calibration, counters, error_rates, lockstep_calibration, other_rules
 from benchmarks.gate.records import instruction_noise, load_record, record_path, store_record
 from benchmarks.gate.rule import IMPROVED, LOOKS, PASS, REGRESSED, REVISION, UNSTABLE
 from benchmarks.gate.workload import Slowdown
@@ -78,6 +78,19 @@ def test_rates_count_trials_and_replay_their_processes(record: dict[str, Any], m
     assert len(processes) == 19 * LOOKS[0]
     replayed = [error_rates.replayed(processes, effect, times=40) for effect in (0.0, 0.05, -0.05)]
     assert [(row["regressed"], row["improved"]) for row in replayed] == [(0, 0), (40, 0), (0, 40)]
+
+
+def test_trials_whose_slowdown_missed_its_size_do_not_count(record: dict[str, Any]) -> None:
+    def ours() -> list[dict[str, Any]]:
+        return [row for row in error_rates.live(record, "slower", "time", 0.05, "quiet") if row["rule"] == "gate"]
+
+    before, chance = ours(), random.Random(7)
+    small = [trial("slower", chance, 0.02) | {"commit": "1" * 40} for _ in range(4)]
+    record["trials"] += small  # four may be off by chance
+    assert [row["trials"] for row in ours()] == [9] * len(CASES)
+    record["trials"].append(trial("busy slower", chance, 0.02, REGRESSED) | {"commit": "1" * 40})  # whatever the verdict
+    assert ours() == before
+    assert {row["rule"] for row in error_rates.live(record, "busy slower", "time", 0.05, "busy")} == {"asv", "t-test"}
 
 
 def test_trials_that_a_former_rule_judged_are_replayed_but_not_counted(record: dict[str, Any]) -> None:
@@ -247,7 +260,6 @@ def test_real_trials_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(workload, "slowdowns", {"8x16-f32-fwd": Slowdown("python", 0.5)})
     monkeypatch.setattr(calibration, "WANTED", {"same": 1, "slower": 1})
     monkeypatch.setattr(counters, "available", lambda: None)
-    monkeypatch.setattr(injection, "TUNING_STEPS", 2)
     monkeypatch.setattr(workload, "records", tmp_path)
     ticks = iter([0.0] * 3 + [1e9] * 9)
     monkeypatch.setattr(calibration, "QUIET", 9.0)

@@ -15,6 +15,7 @@ from benchmarks.gate import calibration, injection
 from benchmarks.gate.canary import judge_canary, unseen
 from benchmarks.gate.comparing import compare
 from benchmarks.gate.measuring import Comparison
+from benchmarks.gate.processes import Broken
 from benchmarks.gate.report import Row
 from benchmarks.gate.rule import INCOMPARABLE, PASS, REGRESSED, THRESHOLD
 from benchmarks.gate.versions import extract
@@ -97,11 +98,29 @@ def test_the_canary_sees_what_is_injected_into_any_package(pure: Injectable, tmp
     rows = judge_canary(pure, {"large": Slowdown("loop", 0.10)}, "v1", tmp_path, said.append)
     assert [row.verdict for row in rows] == [REGRESSED]
     assert unseen(rows) == []
-    assert len(said) == injection.TUNING_STEPS
+    assert 2 <= len(said) <= injection.TUNING_STEPS
+    amounts = {line.split(" is ")[0] for line in said[-2:]}
+    assert len(amounts) == 1  # the amount that was injected was measured twice
+
+
+def test_an_amount_must_have_the_wanted_effect_twice_in_a_row(
+    pure: Injectable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The second effect is right by chance; so would be the amount that the line through the points gives after it.
+    effects = iter([0.50, 0.06, 0.02, 0.02, 0.05, 0.045])
+    monkeypatch.setattr(injection.Comparison, "draw", lambda self, cases, count: {name: [next(effects)] for name in cases})
+    said: list[str] = []
+    version = extract(pure, "v1", tmp_path / "base")
+    amounts = injection.tune(pure, version, tmp_path / "tuning", {"large": Slowdown("loop", 0.05)}, said.append)
+    assert len(said) == 6
+    assert said[-1] == f"large: loop {amounts['large'][1]} is +4.50%, wanted +5.00%"
+
+    monkeypatch.setattr(injection.Comparison, "draw", lambda self, cases, count: {name: [0.02] for name in cases})
+    with pytest.raises(Broken, match="no amount slows large by the wanted effect twice in a row; is the machine too busy"):
+        injection.tune(pure, version, tmp_path / "never", {"large": Slowdown("loop", 0.05)}, said.append)
 
 
 def test_any_package_can_be_calibrated(pure: Injectable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(injection, "TUNING_STEPS", 2)
     monkeypatch.setattr(calibration, "WANTED", {"same": 1, "slower": 1})
     ticks = iter([False, False, True])
     monkeypatch.setattr(calibration, "out_of_time", lambda end: next(ticks))
