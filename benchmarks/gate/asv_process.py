@@ -59,9 +59,14 @@ class Context:
 
 
 class Worker:
-    """One measuring process of one version, on `core` if that is given; it runs until `stack` is closed."""
+    """One measuring process of one version, on `core` if that is given; it runs until `stack` is closed.
 
-    def __init__(self, stack: ExitStack, shared: Context, side: str, environment: Environment, core: int | None) -> None:
+    `placement` seeds where objects lie in memory; 0 leaves that alone.
+    """
+
+    def __init__(
+        self, stack: ExitStack, shared: Context, side: str, environment: Environment, core: int | None, placement: int = 0
+    ) -> None:
         self.side, self.shared = side, shared
         self.folder = Path(tempfile.mkdtemp(prefix=f"{side}-", dir=shared.folder))
         stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
@@ -73,7 +78,8 @@ class Worker:
         self.stderr = self.folder / "stderr"
         errors = stack.enter_context(self.stderr.open("wb"))
         pin = [] if core is None else ["taskset", "--cpu-list", str(core)]
-        words = [*pin, str(environment.python), str(shared.runner / WORKER.name), str(commands), str(shared.suite)]
+        program = [str(environment.python), str(shared.runner / WORKER.name)]
+        words = [*pin, *program, str(commands), str(shared.suite), str(placement)]
         self.process = stack.enter_context(guarded(words, self.folder, environment.env, subprocess.PIPE, errors))
         assert self.process.stdout is not None
         self.answers: Queue[bytes] = Queue()

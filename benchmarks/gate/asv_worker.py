@@ -1,9 +1,10 @@
 """Run benchmarks of an asv suite in one process of a pair, a round at a time, on the gate's commands.
 
-`asv_worker.py COMMANDS SUITE` runs in the environment of one version and under any Python from 3.8. So it is started as a file,
-and imports the standard library and asv_runner alone, the latter from the folder of this file: the same on both sides. COMMANDS
-is a named pipe from which it reads a line of JSON per command. The answers go to standard output. Text that benchmarks print
-goes to a file instead, so that it cannot be taken for an answer.
+`asv_worker.py COMMANDS SUITE PLACEMENT` runs in the environment of one version and under any Python from 3.8. So it is started
+as a file, and imports the standard library and asv_runner alone, the latter from the folder of this file: the same on both
+sides. COMMANDS is a named pipe from which it reads a line of JSON per command. The answers go to standard output. Text that
+benchmarks print goes to a file instead, so that it cannot be taken for an answer. PLACEMENT seeds where objects lie in memory;
+0 leaves that alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import math
 import os
 import pickle
+import random
 import select
 import shutil
 import statistics
@@ -28,14 +30,17 @@ SAMPLE = 0.0005  # seconds of a sample, of which a round has several: shorter th
 LONGEST_ROUND = 0.3  # most seconds of a round with its set-ups, which may take longer than the calls
 CALIBRATION = 1.0  # seconds after which calibration stops searching and takes the last number of calls
 NOT_AVAILABLE = "not available"
+POOL = 16384  # bytes of a pool, from which Python takes objects of one size
+SMALL = 512  # bytes of the largest object that lies in a pool
+PAGE = 4096  # bytes
 
 
-def main(commands: str, suite: str) -> None:
+def main(commands: str, suite: str, placement: str = "0") -> None:
     """Answer commands until the pipe is closed."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     with tempfile.TemporaryFile() as printed:
         os.dup2(printed.fileno(), 1)
-    process = Process(suite, answers)
+    process = Process(suite, answers, random.Random(int(placement)) if int(placement) else None)
     with open(commands) as lines:
         for line in lines:
             process.answer(json.loads(line))
@@ -44,8 +49,10 @@ def main(commands: str, suite: str) -> None:
 class Process:
     """Carry out the gate's commands, a method for each, on a suite and on the benchmark that is prepared."""
 
-    def __init__(self, suite: str, answers: Any) -> None:
-        self.suite, self.answers, self.pid = suite, answers, os.getpid()
+    def __init__(self, suite: str, answers: Any, chance: random.Random | None = None) -> None:
+        self.suite, self.answers, self.pid, self.chance = suite, answers, os.getpid(), chance
+        self.ballast: list[Any] = []
+        self.move_objects()  # those of the modules
         self.benchmark: Any = None
         self.name = ""
         self.forks = 0  # during the current command
@@ -55,6 +62,21 @@ class Process:
     def count_fork(self) -> None:
         """Note that this process forked."""
         self.forks += 1
+
+    def move_objects(self) -> None:
+        """Use and free random amounts of memory of every size, so that new objects lie elsewhere.
+
+        A call may be some percent faster or slower where its objects lie, which depends on all that was allocated before it, so
+        that an import more moves it. If every pair has its own placement, that is not taken for the versions' difference.
+        """
+        if self.chance is not None:
+            below, header = self.chance.randrange, sys.getsizeof(b"")
+            sizes = [size for size in range(16, SMALL + 1, 16) for _ in range(below(2 * POOL // size))]
+            made = [object() if size == 16 else 1.0 * size if size == 32 else bytes(size - header) for size in sizes]
+            made += [bytes(below(8 * PAGE)) for _ in range(16)]
+            self.chance.shuffle(made)
+            self.ballast = made[::2]
+            del made  # the places of the others are the next to be used
 
     def answer(self, command: dict[str, Any]) -> None:
         """Carry out one command and write the answer: the method's result, `skipped`, `error` or `forked`."""
@@ -161,6 +183,7 @@ class Process:
         would be part of its time.
         """
         self.release()
+        self.move_objects()
         work = os.path.join(folder, "work")
         shutil.rmtree(work, ignore_errors=True)
         shutil.copytree(cache, work) if cache else os.mkdir(work)

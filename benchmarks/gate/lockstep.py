@@ -54,10 +54,15 @@ class Plan:
 
 
 class Pair:
-    """Two processes on one core (None: any); `sides` maps the side of each to its environment, base first."""
+    """Two processes on one core (None: any); `sides` maps the side of each to its environment, base first.
 
-    def __init__(self, shared: Context, sides: Mapping[str, Environment], core: int | None, caches: "Caches") -> None:
-        self.shared, self.sides, self.core, self.caches = shared, sides, core, caches
+    For `placement` see Worker; both processes have the same.
+    """
+
+    def __init__(
+        self, shared: Context, sides: Mapping[str, Environment], core: int | None, caches: "Caches", placement: int = 0
+    ) -> None:
+        self.shared, self.sides, self.core, self.caches, self.placement = shared, sides, core, caches, placement
         self.stack = ExitStack()
         self.workers: dict[str, Worker] = {}
         self.environment: dict[str, Any] = {}  # side -> what asv_worker.Process.hello tells
@@ -72,7 +77,7 @@ class Pair:
         """Start the processes that are not running. Raises Broken if one does not answer."""
         for name, environment in self.sides.items():
             if name not in self.workers:
-                worker = self.workers[name] = Worker(self.stack, self.shared, name, environment, self.core)
+                worker = self.workers[name] = Worker(self.stack, self.shared, name, environment, self.core, self.placement)
                 try:
                     self.environment[name] = worker.ask(STARTING, "hello")
                 except CaseFailed as failed:

@@ -134,7 +134,7 @@ class PairComparison:
         """Measure the time of benchmarks in one pair, in a random order of its own. Raises BudgetSpent."""
         order = random.Random(self.seed + number).sample(list(names), len(names))
         ticks, found = machine.stolen_ticks(), list[Times]()
-        with self.pair(against_itself, core) as pair:
+        with self.pair(against_itself, core, 1 + self.seed + number) as pair:
             for name in order:
                 if self.out_of_time():
                     raise BudgetSpent
@@ -176,10 +176,10 @@ class PairComparison:
                     with self.lock:
                         self.figures.setdefault(name, []).append(found)
 
-    def pair(self, against_itself: bool, core: int | None) -> Pair:
-        """Return a pair of base and head, or of base and base."""
+    def pair(self, against_itself: bool, core: int | None, placement: int = 0) -> Pair:
+        """Return a pair of base and head, or of base and base; for `placement` see Worker."""
         sides = {BASE: self.base, BASE_COPY: self.base} if against_itself else {BASE: self.base, HEAD: self.head}
-        return Pair(self.shared, sides, core, self.caches)
+        return Pair(self.shared, sides, core, self.caches, placement)
 
     def side_by_side(self, jobs: Sequence[Callable[[int | None], T]]) -> list[T]:
         """Run jobs, each on a core of its own, and return their results in order.
