@@ -8,7 +8,8 @@ the standard library, scipy, rich and `benchmarks.system`; asv for other project
     processes, worker, messages, counters    the measuring processes
     measuring   a comparison: two versions and all their measurements
     asv_project, environments    read asv.conf.json and build two versions of any project
-    asv_worker, asv_process, lockstep, pairs, guarded    measure them in pairs of processes in lock step
+    asv_worker, asv_suite    run in a version's environment: measure on command, find the benchmarks
+    asv_process, lockstep, pairs, guarded    measure in pairs of processes in lock step
     figures, against_itself    judge figures; judge the machine by comparing base with base
     foreign, __main__    the command for any project
     signals, instructions    exact counts, time, instructions: each with its own rule

@@ -23,10 +23,11 @@ from .messages import HEAD
 from .processes import pump
 
 WORKER = Path(__file__).with_name("asv_worker.py")
+COPIED = WORKER, Path(__file__).with_name("asv_suite.py")
 STARTING = 120.0  # seconds to start Python and to import the suite
 PATIENCE = 0.2  # seconds between two checks whether a silent process still lives
 
-Case = Mapping[str, Any]  # a dictionary that asv_worker.combinations makes
+Case = Mapping[str, Any]  # a dictionary that asv_suite.combinations makes
 
 
 class CaseFailed(Exception):
@@ -50,7 +51,7 @@ class Context:
     """The folders, limits and stop signal that all processes of a comparison share."""
 
     folder: Path  # for temporary files
-    runner: Path  # holds copies of asv_worker.py and asv_runner, and nothing else that Python could import
+    runner: Path  # holds copies of COPIED and asv_runner, and nothing else that Python could import
     suite: Path
     timeout: float  # seconds of a benchmark that sets none
     deadline: float  # on the clock of time.monotonic
@@ -133,7 +134,7 @@ class Worker:
 
 
 def discover(shared: Context, head: Environment) -> dict[str, Any]:
-    """Return the answer of asv_worker.Process.discover in head's environment.
+    """Return what asv_suite.discover finds in head's environment.
 
     Raises CannotMeasure if the process fails or the budget is spent.
     """
@@ -148,12 +149,13 @@ def discover(shared: Context, head: Environment) -> dict[str, Any]:
 
 
 def copy_runner(folder: Path) -> Path:
-    """Copy the worker, asv_runner and, if installed, pympler to a new folder, from which both versions import them.
+    """Copy the worker's files, asv_runner and, if installed, pympler to a new folder, from which both versions import them.
 
     Return the folder. Raises CannotMeasure if asv_runner is not installed.
     """
     folder.mkdir()
-    shutil.copy(WORKER, folder)
+    for file in COPIED:
+        shutil.copy(file, folder)
     for name in ("asv_runner", "pympler"):
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.origin:

@@ -1,17 +1,16 @@
 """Run benchmarks of an asv suite in one process of a pair, a round at a time, on the gate's commands.
 
 `asv_worker.py COMMANDS SUITE PLACEMENT` runs in the environment of one version and under any Python from 3.8. So it is started
-as a file, and imports the standard library and asv_runner alone, the latter from the folder of this file: the same on both
-sides. COMMANDS is a named pipe from which it reads a line of JSON per command. The answers go to standard output. Text that
-benchmarks print goes to a file instead, so that it cannot be taken for an answer. PLACEMENT seeds where objects lie in memory;
-0 leaves that alone.
+as a file, and imports the standard library, asv_suite.py and asv_runner alone, both from the folder of this file: the same on
+both sides. COMMANDS is a named pipe from which it reads a line of JSON per command. The answers go to standard output. Text
+that benchmarks print goes to a file instead, so that it cannot be taken for an answer. PLACEMENT seeds where objects lie in
+memory; 0 leaves that alone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import itertools
 import json
 import math
 import os
@@ -25,11 +24,12 @@ import tempfile
 import time
 from typing import Any
 
+import asv_suite  # type: ignore[import-not-found]
+from asv_suite import brief
+
 ROUND = 0.005  # least seconds of a round
 SAMPLE = 0.0005  # seconds of a sample, of which a round has several: shorter than a time slice of the scheduler
-LONGEST_ROUND = 0.3  # most seconds of a round with its set-ups, which may take longer than the calls
 CALIBRATION = 1.0  # seconds after which calibration stops searching and takes the last number of calls
-NOT_AVAILABLE = "not available"
 POOL = 16384  # bytes of a pool, from which Python takes objects of one size
 SMALL = 512  # bytes of the largest object that lies in a pool
 PAGE = 4096  # bytes
@@ -121,39 +121,9 @@ class Process:
         return {"python": sys.version.split()[0], "installed": installed}
 
     def discover(self) -> dict[str, Any]:
-        """Find the benchmarks of the suite.
-
-        Return `cases`, a dictionary for each benchmark and combination of parameters, and two dictionaries from names to the
-        reason why they cannot be run: `lacking` (skipped by the suite) and `failed`.
-        """
-        from asv_runner import _aux, discovery
-
-        _aux.update_sys_path(self.suite)
-        lacking, failed = {}, {}
-        if not any(kind.__name__ == "MemBenchmark" for kind in discovery.benchmark_types):
-            discovery.benchmark_types.append(memory_without_pympler())
-        find = discovery._get_benchmark
-
-        def noting(name: str, module: Any, owner: Any, function: Any) -> Any:
-            place = ".".join(filter(None, [*module.__name__.split(".")[1:], owner and owner.__name__, name]))
-            if getattr(function, "skip_benchmark", False):
-                if any(kind.name_regex.match(name) for kind in discovery.benchmark_types):
-                    lacking[place] = "the suite skips it (skip_benchmark)"
-                return None
-            try:
-                return find(name, module, owner, function)
-            except Exception as error:
-                failed[place] = f"it cannot be made: {brief(error)}"
-                return None
-
-        discovery._get_benchmark = noting
-        try:
-            found = list(discovery.disc_benchmarks(self.suite, ignore_import_errors=True))
-        finally:
-            discovery._get_benchmark = find
-        failed.update(broken_modules(self.suite))
-        cases = [case for benchmark in unique(found) for case in combinations(benchmark)]
-        return {"cases": cases, "lacking": lacking, "failed": failed}
+        """Find the benchmarks of the suite; see asv_suite.discover."""
+        found: dict[str, Any] = asv_suite.discover(self.suite)
+        return found
 
     def cache(self, case: dict[str, Any], folder: str) -> dict[str, Any]:
         """Run the setup_cache of a benchmark in `folder`, and pickle its result there, as asv does."""
@@ -212,8 +182,10 @@ class Process:
         benchmark._redo_setup_next = False  # the setup that asv_runner's timer asks for first has just been run
         self.benchmark = benchmark
 
-    def calibrate(self) -> dict[str, Any]:
+    def calibrate(self, longest: float) -> dict[str, Any]:
         """Return how a round is made: `repeats` samples of `number` calls, its `timed` seconds, and its `seconds` in all.
+
+        A round takes at most `longest` seconds, unless one call does.
 
         If the suite sets a `number`, it is kept.
         """
@@ -221,12 +193,12 @@ class Process:
         number, started = fixed or 1, time.perf_counter()
         while True:
             samples, took = self.samples(timer, number, 1)
-            late = took >= LONGEST_ROUND or time.perf_counter() - started > CALIBRATION
+            late = took >= longest or time.perf_counter() - started > CALIBRATION
             if fixed or samples[0] >= SAMPLE or late:
                 break
-            number = max(number + 1, int(number * min(10.0, 1.2 * SAMPLE / max(samples[0], 1e-9), LONGEST_ROUND / took)))
+            number = max(number + 1, int(number * min(10.0, 1.2 * SAMPLE / max(samples[0], 1e-9), longest / took)))
         wanted = math.ceil(ROUND / max(samples[0], 1e-9))
-        repeats = max(1, min(wanted, int(LONGEST_ROUND / max(took, 1e-9))))
+        repeats = max(1, min(wanted, int(longest / max(took, 1e-9))))
         return {"number": number, "repeats": repeats, "timed": samples[0] * repeats, "seconds": took * repeats}
 
     def timer(self) -> tuple[Any, int]:
@@ -277,61 +249,6 @@ class Process:
         return {}
 
 
-def combinations(benchmark: Any) -> list[dict[str, Any]]:
-    """Return a case per combination of parameters: its name as asv writes it, and the properties that the gate uses."""
-    known = {
-        "benchmark": benchmark.name,
-        "type": benchmark.type,
-        "unit": str(benchmark.unit),
-        "timeout": benchmark.timeout,
-        "cache": benchmark.setup_cache_key,
-        "cache_timeout": benchmark.setup_cache_timeout,
-    }
-    if not benchmark.params:
-        return [dict(known, name=benchmark.name, index=None)]
-    products = enumerate(itertools.product(*benchmark.params))
-    return [dict(known, name=f"{benchmark.name}({', '.join(values)})", index=index) for index, values in products]
-
-
-def unique(benchmarks: list[Any]) -> list[Any]:
-    """Return one benchmark for each name: a class that one module imports from another is found in both."""
-    return list({benchmark.name: benchmark for benchmark in reversed(benchmarks)}.values())[::-1]
-
-
-def broken_modules(suite: str) -> dict[str, str]:
-    """Import the modules of the suite that are not imported yet; return, by module, the error of each that cannot be."""
-    import importlib
-
-    parent, broken = os.path.dirname(suite), {}
-    for folder, folders, files in os.walk(suite):
-        folders[:] = sorted(name for name in folders if os.path.exists(os.path.join(folder, name, "__init__.py")))
-        for file in sorted(files):
-            dotted = os.path.relpath(os.path.join(folder, file), parent)[:-3].replace(os.sep, ".").replace(".__init__", "")
-            if file.endswith(".py") and dotted not in sys.modules and ".".join(dotted.split(".")[:-1]) in ["", *sys.modules]:
-                try:
-                    importlib.import_module(dotted)
-                except BaseException as error:
-                    broken[dotted.split(".", 1)[-1]] = f"it cannot be imported: {brief(error)}"
-    return broken
-
-
-def memory_without_pympler() -> Any:
-    """Return a benchmark type for mem_ benchmarks that cannot run, because pympler, which measures them, is not installed."""
-    import re
-
-    from asv_runner.benchmarks._base import Benchmark
-
-    class MemoryWithoutPympler(Benchmark):  # type: ignore[misc]
-        name_regex = re.compile("^(Mem[A-Z_].+)|(mem_.+)$")
-
-        def __init__(self, name: str, func: Any, sources: list[Any]) -> None:
-            super().__init__(name, func, sources)
-            self.type = NOT_AVAILABLE
-            self.unit = "it needs pympler: install it beside the gate"
-
-    return MemoryWithoutPympler
-
-
 def children() -> bool:
     """Return True if this process has a child that runs, or ended and was not waited for."""
     try:
@@ -345,11 +262,6 @@ def printed_bytes() -> int:
     """Return the number of bytes that were printed to standard output so far."""
     sys.stdout.flush()
     return os.fstat(1).st_size
-
-
-def brief(error: BaseException) -> str:
-    """Return the type and the first line of an error."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 if __name__ == "__main__":

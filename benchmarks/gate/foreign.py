@@ -20,7 +20,7 @@ from ..system.git import git, resolve
 from .against_itself import sentence, with_machine
 from .asv_process import Case, Context, copy_runner, discover
 from .asv_project import Project, read_project, suite_alone
-from .asv_worker import NOT_AVAILABLE
+from .asv_suite import NOT_AVAILABLE
 from .environments import Environment, build, is_requirement, stands_beside
 from .figures import figure_rows
 from .guarded import kill_all

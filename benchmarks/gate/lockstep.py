@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from .asv_process import STARTING, Case, CaseFailed, Context, Worker
-from .asv_worker import LONGEST_ROUND
 from .environments import Environment
 from .messages import BASE, BASE_COPY
 from .processes import Broken
 
 ROUNDS, LEAST_ROUNDS = 41, 3  # of a benchmark in a pair
 SECONDS = 1.0  # of rounds, after which no round begins unless there are fewer than LEAST_ROUNDS
+LONGEST_ROUND = 0.3  # most seconds of a round with its set-ups, which may take longer than the calls
 CALIBRATING = 5.0  # seconds that calibrating may take beyond a benchmark's own timeout
 
 
@@ -122,7 +122,7 @@ class Pair:
             try:
                 self.prepare(case, side, trial=True)
                 if case["type"] == "time":
-                    found.append(self.ask(side, case, "calibrate", CALIBRATING))
+                    found.append(self.ask(side, case, "calibrate", CALIBRATING, longest=LONGEST_ROUND))
                 else:
                     self.ask(side, case, "figure")
                 self.ask(side, case, "release")

@@ -12,10 +12,9 @@ from gate.foreign_project import git
 
 from benchmarks.gate.__main__ import main
 from benchmarks.gate.asv_project import INSTALL, Project, read_project, suite_alone
-from benchmarks.gate.asv_worker import LONGEST_ROUND
 from benchmarks.gate.environments import Builder, environment_of, is_requirement, stands_beside
 from benchmarks.gate.foreign import cores, installed_differences, repository_of, select
-from benchmarks.gate.lockstep import Plan
+from benchmarks.gate.lockstep import LONGEST_ROUND, Plan
 from benchmarks.gate.versions import Version
 from benchmarks.system.errors import CannotMeasure
 from benchmarks.system.git import resolve
