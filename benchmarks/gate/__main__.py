@@ -24,14 +24,16 @@ from .guarded import kill_all
 from .rule import THRESHOLD
 
 NAME = "asv-gate" if __package__ == "asv_gate.gate" else "python -m benchmarks.gate"  # the first where it is installed alone
+INTERRUPTS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 2 after an error (one line if it is expected), 130 after Ctrl-C."""
+    """Run the command and return its exit code: 2 after an error (one line if it is expected), 130 if interrupted."""
     from .foreign import compare_versions
 
     arguments = parser().parse_args(args)
-    former = signal.signal(signal.SIGTERM, interrupt)
+    # One that is ignored, as by nohup, stays so.
+    former = {number: signal.signal(number, interrupt) for number in INTERRUPTS if signal.getsignal(number) != signal.SIG_IGN}
     try:
         return compare_versions(arguments)
     except KeyboardInterrupt:
@@ -46,12 +48,16 @@ def main(args: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         print("This is a fault of the gate; please report it.", file=sys.stderr)
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for number, handler in former.items():
+            if signal.getsignal(number) == interrupt:  # else the command is ending, and one more signal must not kill it
+                signal.signal(number, handler)
     return 2
 
 
 def interrupt(number: int, frame: object) -> None:
-    """Handle SIGTERM like Ctrl-C, so that the processes of the gate are killed and temporary files are removed."""
+    """End the command: its processes are killed and temporary files removed, which no further signal cuts short."""
+    for each in INTERRUPTS:
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -120,7 +120,7 @@ class Worker:
             if line is not None:
                 return line
             if time.monotonic() > end:
-                raise CaseFailed(self.side, f"it hangs: no result after {seconds:g} s, its timeout", fatal=True)
+                raise CaseFailed(self.side, f"it hangs: no result after {seconds:g} s", fatal=True)
 
     def death(self) -> str:
         """Return the signal or exit code that ended the process, and its last line on standard error."""
@@ -134,18 +134,36 @@ class Worker:
 
 
 def discover(shared: Context, head: Environment) -> dict[str, Any]:
-    """Return what asv_suite.discover finds in head's environment.
+    """Return what asv_suite.discover finds in head's environment; a module that cannot be imported is among the `failed`.
 
-    Raises CannotMeasure if the process fails or the budget is spent.
+    Raises CannotMeasure if the process fails otherwise or the budget is spent.
     """
-    with ExitStack() as stack:
-        worker = Worker(stack, shared, HEAD, head, None)
-        try:
-            return worker.ask(STARTING, "discover")
-        except BudgetSpent:
-            raise CannotMeasure("the budget was spent before the benchmarks were found; give more --budget") from None
-        except CaseFailed as failed:
-            raise CannotMeasure(f"the benchmarks of {shared.suite.name} cannot be found, {failed}") from None
+    failed: dict[str, str] = {}  # module -> why it cannot be imported
+    fatal: list[str] = []  # the modules that hang or kill the process
+    while True:
+        with ExitStack() as stack:
+            worker = Worker(stack, shared, HEAD, head, None)
+            name = ""
+            try:
+                for name in worker.ask(STARTING, "modules", without=fatal)["modules"]:
+                    try:
+                        worker.ask(STARTING, "import_module", name=name)
+                    except CaseFailed as error:
+                        failed[name] = f"it cannot be imported: {error.error}"
+                        if error.fatal:
+                            raise
+                name = ""
+                found = worker.ask(STARTING, "discover")
+            except BudgetSpent:
+                at = f"; importing {name} took the last of it" if name else ""
+                raise CannotMeasure(f"the budget was spent before the benchmarks were found{at}; give more --budget") from None
+            except CaseFailed as error:
+                if not name:
+                    raise CannotMeasure(f"the benchmarks of {shared.suite.name} cannot be found, {error}") from None
+                fatal.append(name)
+                continue
+        found["failed"].update({name.partition(".")[2] or name: why for name, why in failed.items()})
+        return found
 
 
 def copy_runner(folder: Path) -> Path:

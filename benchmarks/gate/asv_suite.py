@@ -2,23 +2,55 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 import sys
+import types
 from typing import Any
 
 NOT_AVAILABLE = "not available"
 
 
+def modules(suite: str, without: list[str]) -> list[str]:
+    """Return the names of the suite's modules, parents first; those in `without` are never to be imported."""
+    from asv_runner import _aux
+
+    _aux.update_sys_path(suite)
+    for name in without:
+        replace_module(name)
+    parent, names = os.path.dirname(suite), {os.path.basename(suite)}
+    for folder, folders, files in os.walk(suite):
+        folders[:] = sorted(name for name in folders if os.path.exists(os.path.join(folder, name, "__init__.py")))
+        for file in sorted(file for file in files if file.endswith(".py")):
+            names.add(os.path.relpath(os.path.join(folder, file), parent)[:-3].replace(os.sep, ".").replace(".__init__", ""))
+    return sorted(names - {*without})
+
+
+def import_module(name: str) -> None:
+    """Import a module of the suite, unless the package that holds it could not be imported."""
+    package = name.rpartition(".")[0]
+    if not package or hasattr(sys.modules.get(package), "__path__"):
+        try:
+            importlib.import_module(name)
+        except BaseException:
+            replace_module(name)  # asv_runner would import it once more
+            raise
+
+
+def replace_module(name: str) -> None:
+    """Put an empty module, which holds no benchmarks, in the place of one that cannot be imported."""
+    sys.modules[name] = types.ModuleType(name)
+
+
 def discover(suite: str) -> dict[str, Any]:
-    """Find the benchmarks of the suite.
+    """Find the benchmarks of the suite, whose modules have been imported.
 
     Return `cases`, a dictionary for each benchmark and combination of parameters, and two dictionaries from names to the
     reason why they cannot be run: `lacking` (skipped by the suite) and `failed`.
     """
-    from asv_runner import _aux, discovery
+    from asv_runner import discovery
 
-    _aux.update_sys_path(suite)
     lacking, failed = {}, {}
     if not any(kind.__name__ == "MemBenchmark" for kind in discovery.benchmark_types):
         discovery.benchmark_types.append(memory_without_pympler())
@@ -41,7 +73,6 @@ def discover(suite: str) -> dict[str, Any]:
         found = list(discovery.disc_benchmarks(suite, ignore_import_errors=True))
     finally:
         discovery._get_benchmark = find
-    failed.update(broken_modules(suite))
     cases = [case for benchmark in unique(found) for case in combinations(benchmark)]
     return {"cases": cases, "lacking": lacking, "failed": failed}
 
@@ -65,23 +96,6 @@ def combinations(benchmark: Any) -> list[dict[str, Any]]:
 def unique(benchmarks: list[Any]) -> list[Any]:
     """Return one benchmark for each name: a class that one module imports from another is found in both."""
     return list({benchmark.name: benchmark for benchmark in reversed(benchmarks)}.values())[::-1]
-
-
-def broken_modules(suite: str) -> dict[str, str]:
-    """Import the modules of the suite that are not imported yet; return, by module, the error of each that cannot be."""
-    import importlib
-
-    parent, broken = os.path.dirname(suite), {}
-    for folder, folders, files in os.walk(suite):
-        folders[:] = sorted(name for name in folders if os.path.exists(os.path.join(folder, name, "__init__.py")))
-        for file in sorted(files):
-            dotted = os.path.relpath(os.path.join(folder, file), parent)[:-3].replace(os.sep, ".").replace(".__init__", "")
-            if file.endswith(".py") and dotted not in sys.modules and ".".join(dotted.split(".")[:-1]) in ["", *sys.modules]:
-                try:
-                    importlib.import_module(dotted)
-                except BaseException as error:
-                    broken[dotted.split(".", 1)[-1]] = f"it cannot be imported: {brief(error)}"
-    return broken
 
 
 def memory_without_pympler() -> Any:

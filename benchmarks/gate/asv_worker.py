@@ -120,6 +120,15 @@ class Process:
         installed = {str(one.metadata["Name"]): one.version for one in distributions() if one.metadata["Name"]}
         return {"python": sys.version.split()[0], "installed": installed}
 
+    def modules(self, without: list[str]) -> dict[str, Any]:
+        """Return the names of the suite's modules but those in `without`, which are never imported."""
+        return {"modules": asv_suite.modules(self.suite, without)}
+
+    def import_module(self, name: str) -> dict[str, Any]:
+        """Import a module of the suite."""
+        asv_suite.import_module(name)
+        return {}
+
     def discover(self) -> dict[str, Any]:
         """Find the benchmarks of the suite; see asv_suite.discover."""
         found: dict[str, Any] = asv_suite.discover(self.suite)

@@ -196,8 +196,9 @@ class Caches:
         folder = tempfile.mkdtemp(prefix="cache-", dir=self.parent)
         with ExitStack() as stack:
             worker = Worker(stack, pair.shared, side, pair.sides[side], pair.core)
-            seconds = STARTING + float(case["cache_timeout"] or case["timeout"] or pair.shared.timeout)
+            seconds = float(case["cache_timeout"] or case["timeout"] or pair.shared.timeout)
             try:
+                worker.ask(STARTING, "importing", case=dict(case))
                 worker.ask(seconds, "cache", case=dict(case), folder=folder)
             except CaseFailed as failed:
                 return CaseFailed(side, f"setup_cache: {failed.error}", lacking=failed.lacking)

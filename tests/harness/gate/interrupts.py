@@ -1,8 +1,9 @@
-"""Ctrl-C in tests that may themselves run in the background of a shell, where it is ignored."""
+"""Ctrl-C in tests that may themselves run in the background of a shell, where it is ignored, as SIGHUP is after nohup."""
 
 import signal
 
 
 def heed_interrupts() -> None:
-    """Make SIGINT raise KeyboardInterrupt again, for `preexec_fn`: a process in the background inherits that it is ignored."""
+    """Have signals heeded again, for `preexec_fn`: a process in the background inherits that they are ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)

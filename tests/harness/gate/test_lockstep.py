@@ -280,9 +280,11 @@ def wait_until_none(folder: Path) -> Sequence[str]:
     return left_running(folder)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_leaves_nothing(measuring: "subprocess.Popen[str]", tmp_path: Path, how: signal.Signals) -> None:
-    measuring.send_signal(how)
+    for _ in range(20):  # an impatient user
+        measuring.send_signal(how)
+        time.sleep(0.02)
     output, _ = measuring.communicate(timeout=60)
     assert measuring.returncode == 130, output
     assert not wait_until_none(tmp_path)

@@ -1,0 +1,64 @@
+"""How the benchmarks of a suite are found, and what a suite that misbehaves costs the others."""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gate import asv_process
+from benchmarks.gate.asv_process import Context, copy_runner, discover
+from benchmarks.gate.asv_project import suite_alone
+from benchmarks.gate.environments import Environment, environment_of
+from benchmarks.gate.pairs import PairComparison
+from benchmarks.gate.versions import Version
+from benchmarks.system.errors import CannotMeasure
+
+
+def this_environment(suite: Path) -> Environment:
+    """Return the environment in which this test runs."""
+    version = Version("head", "0" * 40, False, suite, "")
+    return Environment(version, Path(sys.executable), environment_of(suite_alone(suite)), None)
+
+
+def test_a_module_that_hangs_or_dies_takes_no_other_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = tmp_path / "suite"
+    (suite / "inner").mkdir(parents=True)
+    for name, text in {
+        "__init__": "",
+        "a_good": "def time_a(): pass",
+        "b_hangs": "import time\ntime.sleep(100)",
+        "c_dies": "import os\nos._exit(3)",
+        "d_good": "def time_d(): pass",
+        "e_raises": "1 / 0",
+        "inner/__init__": "import os\nos._exit(4)",
+        "inner/never": "1 / 0",
+    }.items():
+        (suite / f"{name}.py").write_text(text)
+    monkeypatch.setattr(asv_process, "STARTING", 10.0)
+    head = this_environment(suite)
+    found = discover(Context(tmp_path, copy_runner(tmp_path / "runner"), suite, 5.0, float("inf")), head)
+    assert [case["name"] for case in found["cases"]] == ["a_good.time_a", "d_good.time_d"]
+    begin = "it cannot be imported: "
+    assert found["failed"] == {
+        "b_hangs": f"{begin}it hangs: no result after 10 s",
+        "c_dies": f"{begin}its process died (exit code 3)",
+        "e_raises": f"{begin}ZeroDivisionError: division by zero",
+        "inner": f"{begin}its process died (exit code 4)",
+    }
+    context = Context(tmp_path, tmp_path / "runner", suite, 5.0, time.monotonic() + 3)
+    with pytest.raises(CannotMeasure, match=r"budget was spent .*; importing suite\.b_hangs took the last of it; give more"):
+        discover(context, head)
+
+
+def test_a_set_up_of_a_cache_that_hangs_has_its_own_timeout(tmp_path: Path) -> None:
+    suite = tmp_path / "suite"
+    suite.mkdir()
+    (suite / "__init__.py").write_text("")
+    text = "import time\nclass A:\n    def setup_cache(self):\n        time.sleep(100)\n    def time_a(self, cache): pass\n"
+    (suite / "b.py").write_text(text + "    setup_cache.timeout = 1.5\n")
+    shared = Context(tmp_path, copy_runner(tmp_path / "runner"), suite, 60.0, float("inf"))
+    head = this_environment(suite)
+    comparison = PairComparison(shared, head, head, {one["name"]: one for one in discover(shared, head)["cases"]}, [None])
+    comparison.try_all()
+    assert comparison.failures == {"b.A.time_a": "both: setup_cache: it hangs: no result after 1.5 s"}
