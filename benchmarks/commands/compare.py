@@ -24,13 +24,14 @@ from .. import ROOT, workload
 from ..gate.comparing import compare
 from ..gate.estimate import estimate_duration
 from ..gate.measuring import Comparison
-from ..gate.output import Files, progress, summary, verdict_json, version_json, write_files
+from ..gate.output import Files, progress, refuse_unwritable, summary, verdict_json, version_json, write_files
 from ..gate.report import Row, exit_code, ordered, overall, render
 from ..gate.rule import REGRESSED, THRESHOLD, UNSTABLE
 from ..gate.versions import extract
 from ..results import choice
 from ..system.durations import parse_duration
 from ..system.errors import CannotMeasure
+from ..system.units import counted
 
 VERDICT = ROOT / ".asv" / "verdict.json"  # the result of the last comparison, which the dashboard shows
 
@@ -66,6 +67,7 @@ def main(arguments: argparse.Namespace) -> int:
         print(f"--threshold={arguments.threshold} is not between 0 and 1; give a fraction such as {THRESHOLD}", file=sys.stderr)
         return 2
     arguments.device = arguments.device or (None if arguments.case else "cpu")
+    refuse_unwritable({"--json": arguments.json, "--junit": arguments.junit, "--markdown": arguments.markdown})
     names = choice.select(arguments.case, arguments.profile, arguments.device)
     if not names:
         raise CannotMeasure(f"none of these cases runs on {arguments.device}; leave --device out")
@@ -95,7 +97,7 @@ def introduce(comparison: Comparison, names: Sequence[str], budget: float, conso
         if version.note:
             console.print(f"{side} has {version.note}", highlight=False, soft_wrap=True)
     duration = estimate_duration(comparison, names).sentence(budget)
-    console.print(f"{len(names)} case(s). {duration}", highlight=False, soft_wrap=True)
+    console.print(f"{counted(len(names), 'case')}. {duration}", highlight=False, soft_wrap=True)
 
 
 def report(comparison: Comparison, rows: Sequence[Row], arguments: argparse.Namespace, console: Console) -> int:

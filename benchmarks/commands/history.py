@@ -20,6 +20,7 @@ from ..results.history import Step, by_case, steps
 from ..results.stored import ASV_RESULTS
 from ..system.errors import CannotMeasure
 from ..system.git import git
+from ..system.units import counted
 
 HEADINGS = ("machine", "case", "commit", "change", "standard errors", "subject")
 
@@ -45,10 +46,11 @@ def main(arguments: argparse.Namespace) -> int:
         console.print(table(changed))
     longest = max(len(line) for line in lines.values())
     slower = sum(step.slower for step in changed)
-    summary = f"{len(lines)} series of up to {longest} commits: {slower} slowdown(s), {len(changed) - slower} speed-up(s)."
+    found = f"{counted(slower, 'slowdown')}, {counted(len(changed) - slower, 'speed-up')}"
+    summary = f"{len(lines)} series of up to {longest} commits: {found}."
     console.print(summary, highlight=False)
     if lost:
-        console.print(f"{len(lost)} measured commit(s) are no longer in the history and are left out.", highlight=False)
+        console.print(f"{counted(len(lost), 'measured commit')} no longer in the history, left out.", highlight=False)
     return int(slower > 0)
 
 

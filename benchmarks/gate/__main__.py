@@ -12,6 +12,7 @@ Exit code: 0 pass, 1 regressed, 2 could not measure, 3 unstable, which is not a 
 """
 
 import argparse
+import math
 import re
 import signal
 import sys
@@ -77,7 +78,14 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--bench", metavar="REGEX", action="append", type=pattern, help="only benchmarks whose name matches; may be given again"
     )
-    add("--set", metavar="KEY=VALUE", action="append", default=[], type=assignment, help="pick a combination of the matrix")
+    add(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        type=assignment,
+        help="pick a combination of the matrix; KEY=null: one without KEY",
+    )
     add(
         "--budget",
         type=parse_duration,
@@ -86,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
         help="most time for building and measuring, such as 10m",
     )
     add("--threshold", type=fraction, default=THRESHOLD, help="relative change of time that counts (default %(default)s)")
-    add("--cores", type=int, metavar="N", help="pairs at a time (default: half of the cores, 2 at least)")
+    add("--cores", type=count, metavar="N", help="pairs at a time (default: half of the cores, 2 at least)")
     add("--markdown", metavar="FILE", help="write the table there; default $GITHUB_STEP_SUMMARY if set")
     add("--junit", metavar="FILE", help="write JUnit XML there")
     add("--json", metavar="FILE", help="every round of every pair, and both environments")
@@ -112,10 +120,20 @@ def pattern(text: str) -> str:
 
 def fraction(text: str) -> float:
     """Parse a number above 0 and below 1, for `type=` of an argparse option."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no fraction of a time; give one above 0 and below 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is no fraction of a time; give a number above 0 and below 1, such as 0.05")
     return value
+
+
+def count(text: str) -> int:
+    """Parse a whole number above 0, for `type=` of an argparse option."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of cores; give 1 or more")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,8 @@ def read_project(folder: Path, chosen: Mapping[str, str]) -> Project:
         raise CannotMeasure(f"asv reads {files[0].name}, but cannot be imported ({error}); pip install asv") from None
     try:
         config = Config.load(str(files[0]))
+        if not isinstance(config.matrix, dict):
+            raise ValueError(f"matrix is {config.matrix!r}, but must map requirements to lists of versions")
         return from_config(config, folder, chosen)
     except (UserError, ValueError, AttributeError, TypeError) as error:  # json5 raises ValueError
         raise CannotMeasure(f"{files[0]} is no configuration of asv: {error}") from None
@@ -101,9 +103,10 @@ def first_combination(config: Any, chosen: Mapping[str, str]) -> dict[tuple[str,
     from asv.environment import iter_matrix
 
     combinations: list[dict[tuple[str, str | None], Any]] = list(iter_matrix("virtualenv", config.pythons, config))
+    known = {key or kind for combination in combinations for kind, key in combination}
     for combination in combinations:
-        values = {key or kind: str(value) for (kind, key), value in combination.items()}
-        if all(values.get(key) == value for key, value in chosen.items()):
+        values = {key or kind: "null" if value is None else str(value) for (kind, key), value in combination.items()}
+        if all(key in known and values.get(key, "null") == value for key, value in chosen.items()):
             return combination
     asked = ", ".join(f"{key}={value}" for key, value in chosen.items())
     wanted = f"none of the {len(combinations)} combinations of the matrix has {asked}" if asked else "the matrix is empty"

@@ -116,5 +116,7 @@ def memory_without_pympler() -> Any:
 
 
 def brief(error: BaseException) -> str:
-    """Return the type and the first line of an error."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    """Return the type of an error and the first line of its text; the last of a traceback, which timeraw_ benchmarks give."""
+    lines = str(error).strip().splitlines() or [""]
+    text = lines[-1 if "Traceback" in lines[0] else 0].strip()
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

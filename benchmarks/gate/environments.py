@@ -23,7 +23,14 @@ from .versions import Version
 REQUIREMENT = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*(\[[^\]]*\])?\s*(===|==|~=|!=|<=|>=|<|>|@\s*\w+:)")
 # Names that would make one environment see another, or the gate's own.
 FOREIGN = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "PYTHONUSERBASE", "COVERAGE_PROCESS_START")
-LOG_LINES = 3  # last lines of the log that the message of a failed build shows
+LOG_LINES = 3  # lines of the log that the message of a failed build shows
+ERROR = re.compile(r"error\b", re.IGNORECASE)
+# What pip says of any failure; the lines of the compiler, or of the project's own code, stand between.
+PIP = re.compile(
+    r"with status 'error'|exited-with-error|This error originates|failed building wheel|wheels? for .*failed"
+    r"|failed-wheel-build|-failed$",
+    re.IGNORECASE,
+)
 
 
 class BuildFailed(CannotMeasure):
@@ -92,7 +99,9 @@ def build(project: Project, label: str | None, folder: Path, repository: Path, d
         if not stands_beside(project, label):
             return release
         builder.from_sources(None, check_out(None, folder / "src", repository), repository)
-        return replace(builder.from_index(label), sources=folder / "src")  # again: the project may have replaced it
+        release = builder.from_index(label)  # again: the project may have replaced it
+        version = replace(release.version, note=builder.conflicts(name_of(label)))
+        return replace(release, version=version, sources=folder / "src")
     commit = check_out(label, folder / "src", repository)
     builder.create()
     return builder.from_sources(label, commit, repository)
@@ -143,21 +152,26 @@ class Builder:
     def from_sources(self, label: str | None, commit: str, repository: Path) -> Environment:
         """Build and install the checkout by the project's own commands, and return its environment."""
         sources = self.folder / "src"
+        dirty = label is None and changed(["."], repository)
+        digest = digest_of(sources) if dirty else git("rev-parse", f"{commit}^{{tree}}", folder=repository)
+        version = Version(label or "working tree", commit, dirty, sources, digest)
         self.cache.mkdir()
         for command in self.project.build:
-            self.run(command, "cannot be built", commit)
+            self.run(command, f"{version} cannot be built", commit)
         for command in self.project.install:
-            self.run(command, "cannot be installed", commit)
-        if label is None and changed(["."], repository):
-            named, dirty, digest = "working tree", True, digest_of(sources)
-        else:
-            named, dirty = label or "working tree", False
-            digest = git("rev-parse", f"{commit}^{{tree}}", folder=repository)
-        return self.environment(Version(named, commit, dirty, sources, digest), sources)
+            self.run(command, f"{version} cannot be installed", commit)
+        return self.environment(version, sources)
 
     def environment(self, version: Version, sources: Path | None) -> Environment:
         """Return the environment of a version, with the variables for measuring, which are the same for both versions."""
         return Environment(version, self.python, {**self.shared, "PATH": self.env["PATH"], **self.project.env}, sources)
+
+    def conflicts(self, name: str) -> str:
+        """Return what pip says of requirements that the installed release of a package breaks, or an empty text."""
+        output = self.folder / "conflicts"
+        run_logged([str(self.python), "-m", "pip", "check"], 60, self.folder, self.env, output)
+        told = [line for line in output.read_text(errors="replace").splitlines() if "requirement" in line]
+        return "; ".join(line for line in told if normalised(name) in normalised(line))
 
     def installed(self, name: str) -> str:
         """Return the version number of a package that is installed in the virtual environment."""
@@ -169,7 +183,7 @@ class Builder:
     def run(self, command: str, trouble: str, commit: str) -> None:
         """Run a command of asv.conf.json; asv's own code resolves its placeholders and prefixes.
 
-        Raises BuildFailed, whose text says that the commit has the `trouble`, such as "cannot be built".
+        Raises BuildFailed, whose text begins with the `trouble`.
         """
         from asv.util import UserError, interpolate_command
 
@@ -183,16 +197,14 @@ class Builder:
         if len(wheels) == 1:
             variables["wheel_file"] = str(wheels[0])
         elif "{wheel_file}" in command:
-            raise BuildFailed(
-                f"{commit[:8]} {trouble}: build_command left {len(wheels)} wheels in {{build_cache_dir}}, not one"
-            )
+            raise BuildFailed(f"{trouble}: build_command left {len(wheels)} wheels in {{build_cache_dir}}, not one")
         try:
             words, env, codes, cwd = interpolate_command(command, variables)
         except UserError as error:
-            raise BuildFailed(f"{commit[:8]} {trouble}: {error}") from None
+            raise BuildFailed(f"{trouble}: {error}") from None
         asv = {f"ASV_{key.upper()}": value for key, value in variables.items()}
         where = Path(cwd or variables["build_dir"])
-        self.call(words, f"{commit[:8]} {trouble}", where, {**asv, **self.project.build_env, **env}, codes)
+        self.call(words, trouble, where, {**asv, **self.project.build_env, **env}, codes)
 
     def call(
         self, words: Sequence[str], trouble: str, cwd: Path | None = None,
@@ -205,16 +217,25 @@ class Builder:
         program = shutil.which(words[0], path=self.env["PATH"]) or words[0]
         if self.stopping.is_set():
             raise BuildFailed("building was stopped, since the other version failed")
-        seconds = min(self.project.install_timeout, self.deadline - time.monotonic())
+        left = self.deadline - time.monotonic()
+        seconds = min(self.project.install_timeout, left)
+        spent = BuildFailed("the budget was spent before both versions were built; give more --budget")
         if seconds <= 0:
-            raise BuildFailed("the budget was spent before both versions were built; give more --budget")
+            raise spent
         try:
             code = run_logged([program, *words[1:]], seconds, cwd or self.folder, {**self.env, **(env or {})}, self.log)
         except OutOfTime as error:
-            raise BuildFailed(f"{trouble}: {error}") from None
+            raise (spent if seconds == left else BuildFailed(f"{trouble}: {error}, the install_timeout")) from None
         if codes is not None and code not in codes:
-            last = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()][-LOG_LINES:]
-            raise BuildFailed(f"{trouble}: {words[0]} gave exit code {code}: {' | '.join(last)}")
+            told = telling_lines(self.log.read_text(errors="replace").rpartition("\n$ ")[2])
+            raise BuildFailed(f"{trouble}: {Path(words[0]).name} gave exit code {code}: {' | '.join(told)}")
+
+
+def telling_lines(output: str) -> list[str]:
+    """Return the lines of a failed command that say why: the first that name an error, else the last."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines[1:] if ERROR.search(line) and not PIP.search(line)]
+    return errors[:LOG_LINES] or lines[-LOG_LINES:]
 
 
 def check_out(revision: str | None, target: Path, repository: Path) -> str:

@@ -17,14 +17,15 @@ from rich.console import Console
 from ..system import machine
 from ..system.errors import CannotMeasure
 from ..system.git import git, resolve
+from ..system.units import counted
 from .against_itself import sentence, with_machine
 from .asv_process import Case, Context, copy_runner, discover
 from .asv_project import Project, read_project, suite_alone
 from .asv_suite import NOT_AVAILABLE
-from .environments import Environment, build, is_requirement, stands_beside
+from .environments import Environment, build, is_requirement, name_of, stands_beside
 from .figures import figure_rows
 from .guarded import kill_all
-from .output import Files, progress, summary, verdict_json, version_json, write_files
+from .output import Files, progress, refuse_unwritable, summary, verdict_json, version_json, write_files
 from .pairs import FIGURE_PAIRS, PairComparison
 from .report import Row, exit_code, overall, render
 from .rule import FAILED, INCOMPARABLE, UNSTABLE
@@ -44,12 +45,17 @@ def compare_versions(arguments: argparse.Namespace) -> int:
 def judge(arguments: argparse.Namespace, folder: Path, console: Console) -> tuple[PairComparison, list[Row]]:
     """Build both versions in `folder`, measure them and judge them: all of `compare` but its report."""
     deadline = time.monotonic() + arguments.budget
+    refuse_unwritable({"--json": arguments.json, "--junit": arguments.junit, "--markdown": arguments.markdown})
     project = project_of(arguments)
+    refuse_two_changes(project, arguments.base, arguments.head)
     say(console, f"Building {arguments.base} and {arguments.head or 'the working tree'} …")
     base, head, repository = build_both(project, arguments, folder, deadline)
     say(console, f"base {base.version}\nhead {head.version}{same(base, head)}")
     if any(stands_beside(project, label) for label in (arguments.base, arguments.head)):
         say(console, f"Beside a release, the working tree of {project.name} is installed.")
+    for version in (base.version, head.version):
+        if version.note:
+            say(console, f"pip installed {version} against the requirements of another package: {version.note}")
     if project.note:
         say(console, project.note)
     suite = suite_of(project, arguments, head, repository)
@@ -79,9 +85,22 @@ def project_of(arguments: argparse.Namespace) -> Project:
         if arguments.set:
             raise CannotMeasure("--set picks from the matrix of an asv.conf.json; name its folder with --project")
         return suite_alone(Path(arguments.suite).resolve())
+    if arguments.suite and not arguments.project and requirements == [True] and not (folder / "asv.conf.json").exists():
+        raise CannotMeasure(f"HEAD is missing: give a second release beside {arguments.base}, or the folder of a project")
     if not folder.is_dir():
         raise CannotMeasure(f"--project={arguments.project} is no folder; give the one that holds asv.conf.json")
     return read_project(folder, dict(arguments.set))
+
+
+def refuse_two_changes(project: Project, base: str, head: str | None) -> None:
+    """Raise CannotMeasure if the versions differ in two things: in a dependency and the project, or in two dependencies."""
+    beside = [label for label in (base, head) if label is not None and stands_beside(project, label)]
+    if len(beside) == 1 and head is not None:
+        raise CannotMeasure(
+            f"{base} and {head} differ in two things, {name_of(beside[0])} and {project.name}; change one at a time"
+        )
+    if len({name_of(label) for label in beside}) > 1:
+        raise CannotMeasure(f"{base} and {head} are releases of two packages; give two of one")
 
 
 def repository_of(project: Project, folder: Path) -> Path:
@@ -170,8 +189,6 @@ def select(found: Mapping[str, Any], patterns: Sequence[str]) -> tuple[dict[str,
 def cores(asked: int | None) -> list[int | None]:
     """Return the cores on which pairs run side by side; [None] is one pair on any core."""
     there = os.cpu_count() or 1
-    if asked is not None and asked < 1:
-        raise CannotMeasure(f"--cores={asked} is no number of cores; give 1 or more")
     usable = machine.cores(asked or max(2, there // 2))
     return list(usable) or [None]
 
@@ -189,7 +206,8 @@ def measure(comparison: PairComparison, arguments: argparse.Namespace, console: 
     duration = comparison.duration(timed, others).sentence(max(0.0, left))
     say(
         console,
-        f"{len(timed)} benchmark(s) of time and {len(others)} figure(s), {len(comparison.cores)} pair(s) at a time. {duration}",
+        f"{counted(len(timed), 'benchmark')} of time and {counted(len(others), 'figure')}, "
+        f"{counted(len(comparison.cores), 'pair')} at a time. {duration}",
     )
     comparison.take_figures(others)
     kinds = {name: str(case["type"]) for name, case in comparison.cases.items()}

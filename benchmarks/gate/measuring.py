@@ -17,6 +17,7 @@ from queue import Queue
 from typing import Any
 
 from ..system import machine
+from ..system.units import counted
 from . import counters
 from .messages import (
     BASE,
@@ -102,7 +103,7 @@ class Comparison:
         if started + count * self.seconds_per_process > self.deadline:
             return None
         first = sum(process.signal == TIME for process in self.processes)
-        self.on_start(f"time of {len(names)} case(s)", count)
+        self.on_start(f"time of {counted(len(names), 'case')}", count)
         drawn = self.side_by_side([(names, number) for number in range(first, first + count)], self.time_process)
         self.seconds_per_process = (time.monotonic() - started) / count
         ratios: dict[str, list[float]] = {name: [] for name in names}

@@ -12,7 +12,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ..system.errors import CannotMeasure
 from ..system.files import write_atomically
+from ..system.units import counted
 from .measuring import Comparison
 from .pairs import PairComparison
 from .report import Row, junit, line, markdown, ordered, overall
@@ -48,6 +50,22 @@ def version_json(version: Version) -> dict[str, Any]:
     return {"label": version.label, "commit": version.commit, "dirty": version.dirty, "digest": version.digest}
 
 
+def refuse_unwritable(asked: Mapping[str, str | None]) -> None:
+    """Raise CannotMeasure for a file that could not be written after all the measuring; `asked` maps options to paths."""
+    for option, name in asked.items():
+        if name is None:
+            continue
+        file = Path(name).absolute()
+        there = next(folder for folder in file.parents if folder.exists())
+        if file.is_dir() or not there.is_dir() or not os.access(file if file.exists() else there, os.W_OK):
+            trouble = (
+                "is a folder"
+                if file.is_dir()
+                else f"cannot be written: {there} is {'write-protected' if there.is_dir() else 'no folder'}"
+            )
+            raise CannotMeasure(f"{option}={name} {trouble}; give another file")
+
+
 def write_files(files: Files, rows: Sequence[Row], title: str, stored: Mapping[str, Any], details: Mapping[str, Any]) -> None:
     """Write the files that `files` names; `stored` is the verdict for JSON, `details` are added to it in `everything`."""
     if files.verdict:
@@ -65,7 +83,8 @@ def write_files(files: Files, rows: Sequence[Row], title: str, stored: Mapping[s
 
 @contextmanager
 def progress(comparison: Comparison | PairComparison, console: Console) -> Iterator[None]:
-    """Show how many processes have ended while the context lasts; without a terminal, print a line when processes start."""
+    """Show how many processes, or pairs, have ended while the context lasts; without a terminal, say when they start."""
+    unit = "pair" if isinstance(comparison, PairComparison) else "process"
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bars:
         task = bars.add_task("")
@@ -74,7 +93,7 @@ def progress(comparison: Comparison | PairComparison, console: Console) -> Itera
             total = int(bars.tasks[0].completed) + processes
             bars.update(task, description=what, total=total)
             if not bars.console.is_terminal:
-                console.print(f"{what}: {processes} process(es)", highlight=False)
+                console.print(f"{what}: {counted(processes, unit)}", highlight=False)
 
         comparison.on_start, comparison.on_end = started, lambda: bars.advance(task)
         yield

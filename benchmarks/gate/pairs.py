@@ -17,6 +17,7 @@ from queue import Queue
 from typing import Any, TypeVar
 
 from ..system import machine
+from ..system.units import counted
 from .asv_process import BudgetSpent, Case, CaseFailed, Context
 from .environments import Environment
 from .estimate import Duration
@@ -73,7 +74,7 @@ class PairComparison:
     def try_all(self) -> None:
         """Run each benchmark once on each side; store a plan of its rounds, or why it cannot be measured."""
         groups = [list(self.cases)[start :: len(self.cores)] for start in range(len(self.cores))]
-        self.on_start(f"{len(self.cases)} benchmark(s), a first time", sum(map(bool, groups)))
+        self.on_start(f"{counted(len(self.cases), 'benchmark')}, a first time", sum(map(bool, groups)))
         self.side_by_side([partial(self.try_group, group) for group in groups if group])
 
     def try_group(self, names: Sequence[str], core: int | None) -> None:
@@ -118,7 +119,7 @@ class PairComparison:
         if started + SPARE * self.slowness * planned > self.shared.deadline:
             return None
         first = len(self.pairs)
-        self.on_start(f"time of {len(self.measurable(names))} benchmark(s)", len(kinds))
+        self.on_start(f"time of {counted(len(self.measurable(names)), 'benchmark')}", len(kinds))
         jobs = [partial(self.time_pair, names, first + index, kind) for index, kind in enumerate(kinds)]
         try:
             drawn = self.side_by_side(jobs)
@@ -154,7 +155,7 @@ class PairComparison:
         """Measure the figures of track_, mem_ and peakmem_ benchmarks: 3 pairs of base and head, 2 of base and base."""
         kinds = [False] * FIGURE_PAIRS + [True] * (FIGURE_PAIRS - 1) if names else []
         if names:
-            self.on_start(f"figures of {len(names)} benchmark(s)", len(kinds))
+            self.on_start(f"figures of {counted(len(names), 'benchmark')}", len(kinds))
         self.side_by_side([partial(self.figure_pair, names, kind) for kind in kinds])
 
     def figure_pair(self, names: Sequence[str], against_itself: bool, core: int | None) -> None:

@@ -24,6 +24,7 @@ MEANING = {
     UNSTABLE: "too much noise, or too little time, for a verdict: not a pass",
     INCOMPARABLE: "nothing could be compared",
 }
+NAMED = 3  # cases of a verdict in the line
 NOTE = (
     "change: head over base, minus 1, worst first; the interval is that of 95 % over processes. ~: no difference is shown. "
     "base and head: medians of the processes' medians."
@@ -97,12 +98,27 @@ def geometric_mean(rows: Iterable[Row], signal: str) -> float | None:
 
 
 def line(rows: Sequence[Row], base: str, head: str) -> str:
-    """Return the overall verdict and the worst cases in one line; `base` and `head` describe the versions."""
+    """Return the overall verdict, the worst cases, and what else is no pass, in one line.
+
+    `base` and `head` describe the versions.
+    """
     verdict = overall(rows)
-    worst = [f"{row.case} {row.signal} {row.change:+.1%}" for row in ordered(rows) if row.verdict == verdict and row.change]
-    named = f": {', '.join(worst[:3])}" if verdict in (REGRESSED, UNSTABLE, IMPROVED) and worst else ""
+    named = f": {worst_of(rows, verdict)}" if verdict in (REGRESSED, FAILED, UNSTABLE, IMPROVED) else ""
+    also = [other for other in (FAILED, UNSTABLE) if other != verdict and any(row.verdict == other for row in rows)]
+    others = "".join(f" Also {other}: {worst_of(rows, other)}." for other in also)
     compared = sum(row.change is not None for row in rows)
-    return f"{verdict}: {MEANING[verdict]}{named}. {head} against {base}, {compared} figures compared."
+    figures = f"{compared} figure{'' if compared == 1 else 's'} compared"
+    return f"{verdict}: {MEANING[verdict]}{named}.{others} {head} against {base}, {figures}."
+
+
+def worst_of(rows: Sequence[Row], verdict: str) -> str:
+    """Return the names of the rows with a verdict, the worst first, with their changes; more than three are counted."""
+    names = [
+        row.case if row.change is None else f"{row.case} {row.signal} {row.change:+.1%}"
+        for row in ordered(rows)
+        if row.verdict == verdict
+    ]
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def lines_of(rows: Sequence[Row]) -> list[tuple[Row | None, tuple[str, ...]]]:

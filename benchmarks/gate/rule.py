@@ -80,7 +80,7 @@ def estimate(sample: Sequence[float]) -> Estimate:
     """
     n = len(sample)
     if n < 2:
-        raise ValueError(f"{n} process(es) give no interval; give 2 or more")
+        raise ValueError(f"an interval takes 2 processes or more, but {n} came")
     cut = n // TRIM
     kept = sorted(sample)[cut : n - cut]
     degrees = len(kept) - 1

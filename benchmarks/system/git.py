@@ -60,10 +60,15 @@ def git(
 def resolve(revision: str, folder: Path = ROOT) -> str:
     """Return the full hash of the commit that `revision` names.
 
-    Raises UnknownRevision if there is no such commit, or `folder` is in no git repository.
+    Raises UnknownRevision if there is no such commit or `folder` is in no git repository, GitError if git refuses that one, as
+    it does with another user's.
     """
-    if not git("rev-parse", "--git-dir", folder=folder, otherwise=""):
-        raise UnknownRevision(f"{folder} is no git repository; versions are taken from its history")
+    try:
+        git("rev-parse", "--git-dir", folder=folder)
+    except GitError as error:
+        if "not a git repository" not in str(error):
+            raise
+        raise UnknownRevision(f"{folder} is no git repository; versions are taken from its history") from None
     commit = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", folder=folder, otherwise="")
     if not commit:
         raise UnknownRevision(f"{revision!r} names no commit here; give a branch, a tag or a commit (git log shows them)")

@@ -1,4 +1,4 @@
-"""Format times and bytes with a unit, for tables."""
+"""Format times and bytes with a unit, for tables, and numbers of things, for sentences."""
 
 
 def format_seconds(seconds: float) -> str:
@@ -22,3 +22,9 @@ def format_bytes(count: int) -> str:
 def format_minutes(seconds: float) -> str:
     """Return a duration as text, rounded up to whole minutes, or up to 50 s to a multiple of 10 s."""
     return f"{max(10, -(-seconds // 10) * 10):.0f} s" if seconds <= 50 else f"{-(-seconds // 60):.0f} min"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 pair, 2 pairs, 2 processes."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{ending}"

@@ -12,12 +12,17 @@ from gate.foreign_project import git
 
 from benchmarks.gate.__main__ import main
 from benchmarks.gate.asv_project import INSTALL, Project, read_project, suite_alone
-from benchmarks.gate.environments import Builder, environment_of, is_requirement, stands_beside
+from benchmarks.gate.environments import (
+    Builder,
+    environment_of,
+    is_requirement,
+    stands_beside,
+)
 from benchmarks.gate.foreign import cores, installed_differences, repository_of, select
 from benchmarks.gate.lockstep import LONGEST_ROUND, Plan
 from benchmarks.gate.versions import Version
 from benchmarks.system.errors import CannotMeasure
-from benchmarks.system.git import resolve
+from benchmarks.system.git import GitError, UnknownRevision, resolve
 
 
 def written(folder: Path, **more: Any) -> Path:
@@ -49,6 +54,11 @@ def test_another_combination_can_be_chosen(tmp_path: Path) -> None:
     assert (project.requirements["numpy"], project.env["THREADS"]) == ("2.0", "4")
 
 
+def test_a_combination_without_a_requirement_can_be_chosen(tmp_path: Path) -> None:
+    matrix = {"req": {"numpy": ["1.26", None], "scipy": ["1.11"]}}
+    assert read_project(written(tmp_path, matrix=matrix), {"numpy": "null"}).requirements == {"scipy": "1.11"}
+
+
 def test_an_excluded_combination_is_none(tmp_path: Path) -> None:
     exclude = [{"req": {"numpy": "1.26"}}]
     assert read_project(written(tmp_path, matrix=MATRIX, exclude=exclude), {}).requirements["numpy"] == "2.0"
@@ -57,6 +67,8 @@ def test_an_excluded_combination_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "chosen", "message"),
     [
+        ({"matrix": MATRIX}, {"nmupy": "null"}, "none of the 4 combinations of the matrix has nmupy=null"),
+        ({"matrix": "foo"}, {}, "matrix is 'foo', but must map requirements to lists of versions"),
         ({"matrix": MATRIX}, {"numpy": "9"}, "none of the 4 combinations of the matrix has numpy=9"),
         ({"pythons": ["2.5"]}, {}, "there is no Python 2.5 here"),
         ({"matrix": {"req": {}, "typo": {}}}, {}, "Unknown keys"),
@@ -120,14 +132,26 @@ def test_a_pattern_that_gives_nothing_is_said() -> None:
         select({"cases": [case("a")], "lacking": {"b": ""}, "failed": {}}, ["nothing"])
 
 
-def test_what_cannot_be_done_is_said_before_anything_is_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_done_is_said_before_anything_is_built(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     git(tmp_path, "init", "--quiet")
     written(tmp_path)
     git(tmp_path, "add", ".")
     git(tmp_path, "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "--quiet", "-m", "one")
     suite = f"--suite={tmp_path}"
+    (tmp_path / "file").write_text("")
     for words, message in [
         (["HEAD", "--bench=("], "'(' is no regular expression"),
+        (["HEAD", "--cores=0"], "'0' is no number of cores; give 1 or more"),
+        (["HEAD", "--threshold=banana"], "'banana' is no fraction of a time"),
+        (["HEAD", f"--json={tmp_path}"], f"--json={tmp_path} is a folder; give another file"),
+        (["HEAD", f"--junit={tmp_path}/file/x"], f"/file/x cannot be written: {tmp_path}/file is no folder; give another"),
+        (["a==1", suite], "HEAD is missing: give a second release beside a==1"),
+        (["a==1", "HEAD", f"--project={tmp_path}"], "a==1 and HEAD differ in two things, a and small; change one at a time"),
+        (["a==1", "b==1", f"--project={tmp_path}"], "a==1 and b==1 are releases of two packages; give two of one"),
         (["HEAD", "mian", f"--project={tmp_path}"], "'mian' names no commit"),
         (["a==1", "a==2", suite, "--set=numpy=1"], "--set picks from the matrix"),
     ]:
@@ -137,6 +161,15 @@ def test_what_cannot_be_done_is_said_before_anything_is_built(tmp_path: Path, ca
             code = int(str(stop.code))
         error = capsys.readouterr().err
         assert (code, message in error) == (2, True), error
+
+
+def test_an_error_of_git_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnknownRevision, match="is no git repository; versions are taken from its history"):
+        resolve("HEAD", tmp_path)
+    git(tmp_path, "init", "--quiet")
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own switch for this
+    with pytest.raises(GitError, match=r"dubious ownership .*safe\.directory"):
+        resolve("HEAD", tmp_path)
 
 
 def test_an_unexpected_error_has_not_the_exit_code_of_a_slowdown(
@@ -210,8 +243,6 @@ def test_never_more_cores_than_there_are() -> None:
     assert len(cores(10_000)) <= len(there)
     assert set(cores(None)) <= {*there, None}
     assert len(cores(1)) == 1
-    with pytest.raises(CannotMeasure, match="no number of cores"):
-        cores(0)
 
 
 def test_differences_between_environments_are_named() -> None:

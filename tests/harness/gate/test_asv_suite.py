@@ -9,6 +9,7 @@ import pytest
 from benchmarks.gate import asv_process
 from benchmarks.gate.asv_process import Context, copy_runner, discover
 from benchmarks.gate.asv_project import suite_alone
+from benchmarks.gate.asv_suite import brief
 from benchmarks.gate.environments import Environment, environment_of
 from benchmarks.gate.pairs import PairComparison
 from benchmarks.gate.versions import Version
@@ -62,3 +63,16 @@ def test_a_set_up_of_a_cache_that_hangs_has_its_own_timeout(tmp_path: Path) -> N
     comparison = PairComparison(shared, head, head, {one["name"]: one for one in discover(shared, head)["cases"]}, [None])
     comparison.try_all()
     assert comparison.failures == {"b.A.time_a": "both: setup_cache: it hangs: no result after 1.5 s"}
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (MemoryError(), "MemoryError"),
+        (ValueError("one\ntwo"), "ValueError: one"),
+        (RuntimeError("Subprocess failed: Traceback (most recent call last):\n  File\nSyntaxError: invalid syntax\n"),
+         "RuntimeError: SyntaxError: invalid syntax"),
+    ],
+)  # fmt: skip
+def test_an_error_is_told_by_its_type_and_one_line(error: Exception, text: str) -> None:
+    assert brief(error) == text

@@ -44,7 +44,7 @@ def test_the_command_stores_rounds_and_verdict(
     assert {stored["base"]["commit"], stored["head"]["commit"]} == {stored["base"]["commit"]}
     out = capsys.readouterr().out
     assert stored["line"] in out.replace("\n", " ")
-    assert out.index("1 case(s). It takes about ") < out.index("exact counts: 1 process(es)")
+    assert out.index("1 case. It takes about ") < out.index("exact counts: 1 process")
     assert stored["line"] in (tmp_path / "summary.md").read_text()
 
 

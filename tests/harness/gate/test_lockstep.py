@@ -188,7 +188,7 @@ def test_equal_versions_pass(project: Path, tmp_path: Path) -> None:
 def test_a_revision_that_does_not_build_is_named(project: Path, tmp_path: Path) -> None:
     found = run(tmp_path, "base", "broken", f"--project={project}")
     assert found.code == 2
-    assert re.search(r"Could not measure: [0-9a-f]{8} cannot be built: python gave exit code 1", found.error)
+    assert re.search(r"Could not measure: broken \([0-9a-f]{8}\) cannot be built: python gave exit code 1", found.error)
     assert not list(tmp_path.iterdir())
 
 

@@ -26,6 +26,17 @@ def test_the_report_is_worst_first_and_marks_what_is_not_shown() -> None:
     assert gate_report.geometric_mean(ROWS, "time") == pytest.approx((1.001 * 1.06) ** (1 / 3) - 1)
 
 
+def test_the_line_names_all_that_is_no_pass() -> None:
+    broken = [Row(name, "all", FAILED, note="head: it hangs") for name in "abcde"]
+    assert gate_report.line(ROWS + broken, "base", "head") == (
+        "REGRESSED: head is slower: slower instructions +10.0%, slow time +6.0%. Also FAILED: a, b, c and 2 more. "
+        "Also UNSTABLE: noisy time +0.0%. head against base, 4 figures compared."
+    )
+    assert gate_report.line([*broken[:2], ROWS[0]], "base", "head") == (
+        "FAILED: not everything could be measured: a, b. head against base, 1 figure compared."
+    )
+
+
 @pytest.mark.parametrize(
     ("verdicts", "code"),
     [

@@ -98,7 +98,7 @@ def test_an_interval_holds_the_truth_as_often_as_it_says(size: int) -> None:
 def test_processes_that_agree_exactly_leave_no_doubt() -> None:
     assert estimate([0.1] * 6).p == 0
     assert estimate([0.0] * 6).p == 1
-    with pytest.raises(ValueError, match="1 process"):
+    with pytest.raises(ValueError, match="2 processes or more, but 1 came"):
         estimate([0.1])
 
 

@@ -114,7 +114,7 @@ def test_the_command_names_commit_case_and_size(stored: list[str], capsys: pytes
     assert stored[20][:8] in out
     assert "8x16-f32-fwd" in out
     assert "1024x512-f32-train" not in out
-    assert "2 series of up to 30 commits: 1 slowdown(s), 0 speed-up(s)." in out
+    assert "2 series of up to 30 commits: 1 slowdown, 0 speed-ups." in out
     assert main(["history", "--case", "1024x512-f32-train"]) == 0
 
 

@@ -1,0 +1,53 @@
+"""What is said of a version that cannot be built."""
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+
+import pytest
+from gate.foreign_project import git
+from gate.test_asv_project import written
+
+from benchmarks.gate.asv_project import read_project, suite_alone
+from benchmarks.gate.environments import Builder, BuildFailed, build, telling_lines
+
+PIP = """$ python -m pip wheel .
+  Building wheel for bp (pyproject.toml): finished with status 'error'
+  error: subprocess-exited-with-error
+  × Building wheel for bp (pyproject.toml) did not run successfully.
+      bp.c:2:71: error: ‘undeclared_thing’ undeclared here (not in a function)
+      error: command '/usr/bin/gcc' failed with exit code 1
+  note: This error originates from a subprocess, and is likely not a problem with pip.
+  ERROR: Failed building wheel for bp
+error: failed-wheel-build-for-install
+"""
+
+
+def test_a_failed_build_is_told_by_the_lines_of_the_compiler() -> None:
+    assert telling_lines(PIP) == [
+        "bp.c:2:71: error: ‘undeclared_thing’ undeclared here (not in a function)",
+        "error: command '/usr/bin/gcc' failed with exit code 1",
+    ]
+    assert telling_lines("$ make\none\ntwo\n\nthree\nno rule to make it") == ["two", "three", "no rule to make it"]
+
+
+def test_a_working_tree_that_does_not_build_is_named(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet")
+    project = read_project(written(tmp_path, build_command=["python -c 'raise RuntimeError(7)'"]), {})
+    git(tmp_path, "add", ".")
+    git(tmp_path, "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "--quiet", "-m", "one")
+    (tmp_path / "more").write_text("")
+    with pytest.raises(BuildFailed, match=r"^working tree \(\w{8} with changes\) cannot be built: .*RuntimeError: 7$"):
+        build(project, None, tmp_path / "head", tmp_path, float("inf"), Event())
+
+
+def test_a_build_that_the_budget_ends_says_so(tmp_path: Path) -> None:
+    project = suite_alone(tmp_path)
+    builder = Builder(project, tmp_path, time.monotonic() + 1, Event())
+    with pytest.raises(BuildFailed, match="the budget was spent before both versions were built; give more --budget"):
+        builder.call([sys.executable, "-c", "import time; time.sleep(100)"], "cannot wait")
+    builder = Builder(replace(project, install_timeout=1.0), tmp_path, float("inf"), Event())
+    with pytest.raises(BuildFailed, match=r"cannot wait: it was not done after 1 s: .*, the install_timeout"):
+        builder.call([sys.executable, "-c", "import time; time.sleep(100)"], "cannot wait")
