@@ -6,9 +6,10 @@
     python -m benchmarks.gate compare "numpy==1.26.4" "numpy==2.4.6" --project .  of a dependency, beside the working tree
 
 Each version is built in a virtual environment of its own, by the commands of asv.conf.json. The benchmarks are HEAD's. They run
-in pairs of processes in lock step, one per version, until the change is known well enough (rule.py defines this).
+in pairs of processes in lock step, one per version, until the change is known well enough (rule.py defines this). Of the
+figures of track_, mem_ and peakmem_ benchmarks, less is better.
 
-Exit code: 0 pass, 1 regressed, 2 could not measure, 3 unstable, which is not a pass.
+Exit code: 0 pass, 1 regressed, 2 could not measure, 3 unstable, which is not a pass, 130 interrupted.
 """
 
 import argparse

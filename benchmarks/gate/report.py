@@ -26,8 +26,8 @@ MEANING = {
 }
 NAMED = 3  # cases of a verdict in the line
 NOTE = (
-    "change: head over base, minus 1, worst first; the interval is that of 95 % over processes. ~: no difference is shown. "
-    "base and head: medians of the processes' medians."
+    "change: head over base, minus 1: the trimmed mean over processes, or pairs of them, with its interval of 95 %; worst first. "
+    "~: no difference is shown. base and head: medians of the processes' medians."
 )
 
 

@@ -10,6 +10,7 @@ import pytest
 from gate.foreign_project import git
 from gate.test_asv_project import written
 
+from benchmarks.gate import environments
 from benchmarks.gate.asv_project import read_project, suite_alone
 from benchmarks.gate.environments import Builder, BuildFailed, build, telling_lines
 
@@ -41,6 +42,14 @@ def test_a_working_tree_that_does_not_build_is_named(tmp_path: Path) -> None:
     (tmp_path / "more").write_text("")
     with pytest.raises(BuildFailed, match=r"^working tree \(\w{8} with changes\) cannot be built: .*RuntimeError: 7$"):
         build(project, None, tmp_path / "head", tmp_path, float("inf"), Event())
+
+
+def test_requirements_that_a_release_breaks_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "other 1 requires missing, which is not installed.\nsmall 1 has requirement my_dep>=2, but you have my-dep 1.\n"
+    monkeypatch.setattr(environments, "run_logged", lambda *words: words[-1].write_text(said))
+    builder = Builder(suite_alone(tmp_path), tmp_path, float("inf"), Event())
+    assert builder.conflicts("My.Dep") == "small 1 has requirement my_dep>=2, but you have my-dep 1."
+    assert builder.conflicts("numpy") == ""
 
 
 def test_a_build_that_the_budget_ends_says_so(tmp_path: Path) -> None:
