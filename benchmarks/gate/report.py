@@ -26,7 +26,7 @@ MEANING = {
 }
 NAMED = 3  # cases of a verdict in the line
 NOTE = (
-    "change: head over base, minus 1: the trimmed mean over processes, or pairs of them, with its interval of 95 %; worst first. "
+    "change: head over base, minus 1: the trimmed mean over processes or pairs, with its interval of 95 %; worst first. "
     "~: no difference is shown. base and head: medians of the processes' medians."
 )
 
