@@ -6,6 +6,7 @@ the standard library, scipy, rich and `benchmarks.system`; asv for other project
     rule        from the changes that processes saw to a verdict
     versions    take a version out of git and build it
     processes, worker, messages, counters    the measuring processes
+    side_by_side    run jobs on a core each
     measuring   a comparison: two versions and all their measurements
     asv_project, environments    read asv.conf.json and build two versions of any project
     asv_worker, asv_suite    run in a version's environment: measure on command, find the benchmarks

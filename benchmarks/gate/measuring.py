@@ -8,12 +8,10 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from queue import Queue
 from typing import Any
 
 from ..system import machine
@@ -39,6 +37,7 @@ from .messages import (
 )  # fmt: skip
 from .processes import Broken, Processes, cores_for
 from .rule import log_ratio
+from .side_by_side import side_by_side
 from .versions import Version
 from .workload import Workload
 
@@ -104,7 +103,8 @@ class Comparison:
             return None
         first = sum(process.signal == TIME for process in self.processes)
         self.on_start(f"time of {counted(len(names), 'case')}", count)
-        drawn = self.side_by_side([(names, number) for number in range(first, first + count)], self.time_process)
+        jobs = [partial(self.time_process, names, number) for number in range(first, first + count)]
+        drawn = side_by_side(jobs, cores_for(self.workload, names), self.on_end, self.runner.stop)
         self.seconds_per_process = (time.monotonic() - started) / count
         ratios: dict[str, list[float]] = {name: [] for name in names}
         for message in (message for messages in drawn for message in messages):
@@ -124,12 +124,12 @@ class Comparison:
         An odd `number` loads head before base. The processes end at `until`, on the clock of time.monotonic; the result lacks
         the cases that are not done by then.
         """
-        parallel = min(len(names), len(cores_for(self.workload, names)))
-        groups = [names[start::parallel] for start in range(parallel)]
+        cores = cores_for(self.workload, names)[: len(names)]
+        groups = [names[start :: len(cores)] for start in range(len(cores))]
         self.base_copy()  # made before two processes want it
         self.on_start("instructions", len(groups))
-        measure = partial(self.instruction_process, until=until)
-        drawn = self.side_by_side([(group, number) for group in groups], measure)
+        jobs = [partial(self.instruction_process, group, number, until=until) for group in groups]
+        drawn = side_by_side(jobs, cores, self.on_end, self.runner.stop)
         return {message.case: message for messages in drawn for message in messages if isinstance(message, Instructions)}
 
     def instruction_process(
@@ -147,36 +147,6 @@ class Comparison:
         messages = self.run_process(task, 0, until=self.deadline)
         self.on_end()
         return [message for message in messages if isinstance(message, Counts)]
-
-    def side_by_side(
-        self,
-        groups: Sequence[tuple[Sequence[str], int]],
-        measure: Callable[[Sequence[str], int, int | None], list[CaseMessage]],
-    ) -> list[list[CaseMessage]]:
-        """Call `measure` for each group (cases, number), as many at a time as there are cores, and return all results.
-
-        If one call raises, kill all processes.
-        """
-        cores: Queue[int | None] = Queue()
-        for core in cores_for(self.workload, [name for names, _ in groups for name in names]):
-            cores.put(core)
-
-        def one(names: Sequence[str], number: int) -> list[CaseMessage]:
-            core = cores.get()
-            try:
-                return measure(names, number, core)
-            finally:
-                cores.put(core)
-                self.on_end()
-
-        with ThreadPoolExecutor(cores.qsize()) as pool:
-            futures = [pool.submit(one, names, number) for names, number in groups]
-            try:
-                return [future.result() for future in futures]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                self.runner.stop()
-                raise
 
     def task(self, signal: str, names: Sequence[str], number: int, copy: Version | None = None) -> Task:
         """Return the task of a process, which loads head first if `number` is odd, and `copy` of base, if given, last."""

@@ -9,12 +9,10 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from queue import Queue
-from typing import Any, TypeVar
+from typing import Any
 
 from ..system import machine
 from ..system.units import counted
@@ -25,13 +23,12 @@ from .guarded import kill_all
 from .lockstep import LEAST_ROUNDS, ROUNDS, SECONDS, Caches, Pair, Plan
 from .messages import BASE, BASE_COPY, BOTH, HEAD, Times
 from .rule import LOOKS, log_ratio
+from .side_by_side import T, side_by_side
 
 PER_AGAINST_ITSELF = 2  # pairs of base and head for each pair of base and base, in a draw
 FIGURE_PAIRS = 3  # of a track_, mem_ or peakmem_ benchmark
 START = 1.0  # seconds to start the processes of a pair
 SPARE = 1.2  # a draw begins only if this many times its expected duration is left
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ class PairComparison:
         """Run each benchmark once on each side; store a plan of its rounds, or why it cannot be measured."""
         groups = [list(self.cases)[start :: len(self.cores)] for start in range(len(self.cores))]
         self.on_start(f"{counted(len(self.cases), 'benchmark')}, a first time", sum(map(bool, groups)))
-        self.side_by_side([partial(self.try_group, group) for group in groups if group])
+        self.run([partial(self.try_group, group) for group in groups if group])
 
     def try_group(self, names: Sequence[str], core: int | None) -> None:
         """Try some benchmarks in one pair, until the budget is spent."""
@@ -122,7 +119,7 @@ class PairComparison:
         self.on_start(f"time of {counted(len(self.measurable(names)), 'benchmark')}", len(kinds))
         jobs = [partial(self.time_pair, names, first + index, kind) for index, kind in enumerate(kinds)]
         try:
-            drawn = self.side_by_side(jobs)
+            drawn = self.run(jobs)
         except BudgetSpent:
             return None
         self.slowness = (time.monotonic() - started) / planned
@@ -156,7 +153,7 @@ class PairComparison:
         kinds = [False] * FIGURE_PAIRS + [True] * (FIGURE_PAIRS - 1) if names else []
         if names:
             self.on_start(f"figures of {counted(len(names), 'benchmark')}", len(kinds))
-        self.side_by_side([partial(self.figure_pair, names, kind) for kind in kinds])
+        self.run([partial(self.figure_pair, names, kind) for kind in kinds])
 
     def figure_pair(self, names: Sequence[str], against_itself: bool, core: int | None) -> None:
         """Measure and store the figures of benchmarks in one pair, until the budget is spent."""
@@ -182,35 +179,14 @@ class PairComparison:
         sides = {BASE: self.base, BASE_COPY: self.base} if against_itself else {BASE: self.base, HEAD: self.head}
         return Pair(self.shared, sides, core, self.caches, placement)
 
-    def side_by_side(self, jobs: Sequence[Callable[[int | None], T]]) -> list[T]:
-        """Run jobs, each on a core of its own, and return their results in order.
+    def run(self, jobs: Sequence[Callable[[int | None], T]]) -> list[T]:
+        """Run jobs, each on a core of its own; see side_by_side.py. After BudgetSpent, the running ones end by themselves."""
+        return side_by_side(jobs, self.cores, self.on_end, self.stop, patient=BudgetSpent)
 
-        After BudgetSpent, no further job begins. After any other exception, the processes of all jobs are killed.
-        """
-        cores: Queue[int | None] = Queue()
-        for core in self.cores:
-            cores.put(core)
-
-        def one(job: Callable[[int | None], T]) -> T:
-            core = cores.get()
-            try:
-                return job(core)
-            finally:
-                cores.put(core)
-                self.on_end()
-
-        with ThreadPoolExecutor(len(self.cores)) as pool:
-            futures = [pool.submit(one, job) for job in jobs]
-            try:
-                return [future.result() for future in futures]
-            except BudgetSpent:
-                pool.shutdown(cancel_futures=True)
-                raise
-            except BaseException:
-                self.shared.stopping.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                kill_all()
-                raise
+    def stop(self) -> None:
+        """Kill all processes now."""
+        self.shared.stopping.set()
+        kill_all()
 
     def seconds(self, names: Sequence[str], pairs: int) -> float:
         """Return the planned seconds of `pairs` pairs that each measure the benchmarks `names`."""
