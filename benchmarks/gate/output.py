@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -52,18 +53,22 @@ def version_json(version: Version) -> dict[str, Any]:
 
 def refuse_unwritable(asked: Mapping[str, str | None]) -> None:
     """Raise CannotMeasure for a file that could not be written after all the measuring; `asked` maps options to paths."""
+    taken: dict[Path, str] = {}
     for option, name in asked.items():
         if name is None:
             continue
         file = Path(name).absolute()
+        if file.is_dir():
+            raise CannotMeasure(f"{option}={name} is a folder; give another file")
+        if file in taken:
+            raise CannotMeasure(f"{option} and {taken[file]} name the same file, {name}; give another file")
+        taken[file] = option
         there = next(folder for folder in file.parents if folder.exists())
-        if file.is_dir() or not there.is_dir() or not os.access(file if file.exists() else there, os.W_OK):
-            trouble = (
-                "is a folder"
-                if file.is_dir()
-                else f"cannot be written: {there} is {'write-protected' if there.is_dir() else 'no folder'}"
-            )
-            raise CannotMeasure(f"{option}={name} {trouble}; give another file")
+        try:
+            with tempfile.TemporaryFile(dir=there):  # folders below it are made when the file is written
+                pass
+        except OSError as error:
+            raise CannotMeasure(f"{option}={name} cannot be written: {there}: {error.strerror}; give another file") from None
 
 
 def write_files(files: Files, rows: Sequence[Row], title: str, stored: Mapping[str, Any], details: Mapping[str, Any]) -> None:
