@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,14 +18,27 @@ from .ragged import Ragged, backward, forward
 def full_product(operands: Operands, ragged: Ragged, activation: Activation) -> Tensor:
     """Return the block's output, (rows, out), by differentiable operations of torch on all features, also dropped ones."""
     x, w1, b1, w2, b2, up, up_bias = operands
-    if isinstance(ragged.k, int) or ragged.order is None:
-        k = torch.as_tensor(ragged.k, device=x.device)
+    if isinstance(ragged.k, int):
+        k = torch.tensor(ragged.k, device=x.device)
     else:
-        k = torch.empty_like(ragged.k).index_copy_(0, ragged.order, ragged.k).unsqueeze(1)
+        in_order = ragged.k if ragged.order is None else torch.empty_like(ragged.k).index_copy_(0, ragged.order, ragged.k)
+        k = in_order.unsqueeze(1)
     active = activation(functional.linear(x, w1, b1))
     if up is not None:
         active = active * functional.linear(x, up, up_bias)
     return functional.linear(select(active, k, 1), w2, b2)
+
+
+def differentiable_gradients(
+    grad: Tensor, operands: Operands, ragged: Ragged, activation: Activation, wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Return the gradient of each operand, or None where `wanted` is False, by differentiable operations on all features."""
+    # Autograd gives a tensor its gradient along every path. An alias of each operand has only the path of this operand, also
+    # where two operands are one tensor or `x` was computed with the weights.
+    aliases = Operands(*(None if each is None else each.view_as(each) for each in operands))  # type: ignore[arg-type]
+    chosen = [alias for alias, need in zip(aliases, wanted, strict=True) if need and alias is not None]
+    grads = iter(torch.autograd.grad(full_product(aliases, ragged, activation), chosen, grad, create_graph=True))
+    return [next(grads) if need and alias is not None else None for alias, need in zip(aliases, wanted, strict=True)]
 
 
 class _RaggedProduct(torch.autograd.Function):
@@ -57,10 +71,7 @@ class _RaggedProduct(torch.autograd.Function):
         *tensors, saved = ctx.saved_tensors
         operands, wanted = Operands(*tensors), ctx.needs_input_grad[:7]
         if torch.is_grad_enabled():  # for a second derivative
-            output = full_product(operands, ctx.ragged, ctx.activation)
-            chosen: Any = [each for each, need in zip(operands, wanted, strict=True) if need]
-            grads = iter(torch.autograd.grad(output, chosen, grad, create_graph=True))
-            return *(next(grads) if need else None for need in wanted), None, None, None
+            return *differentiable_gradients(grad, operands, ctx.ragged, ctx.activation, wanted), None, None, None
         return *backward(grad, operands, ctx.ragged, ctx.activation, saved, wanted), None, None, None
 
 

@@ -15,6 +15,7 @@ from torch.library import custom_op
 
 from . import cost
 from .activation import Named
+from .autograd import differentiable_gradients
 from .operands import Operands
 from .ragged import Ragged, backward, forward, k_per_row, of_sorted, same_k, whole
 
@@ -57,7 +58,7 @@ def ragged_mlp(
     output = forward(operands, ragged, Named(activation), saved if training else None)
     order = ragged.order if ragged.order is not None else torch.zeros_like(k, dtype=torch.int64)
     sorted_k = ragged.k if ragged.order is not None and isinstance(ragged.k, Tensor) else k.clone()
-    return output, saved, order, sorted_k, torch.tensor(blocks)
+    return output, saved, order, sorted_k, torch.tensor(blocks, device="cpu")
 
 
 def _flat(operands: Operands, training: bool) -> Tensor:
@@ -171,6 +172,11 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     wanted = list(ctx.needs_input_grad[:7])
+    if torch.is_grad_enabled():  # for a second derivative, which compilers that trace backward refuse
+        *tensors, _, order, k, blocks = ctx.saved_tensors
+        operands = Operands(*tensors)
+        ragged = _again(operands, order, k, int(blocks))
+        return *differentiable_gradients(grad, operands, ragged, Named(ctx.activation), wanted), None, None, None
     grads = iter(ragged_mlp_backward(grad, *ctx.saved_tensors, ctx.activation, wanted))
     return *(next(grads) if need else None for need in wanted), None, None, None
 

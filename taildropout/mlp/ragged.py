@@ -130,7 +130,7 @@ def backward(
     rows, grad = _sorted(x, ragged), _sorted(grad, ragged)
     grad_x = _accumulator(x, x.size(1)) if wanted[0] else None
     grad_w1, grad_b1, grad_w2, grad_up, grad_up_bias = (
-        None if each is None or not wanted[at] else _blank(each, ragged, 1 if each is w2 else 0)
+        None if each is None or not wanted[at] else _blank(each, ragged, 1 if at == 3 else 0)
         for at, each in ((1, w1), (2, b1), (3, w2), (5, up), (6, up_bias))
     )
     kept = _pieces(saved, ragged, operands)

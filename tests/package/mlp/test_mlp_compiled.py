@@ -266,5 +266,29 @@ def test_the_backward_of_the_operator_is_the_derivative(activation: str, blocks:
     assert torch.autograd.gradcheck(lambda *each: ragged_mlp(*each, k, activation, True)[0], tensors, fast_mode=True)
 
 
+@pytest.mark.parametrize("k", [torch.rand(12) * 20, torch.tensor(6)], ids=["each its own", "shared"])
+@pytest.mark.parametrize("blocks", [0, 3])
+def test_the_operator_has_second_derivatives(k: Tensor, blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler that does not trace backward, such as the backend "eager", can use them."""
+    monkeypatch.setattr(cost, "blocks_that_pay", lambda *_: blocks)
+    assert torch.autograd.gradgradcheck(lambda *each: ragged_mlp(*each, k, "silu", True)[0], operands(), fast_mode=True)
+
+
+def test_weights_that_are_shared_have_the_gradients_of_the_plain_block() -> None:
+    net, input = TailMLP(N, N, N, activation=nn.GELU(), p=0.5).double(), torch.randn(40, N, dtype=torch.float64)
+    net[3].weight = net[0].weight
+    wanted = trained_twice(nn.Sequential(*net), "eager", net, input)
+    for backend, second in (("eager", False), ("eager", True), ("aot_eager", False)):
+        torch.testing.assert_close(trained_twice(net, backend, net, input, second), wanted)
+
+
+def trained_twice(call: nn.Module, backend: str, net: TailMLP, input: Tensor, second: bool = False) -> tuple[Tensor, ...]:
+    """Return the gradients through the compiled `call` of its own output, differentiable if `second`."""
+    torch._dynamo.reset()
+    compiled = torch.compile(call, fullgraph=True, backend=backend)
+    torch.manual_seed(0)
+    return torch.autograd.grad(compiled(compiled(input)).pow(3).sum(), list(net.parameters()), create_graph=second)
+
+
 def test_operators_are_named_after_the_import_name() -> None:
     assert ragged_mlp._qualname == f"{taildropout.__name__}::ragged_mlp"

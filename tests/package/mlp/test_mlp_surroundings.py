@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from benchmarks.suite.feedforward import FeedForward
 from benchmarks.suite.measure import peak_bytes, saved_bytes
-from taildropout import TailDropout, TailMLP
+from taildropout import GatedTailMLP, TailDropout, TailMLP
 from taildropout.mlp import cost
 from taildropout.mlp.ragged import Ragged
 
@@ -214,6 +214,24 @@ def test_derivatives_of_every_kind(k: Tensor | int, computed: list[Ragged]) -> N
         duals = [forward_ad.unpack_dual(each(forward_ad.make_dual(x, tangent))).tangent for each in (net, plain)]
     torch.testing.assert_close(*duals)
     assert not computed
+
+
+@pytest.mark.parametrize("k", [None, 6], ids=["each its own", "shared"])
+def test_weights_that_are_shared_have_differentiable_gradients_too(k: int | None, computed: list[Ragged]) -> None:
+    """Within the block, and with an input that was computed with the same weights."""
+    gated = GatedTailMLP(N, N, N, activation=nn.SiLU(), p=0.5).double()
+    net = TailMLP(N, N, N, activation=nn.GELU(), p=0.5).double()
+    gated.up_proj.weight, net[3].weight = gated.gate_proj.weight, net[0].weight
+    input = torch.randn(40, N, dtype=torch.float64, requires_grad=True)
+    for each, dropout in ((gated, gated.dropout), (net, net[2])):
+        dropout.set_k(k)
+        loss, weights = each(each(input)).pow(2).sum(), [*each.parameters(), input]
+        first = torch.autograd.grad(loss, weights, retain_graph=True)
+        torch.testing.assert_close(torch.autograd.grad(loss, weights, create_graph=True), first)
+    assert len(computed) == 4
+    net[2].set_k(6)  # so that some features are in no block
+    for seed in range(3):
+        assert_same(net, input, seed)
 
 
 def test_backward_twice_and_after_a_change(computed: list[Ragged]) -> None:
