@@ -25,14 +25,32 @@ class Activation(Protocol):
         """
 
 
+class NotElementwiseError(Exception):
+    """An activation that passed its trial depends on more than its input, so that only its module can compute it."""
+
+
 class OfModule(NamedTuple):
-    """An elementwise module and the autocast dtype in which it runs, also in backward; None: without autocast."""
+    """An elementwise module and the autocast dtype in which it runs, also in backward; None: without autocast.
+
+    If `training`, a call raises NotElementwiseError if the module uses tensors of its own that require grad.
+    """
 
     module: nn.Module
     device_type: str
     autocast: torch.dtype | None
+    training: bool
 
     def __call__(self, hidden: Tensor) -> Tensor:
+        """Return the result of the module."""
+        if torch.is_grad_enabled() or not self.training:
+            return self._result(hidden)
+        with torch.enable_grad():  # the forward of a function of autograd, where `hidden` does not require grad
+            result = self._result(hidden.detach())
+        if result.requires_grad:
+            raise NotElementwiseError("uses tensors of its own that require grad")
+        return result
+
+    def _result(self, hidden: Tensor) -> Tensor:
         # An activation that writes into its input must not change what is saved for backward, nor a leaf of autograd.
         hidden = hidden.clone() if getattr(self.module, "inplace", False) else hidden
         with torch.autocast(self.device_type, self.autocast, self.autocast is not None):

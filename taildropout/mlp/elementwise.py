@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from weakref import WeakKeyDictionary
 
 import torch
@@ -14,7 +15,8 @@ def is_elementwise(module: nn.Module) -> bool:
     """Return True if applying `module` to a part of a tensor gives the same part of its result for the whole tensor.
 
     The module is tried once in training and once in evaluation mode, and the answers are kept. A module with parameters,
-    buffers or submodules counts as not elementwise, because these may change; so does a random module.
+    buffers or submodules counts as not elementwise, because these may change; so does a random module. A call of the block
+    finds what a trial cannot see, and calls `compute_everything_with`.
     """
     if module._parameters or module._buffers or module._modules:
         return False
@@ -22,6 +24,16 @@ def is_elementwise(module: nn.Module) -> bool:
     if module.training not in answers:
         answers[module.training] = _try(module)
     return answers[module.training]
+
+
+def compute_everything_with(module: nn.Module, reason: object) -> None:
+    """Let `is_elementwise` be False for `module` in its present mode from now on, and warn of the `reason`, once for each."""
+    _tried.setdefault(module, {})[module.training] = False
+    warnings.warn(
+        f"the block computes everything from now on, because its activation {type(module).__name__} {reason}; to skip what is "
+        "dropped, use an elementwise activation without random numbers and without tensors to train",
+        stacklevel=2,
+    )
 
 
 def _try(module: nn.Module) -> bool:

@@ -13,10 +13,10 @@ from ..distribution import exponential, rate
 from ..layer import TailDropout
 from ..selection import transformed
 from . import cost
-from .activation import Named, OfModule, name_of
+from .activation import Named, NotElementwiseError, OfModule, name_of
 from .autograd import ragged_product
 from .compiled import output_in_graph
-from .elementwise import is_elementwise
+from .elementwise import compute_everything_with, is_elementwise
 from .operands import Operands
 from .ragged import Ragged, k_per_row, same_k
 
@@ -97,11 +97,43 @@ def _ragged_output(operands: Operands, activation: nn.Module, dropout: TailDropo
     if not (dropout.dropout_dim in (-1, input.dim() - 1) and (name or is_elementwise(activation))):
         return None
     cast = operands.in_one_dtype(autocast)
-    ragged = None if cast is None else _ragged(dropout, cast, costs)
-    if cast is None or ragged is None:
+    if cast is None:
         return None
-    output = ragged_product(cast.in_rows(), ragged, Named(name) if name else OfModule(activation, device, autocast))
+    before = None if name else _random_state(input.device)
+    ragged = _ragged(dropout, cast, costs)
+    if ragged is None:
+        return None
+    if before is None:
+        output = ragged_product(cast.in_rows(), ragged, Named(str(name)))
+    else:
+        try:
+            output = _by_module(cast, ragged, OfModule(activation, device, autocast, torch.is_grad_enabled()))
+        except NotElementwiseError as reason:
+            _set_random_state(before, input.device)  # the modules shall draw the same numbers as without this attempt
+            compute_everything_with(activation, reason)
+            return None
     return output.reshape(*input.shape[:-1], -1)
+
+
+def _by_module(operands: Operands, ragged: Ragged, activation: OfModule) -> Tensor:
+    """Return the ragged product; raise NotElementwiseError if the activation draws random numbers or has tensors to train."""
+    before = _random_state(operands.x.device)
+    output = ragged_product(operands.in_rows(), ragged, activation)
+    if not torch.equal(before, _random_state(operands.x.device)):
+        raise NotElementwiseError("draws random numbers")
+    return output
+
+
+def _random_state(device: torch.device) -> Tensor:
+    """Return the state of the default generator of a GPU; for any other device that of the CPU."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_random_state(state: Tensor, device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
 
 
 def _ragged_is_safe(input: Tensor) -> bool:
