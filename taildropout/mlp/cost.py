@@ -38,11 +38,13 @@ _COSTS = {
     "tf32": Costs(3.8e11, 7.6e10, 150, 110, 55),
     "half": Costs(3.2e12, 4.7e11, 140, 230, 115),
 }
-# The costs of one core of an AMD EPYC in float32 and in bfloat16, whose products are twice as fast. Each CPU is measured, and
-# the result is clipped to within a factor of 4 of these costs, because a busy machine may give any number. To sort the rows and
-# to decide takes about as long as the overhead of one block.
+# The costs of one core of an AMD EPYC in float32, and in bfloat16 where the processor has instructions for it, so that products
+# are twice as fast. Each CPU is measured, and the result is clipped to within a factor of 4 of these costs, because a busy
+# machine may give any number. Without such instructions products of bfloat16 and float16 are up to 50 times as slow, and the
+# clipped costs are too high: fewer blocks are computed than would be fastest. To sort the rows and to decide takes about as
+# long as the overhead of one block.
 _CPU, _CPU_NARROW, _AT_MOST = Costs(2.2e7, 2.2e7, 25, 85, 105, 2, 0.06), Costs(1.2e8, 1.2e8, 28, 130, 210, 2, 0.06), 4.0
-PIN = "TAILDROPOUT_MLP_COSTS"
+PIN, _LARGEST = "TAILDROPOUT_MLP_COSTS", 1e30  # a pinned cost above the largest would make predictions overflow
 # Multiplications in the first Linear. Below this number a step takes less than 1 ms, and little can be saved. If each row has
 # its own random k, 8 times as many are needed: on an AMD EPYC, steps with 2²³ took 1.06 to 1.6 times as long with blocks.
 _SMALL, _TIMES_PER_ROW = 2**21, 8
@@ -63,7 +65,8 @@ def costs_of(device: str, dtype: torch.dtype) -> Costs:
     number of threads. A GPU has stored costs, and any other device the largest of these: those of half precision.
 
     Raises:
-        ValueError: if TAILDROPOUT_MLP_COSTS does not hold the numbers of `Costs`.
+        ValueError: if TAILDROPOUT_MLP_COSTS does not hold the seven numbers of `Costs`, with block > 0, gain < 1, and none of
+            them negative, NaN or above 1e30.
     """
     if pinned := os.environ.get(PIN):
         return _pinned(pinned)
@@ -77,13 +80,17 @@ def costs_of(device: str, dtype: torch.dtype) -> Costs:
 @lru_cache(maxsize=8)
 def _pinned(numbers: str) -> Costs:
     try:
-        costs = Costs(*(float(number) for number in numbers.split(",")))
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"{PIN}={numbers!r} is not {', '.join(Costs.__annotations__)} as numbers; give such as "
-            f"{','.join(f'{number:g}' for number in _CPU)}, or unset it to have the machine measured"
-        ) from None
-    return costs
+        values = [float(number) for number in numbers.split(",")]
+    except ValueError:
+        values = []
+    if len(values) == len(Costs.__annotations__) and all(0 <= value <= _LARGEST for value in values):
+        costs = Costs(*values)
+        if costs.block > 0 and costs.gain < 1:
+            return costs
+    raise ValueError(
+        f"{PIN}={numbers!r} is not {', '.join(Costs.__annotations__)} as seven numbers from 0 to {_LARGEST:g}, block above 0 and gain "
+        f"below 1; give such as {','.join(f'{number:g}' for number in _CPU)}, or unset it to have the machine measured"
+    )
 
 
 @lru_cache(maxsize=64)
@@ -132,7 +139,7 @@ def blocks_that_pay(n: int, rows: int, ends: int, share: float, whole: float, co
         blocks, cost = 1, share * rows * n * element + block + once
     else:
         block += costs.moved * rows * ends  # adding up the products
-        blocks = max(1, min(n, round(math.sqrt((1 - whole) * rows * n * element / (2 * block)))))
+        blocks = max(1, round(min(n, math.sqrt((1 - whole) * rows * n * element / (2 * block)))))
         sorting = costs.sorting * costs.moved * rows * ends
         dropped = (1 - whole) * (1 / blocks + rows_step(rows) / rows) / 2
         cost = (share + dropped) * rows * n * element + blocks * block + sorting + once

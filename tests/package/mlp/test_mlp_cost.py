@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from taildropout import TailMLP
 from taildropout.mlp import cost, skipping, timing
@@ -64,13 +64,60 @@ def test_a_variable_pins_the_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "measure", lambda _: pytest.fail("measured"))
     monkeypatch.setenv(cost.PIN, "0,4e7,50,120,380,2,.08")
     assert cost.costs_of("cpu", torch.bfloat16) == cost.costs_of("cuda", torch.float32) == (0, 4e7, 50, 120, 380, 2, 0.08)
-    for wrong in ("fast", "1,2", "1,2,3,4,5,6,7,8"):
-        monkeypatch.setenv(cost.PIN, wrong)
-        with pytest.raises(ValueError, match=f"{cost.PIN}='{wrong}' is not once, block, moved.*unset it"):
-            cost.costs_of("cpu", torch.float32)
+    for costs in ("0,1e-300,0,0,0,0,0", "1e30,1e30,1e30,1e30,1e30,1e30,.99"):
+        monkeypatch.setenv(cost.PIN, costs)
+        blocks = [cost.blocks_that_pay(64, 99, 9, 0.5, whole, cost.costs_of("cpu", torch.float32), True) for whole in (0.1, 1)]
+        assert blocks in ([64, 1], [0, 0])
 
 
-@pytest.mark.parametrize("gain", ["-inf", "1"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *("fast", "1,2", "1,2,3,4,5", "1,2,3,4,5,6,7,8"),
+        *("0,0,0,0,0,0,0", "1,0,1,1,1,1,.1", "1,-1,1,1,1,1,.1", "-1,1,1,1,1,1,.1"),
+        *("1,inf,1,1,1,1,.1", "1,1,nan,1,1,1,.1", "1,1,1e400,1,1,1,.1", "1,1,1,1e300,1,1,.1", "1,1,1,1,1,1,5", "1,1,1,1,1,1,1"),
+        *("1,1,1,1,1,1,-1", "1,1,1,1,1,1,-inf", "1,1,1,1,1,1,nan"),
+    ],
+)
+def test_wrong_pinned_costs_are_refused(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cost.PIN, wrong)
+    with pytest.raises(ValueError, match=f"{cost.PIN}='{wrong}' is not once, block, moved.*seven numbers.*unset it"):
+        cost.costs_of("cpu", torch.float32)
+
+
+def test_measuring_stays_on_the_cpu() -> None:
+    """Also with another default device, in eager code and in the operator for compilers."""
+    torch.set_default_device("meta")
+    try:
+        costs = cost.costs_of("cpu", torch.float32)
+        net = TailMLP(64, 512, 64, activation=nn.GELU(), p=0.9).to_empty(device="cpu")
+        input = torch.zeros(1024, 64, device="cpu")
+        for call in (net, torch.compile(net, backend="aot_eager", fullgraph=True)):
+            output = call(input)
+            output.sum().backward()
+            assert output.device.type == "cpu"
+    finally:
+        torch.set_default_device(None)
+        torch._dynamo.reset()
+    assert min(costs[:5]) > 0
+
+
+def test_a_slow_dtype_is_measured_with_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row of a product takes a fixed time of a clock that the product itself moves."""
+    for seconds_per_row, rows in ((1e-9, 128), (1e-4, 16), (1.0, 4)):
+        now = [0.0]
+
+        def product(left: Tensor, right: Tensor, now: list[float] = now, seconds: float = seconds_per_row) -> Tensor:
+            now[0] += seconds * left.size(0)
+            return right
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Tensor, "__matmul__", product)
+            patch.setattr(timing, "_clock", lambda now=now: lambda: now[0])
+            assert timing._rows(torch.ones(512, 512)) == rows
+
+
+@pytest.mark.parametrize("gain", ["0", ".99"])
 def test_whatever_is_decided_the_random_numbers_are_the_same(gain: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(cost.PIN, f"0,1e5,1,120,380,2,{gain}")
     net, input = TailMLP(64, 512, 64, activation=nn.GELU(), p=0.3), torch.randn(512, 64)
@@ -80,11 +127,11 @@ def test_whatever_is_decided_the_random_numbers_are_the_same(gain: str, monkeypa
         found.append((each(input), torch.rand(1)))
     assert torch.equal(found[0][0], found[1][0])
     torch.testing.assert_close(found[0], found[2])
-    assert torch.equal(found[0][0], found[2][0]) == (gain == "1")
+    assert torch.equal(found[0][0], found[2][0]) == (gain == ".99")
 
 
 def test_a_block_with_a_k_per_row_must_be_larger_than_one_with_a_shared_k(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(cost.PIN, "0,1e5,1,120,380,2,-inf")
+    monkeypatch.setenv(cost.PIN, "0,1e5,1,120,380,2,0")
     monkeypatch.setattr(skipping, "ragged_product", lambda operands, *_: torch.zeros(operands.x.size(0), 64))
     for rows, batch_dim, skips in ((512, None, False), (512, (), True), (1024, None, True)):  # 512 rows: 2²³ multiplications
         net, input = TailMLP(64, 256, 64, activation=nn.GELU(), p=0.5, batch_dim=batch_dim), torch.randn(rows, 64)
