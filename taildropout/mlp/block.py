@@ -19,6 +19,13 @@ def check_activation(activation: object) -> nn.Module:
     return activation
 
 
+def check_bias(bias: object) -> bool:
+    """Return `bias`, or raise TypeError if it is not a bool."""
+    if not isinstance(bias, bool):
+        raise TypeError(f"bias={bias!r} has type {type(bias).__name__}; give True or False")
+    return bias
+
+
 class TailMLP(nn.Sequential):
     r"""Linear, activation, TailDropout, Linear: a transformer's feed-forward block that skips dropped features.
 
@@ -28,17 +35,18 @@ class TailMLP(nn.Sequential):
 
     The block computes as a plain `nn.Sequential` where skipping would not be faster (a small p, a small input), and where the
     result might differ: under a transform of `torch.func`, with hooks on one of the modules, with other modules in their
-    place, with sharded tensors, or with an activation that has parameters or is not elementwise.
+    place, with sharded tensors, or with an activation that has parameters or is not elementwise. An activation whose own plain
+    tensors require grad, or that begins to draw random numbers, causes a warning once.
 
     The block predicts whether skipping is faster from the sizes, from p or k, and on a CPU from a few timings, which the first
-    call for a dtype and a number of threads makes in some 30 ms. Either way the random numbers are the same, and results are
+    call for a dtype and a number of threads makes in 40 to 50 ms. Either way the random numbers are the same, and results are
     equal up to rounding. To repeat a run bit by bit, set the environment variable TAILDROPOUT_MLP_COSTS to the seven numbers of
     `Costs` in `taildropout/mlp/cost.py`, such as "0,4e7,50,120,380,2,.08".
 
-    `torch.compile` keeps the block as one operator on a CPU, if its activation is GELU, ReLU, SiLU, Tanh, Sigmoid or Identity;
-    another k, p or number of rows needs no recompilation. With another activation a compiled block computes everything, and
-    warns once. On other devices it computes everything too; to skip there, call the block in a function under
-    `torch.compiler.disable`.
+    `torch.compile` keeps the block as one operator on a CPU, if its activation is GELU, ReLU, SiLU, Tanh, Sigmoid or Identity.
+    Another p or another value of k needs no recompilation, and a changing number of rows one; the page How it works lists the
+    exceptions. With another activation a compiled block computes everything, and warns once. On other devices it computes
+    everything too; to skip there, call the block in a function under `torch.compiler.disable`.
 
     Args:
         in_features: number of features of the input.
@@ -51,7 +59,8 @@ class TailMLP(nn.Sequential):
             means all dims but the last. Default: None
 
     Raises:
-        TypeError: if a number of features is not an int, `activation` is not a module, or `p` or `batch_dim` has a wrong type.
+        TypeError: if a number of features is not an int, `activation` is not a module, `bias` is not a bool, or `p` or
+            `batch_dim` has a wrong type.
         ValueError: if a number of features is below 1, `p` is outside [0, 1], or dims repeat.
 
     Shape:
@@ -77,6 +86,7 @@ class TailMLP(nn.Sequential):
         batch_dim: int | Sequence[int] | None = None,
     ) -> None:
         check_activation(activation)
+        check_bias(bias)
         sizes = {"in_features": in_features, "hidden_features": hidden_features, "out_features": out_features}
         inner, hidden, outer = (check_n(size, name) for name, size in sizes.items())
         dropout = TailDropout(p, batch_dim)

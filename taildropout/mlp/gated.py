@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..distribution import check_n
 from ..layer import TailDropout
-from .block import check_activation
+from .block import check_activation, check_bias
 from .skipping import Parts, skipping_output
 
 
@@ -30,7 +30,8 @@ class GatedTailMLP(nn.Module):
             means all dims but the last. Default: None
 
     Raises:
-        TypeError: if a number of features is not an int, `activation` is not a module, or `p` or `batch_dim` has a wrong type.
+        TypeError: if a number of features is not an int, `activation` is not a module, `bias` is not a bool, or `p` or
+            `batch_dim` has a wrong type.
         ValueError: if a number of features is below 1, `p` is outside [0, 1], or dims repeat.
 
     Shape:
@@ -56,6 +57,7 @@ class GatedTailMLP(nn.Module):
         batch_dim: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        check_bias(bias)
         sizes = {"in_features": in_features, "hidden_features": hidden_features, "out_features": out_features}
         inner, hidden, outer = (check_n(size, name) for name, size in sizes.items())
         self.gate_proj = nn.Linear(inner, hidden, bias)

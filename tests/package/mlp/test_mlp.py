@@ -207,6 +207,9 @@ def test_errors_are_those_of_the_plain_block(computed: list[Ragged]) -> None:
         net(torch.randn(4, 5).double())
     with pytest.raises(TypeError, match=r"nn\.GELU\(\)"):
         TailMLP(5, N, 4, activation=torch.relu, p=0.5)
+    for bias in ("no", 1, None):
+        with pytest.raises(TypeError, match=rf"bias={bias!r} has type {type(bias).__name__}; give True or False"):
+            TailMLP(5, N, 4, activation=nn.ReLU(), p=0.5, bias=bias)
     with pytest.raises(ValueError, match="drop probability"):
         TailMLP(5, N, 4, activation=nn.ReLU(), p=1.5)
     with pytest.raises(IndexError):

@@ -130,6 +130,8 @@ def test_scree_and_prune_take_it() -> None:
 def test_errors_are_those_of_tail_mlp() -> None:
     with pytest.raises(TypeError, match=r"nn\.GELU\(\)"):
         GatedTailMLP(5, N, 4, activation=torch.relu, p=0.5)
+    with pytest.raises(TypeError, match="bias='no' has type str; give True or False"):
+        GatedTailMLP(5, N, 4, activation=nn.SiLU(), p=0.5, bias="no")
     with pytest.raises(ValueError, match="hidden_features=0"):
         GatedTailMLP(5, 0, 4, activation=nn.SiLU(), p=0.5)
 
