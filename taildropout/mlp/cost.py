@@ -88,8 +88,8 @@ def _pinned(numbers: str) -> Costs:
         if costs.block > 0 and costs.gain < 1:
             return costs
     raise ValueError(
-        f"{PIN}={numbers!r} is not {', '.join(Costs.__annotations__)} as seven numbers from 0 to {_LARGEST:g}, block above 0 and gain "
-        f"below 1; give such as {','.join(f'{number:g}' for number in _CPU)}, or unset it to have the machine measured"
+        f"{PIN}={numbers!r} is not {', '.join(Costs.__annotations__)} as seven numbers from 0 to {_LARGEST:g}, block above 0 "
+        f"and gain below 1; give such as {','.join(f'{number:g}' for number in _CPU)}, or unset it to have the machine measured"
     )
 
 
