@@ -24,7 +24,7 @@ from .. import ROOT, workload
 from ..gate.comparing import compare
 from ..gate.estimate import estimate_duration
 from ..gate.measuring import Comparison
-from ..gate.output import Files, progress, refuse_unwritable, summary, verdict_json, version_json, write_files
+from ..gate.output import Files, Output, progress, refuse_unwritable, summary, verdict_json, version_json, write_files
 from ..gate.report import Row, exit_code, ordered, overall, render
 from ..gate.rule import REGRESSED, THRESHOLD, UNSTABLE
 from ..gate.versions import extract
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Compare both versions, print and store the result; return the exit code."""
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Output()
     if not 0 < arguments.threshold < 1:
         print(f"--threshold={arguments.threshold} is not between 0 and 1; give a fraction such as {THRESHOLD}", file=sys.stderr)
         return 2

@@ -34,6 +34,9 @@ def main(args: Sequence[str] | None = None) -> int:
     from .foreign import compare_versions
 
     arguments = parser().parse_args(args)
+    if sys.stdout is None:
+        print("Could not measure: standard output is closed; send it to a file, or to /dev/null", file=sys.stderr)
+        return 2
     # One that is ignored, as by nohup, stays so.
     former = {number: signal.signal(number, interrupt) for number in INTERRUPTS if signal.getsignal(number) != signal.SIG_IGN}
     try:

@@ -50,11 +50,24 @@ def read_project(folder: Path, chosen: Mapping[str, str]) -> Project:
         raise CannotMeasure(f"asv reads {files[0].name}, but cannot be imported ({error}); pip install asv") from None
     try:
         config = Config.load(str(files[0]))
-        if not isinstance(config.matrix, dict):
-            raise ValueError(f"matrix is {config.matrix!r}, but must map requirements to lists of versions")
+        check_types(config)
         return from_config(config, folder, chosen)
     except (UserError, ValueError, AttributeError, TypeError) as error:  # json5 raises ValueError
         raise CannotMeasure(f"{files[0]} is no configuration of asv: {error}") from None
+
+
+def check_types(config: Any) -> None:
+    """Raise ValueError for a value of asv.conf.json whose type asv itself does not check."""
+    texts = {key: getattr(config, key) for key in ("project", "benchmark_dir", "repo", "repo_subdir")}
+    if wrong := next((key for key, value in texts.items() if not isinstance(value, str)), None):
+        raise ValueError(f"{wrong} is {texts[wrong]!r}, but must be a text")
+    if not isinstance(config.pythons, list):
+        raise ValueError(f'pythons is {config.pythons!r}, but must be a list of texts, such as ["3.12"]')
+    parts = {"matrix": config.matrix}
+    if isinstance(config.matrix, dict):
+        parts |= {key: config.matrix[key] for key in ("req", "env", "env_nobuild") if key in config.matrix}
+    if wrong := next((key for key, value in parts.items() if not isinstance(value, dict)), None):
+        raise ValueError(f"{wrong} is {parts[wrong]!r}, but must map names to lists of values")
 
 
 def suite_alone(suite: Path) -> Project:

@@ -51,6 +51,7 @@ class Process:
 
     def __init__(self, suite: str, answers: Any, chance: random.Random | None = None) -> None:
         self.suite, self.answers, self.pid, self.chance = suite, answers, os.getpid(), chance
+        self.printed = os.dup(1)  # where benchmarks print; one of them may close its standard output
         self.ballast: list[Any] = []
         self.move_objects()  # those of the modules
         self.benchmark: Any = None
@@ -84,7 +85,7 @@ class Process:
         try:
             answer = getattr(self, what)(**command)
         except NotImplementedError as error:  # asv's word for "skip"
-            answer = {"skipped": brief(error)}
+            answer = {"skipped": str(error).strip().partition("\n")[0] or "the suite skips it"}
         except BaseException as error:  # sys.exit() of a benchmark must not end the others
             answer = {"error": brief(error)}
         if os.getpid() != self.pid:  # the benchmark forked, and this is the child, in which the call returned
@@ -162,6 +163,7 @@ class Process:
         would be part of its time.
         """
         self.release()
+        self.open_stdout()
         self.move_objects()
         work = os.path.join(folder, "work")
         shutil.rmtree(work, ignore_errors=True)
@@ -174,14 +176,26 @@ class Process:
         self.benchmark = benchmark
         self.set_up()
         if trial and benchmark.type == "time":
-            before = printed_bytes()
+            before = self.printed_bytes()
             benchmark.func(*benchmark._build_params())
-            if printed_bytes() > before and os.getpid() == self.pid:
+            if self.printed_bytes() > before and os.getpid() == self.pid:
                 raise ValueError("it prints to standard output, which would be part of its time; print in setup, or not at all")
             benchmark.do_teardown()
             self.set_up()
         gc.collect()
         return {}
+
+    def open_stdout(self) -> None:
+        """Open standard output again, if a benchmark closed it."""
+        os.dup2(self.printed, 1)
+        if sys.stdout is None or sys.stdout.closed:
+            sys.stdout = os.fdopen(1, "w", closefd=False)
+
+    def printed_bytes(self) -> int:
+        """Return the number of bytes that were printed to standard output so far."""
+        if not sys.stdout.closed:
+            sys.stdout.flush()
+        return os.fstat(self.printed).st_size
 
     def set_up(self) -> None:
         """Run the setup. Raises NotImplementedError if the setup or skip_params skips the benchmark."""
@@ -265,12 +279,6 @@ def children() -> bool:
     except ChildProcessError:
         return False
     return True
-
-
-def printed_bytes() -> int:
-    """Return the number of bytes that were printed to standard output so far."""
-    sys.stdout.flush()
-    return os.fstat(1).st_size
 
 
 if __name__ == "__main__":

@@ -204,6 +204,8 @@ class Builder:
             raise BuildFailed(f"{trouble}: {error}") from None
         asv = {f"ASV_{key.upper()}": value for key, value in variables.items()}
         where = Path(cwd or variables["build_dir"])
+        if not where.is_dir():
+            raise BuildFailed(f"{trouble}: it has no folder {self.project.repo_subdir!r}, which repo_subdir names")
         self.call(words, trouble, where, {**asv, **self.project.build_env, **env}, codes)
 
     def call(

@@ -23,7 +23,9 @@ class Duration:
     instructions: float = 0.0  # part of `usual`
 
     def sentence(self, budget: float = float("inf")) -> str:
-        """Return a sentence on the duration; `budget` is the most seconds that the user allows."""
+        """Return a sentence on the duration; `budget` is what is left of the seconds that the user allows."""
+        if budget < self.usual:
+            return f"It would take about {format_minutes(self.usual)}, of which the budget leaves {format_minutes(budget)}."
         usual, most = min(self.usual, budget), min(self.most, budget)
         longest = f", {format_minutes(most)} at most where versions differ or the machine is noisy" if most > usual else ""
         counting = (

@@ -3,7 +3,6 @@
 import argparse
 import os
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -22,10 +21,10 @@ from .against_itself import sentence, with_machine
 from .asv_process import Case, Context, copy_runner, discover
 from .asv_project import Project, read_project, suite_alone
 from .asv_suite import NOT_AVAILABLE
-from .environments import Environment, build, is_requirement, name_of, stands_beside
+from .environments import Environment, build, is_requirement, name_of, normalised, stands_beside
 from .figures import figure_rows
 from .guarded import kill_all
-from .output import Files, progress, refuse_unwritable, summary, verdict_json, version_json, write_files
+from .output import Files, Output, progress, refuse_unwritable, summary, verdict_json, version_json, write_files
 from .pairs import FIGURE_PAIRS, PairComparison
 from .report import Row, exit_code, overall, render
 from .rule import FAILED, INCOMPARABLE, UNSTABLE
@@ -36,7 +35,7 @@ SHOWN_DIFFERENCES = 8  # of installed packages
 
 def compare_versions(arguments: argparse.Namespace) -> int:
     """Carry out the command `compare`; return the exit code."""
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Output()
     with tempfile.TemporaryDirectory(prefix="gate-", ignore_cleanup_errors=True) as name:
         comparison, rows = judge(arguments, Path(name).resolve(), console)
         return report(comparison, rows, arguments, console)
@@ -59,6 +58,7 @@ def judge(arguments: argparse.Namespace, folder: Path, console: Console) -> tupl
     if project.note:
         say(console, project.note)
     suite = suite_of(project, arguments, head, repository)
+    say(console, "Finding the benchmarks …")
     shared = Context(folder, copy_runner(folder / "runner"), suite, project.timeout, deadline)
     found = discover(shared, head)
     cases, unfit = select(found, arguments.bench or [""])
@@ -171,8 +171,12 @@ def select(found: Mapping[str, Any], patterns: Sequence[str]) -> tuple[dict[str,
         return any(re.search(pattern, name) for pattern in patterns)
 
     rows = [Row(name, "all", INCOMPARABLE, note=why) for name, why in found["lacking"].items() if wanted(name)]
-    # A module that cannot be imported is reported whatever the pattern: nobody knows what it holds.
-    rows += [Row(name, "all", FAILED, note=why) for name, why in found["failed"].items() if wanted(name) or "import" in why]
+    # A module that cannot be imported is reported whatever the pattern, since nobody knows what it holds.
+    rows += [
+        Row(name, "all", FAILED if wanted(name) else INCOMPARABLE, note=why)
+        for name, why in found["failed"].items()
+        if wanted(name) or "import" in why
+    ]
     cases = {}
     for case in found["cases"]:
         if not wanted(case["name"]):
@@ -196,7 +200,8 @@ def cores(asked: int | None) -> list[int | None]:
 def measure(comparison: PairComparison, arguments: argparse.Namespace, console: Console) -> list[Row]:
     """Measure all benchmarks and return their rows; print how the environments differ and how long it takes."""
     comparison.try_all()
-    differences = installed_differences(comparison.environment)
+    named = [name_of(label) for label in (arguments.base, arguments.head) if label is not None and is_requirement(label)]
+    differences = installed_differences(comparison.environment, named)
     if differences:
         say(console, f"Installed beside that, base → head: {differences}")
     ready = comparison.measurable(list(comparison.cases))
@@ -222,10 +227,11 @@ def measure(comparison: PairComparison, arguments: argparse.Namespace, console: 
     return with_machine(rows, comparison.against_itself(), arguments.threshold)
 
 
-def installed_differences(environment: Mapping[str, Any]) -> str:
-    """Return a text that lists the packages whose installed versions differ between both sides."""
+def installed_differences(environment: Mapping[str, Any], compared: Sequence[str] = ()) -> str:
+    """Return a text that lists the packages, but not those `compared`, whose installed versions differ between both sides."""
     base, head = (environment.get(side, {}).get("installed", {}) for side in ("base", "head"))
-    names = [name for name in sorted({*base, *head}, key=str.lower) if base.get(name) != head.get(name)]
+    others = sorted((name for name in {*base, *head} if normalised(name) not in compared), key=str.lower)
+    names = [name for name in others if base.get(name) != head.get(name)]
     shown = [f"{name} {base.get(name, 'none')} → {head.get(name, 'none')}" for name in names]
     more = [f"and {len(shown) - SHOWN_DIFFERENCES} more"] if len(shown) > SHOWN_DIFFERENCES else []
     return ", ".join(shown[:SHOWN_DIFFERENCES] + more)

@@ -1,7 +1,9 @@
 """Write the result of a comparison to files, and show its progress."""
 
+import errno
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +22,19 @@ from .measuring import Comparison
 from .pairs import PairComparison
 from .report import Row, junit, line, markdown, ordered, overall
 from .versions import Version
+
+
+class Output(Console):
+    """The console of a command: as wide as the terminal, or 160 columns where there is none."""
+
+    def __init__(self) -> None:
+        super().__init__(width=None if sys.stdout.isatty() else 160)
+
+    def on_broken_pipe(self) -> None:
+        """Raise BrokenPipeError again: rich would exit with 1, which says that a benchmark is slower."""
+        # So that the interpreter, as it ends, does not meet the pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise BrokenPipeError(errno.EPIPE, "standard output was closed before all was written there")
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def render(rows: Sequence[Row], title: str) -> Table:
     """Return the table for a terminal."""
     table = Table(title=title, caption=Text(NOTE), caption_justify="left")
     for number, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="right" if 2 <= number <= 5 else "left", no_wrap=number < 7)
+        table.add_column(heading, justify="right" if 2 <= number <= 5 else "left", no_wrap=0 < number < 7, overflow="fold")
     for row, cells in lines_of(rows):
         table.add_row(*map(Text, cells), style=COLOURS[row.verdict] if row else "bold")
     return table

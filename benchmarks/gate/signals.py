@@ -82,5 +82,5 @@ def lack_rows(comparison: Measurements, names: Sequence[str]) -> list[Row]:
         sides = comparison.lacking.get(name, {})
         if sides and name not in comparison.failures:
             verdict = FAILED if set(sides) == {HEAD} else INCOMPARABLE
-            rows.append(Row(name, "all", verdict, note=f"missing in {' and '.join(sides)}: {next(iter(sides.values()))}"))
+            rows.append(Row(name, "all", verdict, note=f"not measured in {' and '.join(sides)}: {next(iter(sides.values()))}"))
     return rows

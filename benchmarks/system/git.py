@@ -71,7 +71,9 @@ def resolve(revision: str, folder: Path = ROOT) -> str:
         raise UnknownRevision(f"{folder} is no git repository; versions are taken from its history") from None
     commit = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", folder=folder, otherwise="")
     if not commit:
-        raise UnknownRevision(f"{revision!r} names no commit here; give a branch, a tag or a commit (git log shows them)")
+        shallow = git("rev-parse", "--is-shallow-repository", folder=folder, otherwise="") == "true"
+        more = "; this clone is shallow: git fetch --unshallow brings the rest" if shallow else ""
+        raise UnknownRevision(f"{revision!r} names no commit here; give a branch, a tag or a commit (git log shows them){more}")
     return commit
 
 

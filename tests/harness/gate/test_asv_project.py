@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from threading import Event
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from gate.foreign_project import git
 
+from benchmarks import ROOT
 from benchmarks.gate.__main__ import main
 from benchmarks.gate.asv_project import INSTALL, Project, read_project, suite_alone
 from benchmarks.gate.environments import (
@@ -68,7 +70,11 @@ def test_an_excluded_combination_is_none(tmp_path: Path) -> None:
     ("more", "chosen", "message"),
     [
         ({"matrix": MATRIX}, {"nmupy": "null"}, "none of the 4 combinations of the matrix has nmupy=null"),
-        ({"matrix": "foo"}, {}, "matrix is 'foo', but must map requirements to lists of versions"),
+        ({"matrix": "foo"}, {}, "matrix is 'foo', but must map names to lists of values"),
+        ({"matrix": {"req": "numpy"}}, {}, "req is 'numpy', but must map names to lists of values"),
+        ({"pythons": 3.11}, {}, "pythons is 3.11, but must be a list of texts"),
+        ({"project": 3}, {}, "project is 3, but must be a text"),
+        ({"benchmark_dir": 7}, {}, "benchmark_dir is 7, but must be a text"),
         ({"matrix": MATRIX}, {"numpy": "9"}, "none of the 4 combinations of the matrix has numpy=9"),
         ({"pythons": ["2.5"]}, {}, "there is no Python 2.5 here"),
         ({"matrix": {"req": {}, "typo": {}}}, {}, "Unknown keys"),
@@ -278,3 +284,13 @@ def test_only_a_release_of_another_package_has_the_project_beside_it(
 
 def test_a_suite_alone_has_nothing_to_install_beside_a_release(tmp_path: Path) -> None:
     assert not stands_beside(suite_alone(tmp_path / "suite"), "torch==2.0")
+
+
+@pytest.mark.parametrize("redirected", ["| head -0", ">&-"])
+def test_a_closed_standard_output_has_not_the_exit_code_of_a_slowdown(tmp_path: Path, redirected: str) -> None:
+    words = f"'{sys.executable}' -m benchmarks.gate compare a==1 b==1 --suite '{tmp_path}'"
+    # Long enough that `head` has ended before anything is written.
+    script = f"set -o pipefail; (sleep 1; {words} --cores 1) {redirected}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "standard output" in done.stderr

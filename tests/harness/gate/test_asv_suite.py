@@ -76,3 +76,20 @@ def test_a_set_up_of_a_cache_that_hangs_has_its_own_timeout(tmp_path: Path) -> N
 )  # fmt: skip
 def test_an_error_is_told_by_its_type_and_one_line(error: Exception, text: str) -> None:
     assert brief(error) == text
+
+
+def test_a_benchmark_that_closes_standard_output_fails_no_other(tmp_path: Path) -> None:
+    suite = tmp_path / "suite"
+    suite.mkdir()
+    (suite / "__init__.py").write_text("")
+    closes = "def time_a(): sys.stdout.close()\ndef time_b(): os.close(1)\n"
+    skips = "def time_d(): raise NotImplementedError('not on this machine')\n"
+    (suite / "b.py").write_text(f"import os, sys\n{closes}def time_c(): pass\n{skips}def time_e(): print('x')\n")
+    head = this_environment(suite)
+    shared = Context(tmp_path, copy_runner(tmp_path / "runner"), suite, 60.0, float("inf"))
+    comparison = PairComparison(shared, head, head, {one["name"]: one for one in discover(shared, head)["cases"]}, [None])
+    comparison.try_all()
+    assert "b.time_c" in comparison.plans
+    assert comparison.lacking == {"b.time_d": dict.fromkeys(("base", "head"), "not on this machine")}
+    assert list(comparison.failures) == ["b.time_b", "b.time_e"]  # the second call cannot close it again
+    assert "it prints to standard output" in comparison.failures["b.time_e"]

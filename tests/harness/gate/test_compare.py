@@ -57,7 +57,7 @@ def test_the_command_stores_rounds_and_verdict(
         (["HEAD", "--device", "cpu", "--case", "cuda-8x16-f32-fwd"], "none of these cases runs on cpu"),
         (["HEAD", "--device", "cuda"], "torch finds no CUDA device"),
         (["HEAD", "--case", "cuda-8x16-f32-fwd"], "torch finds no CUDA device"),
-        (["HEAD", "--case", SMALL, "--json", "/dev/null/x"], "Could not continue"),
+        (["HEAD", "--case", SMALL, "--json", "/dev/null/x"], "--json=/dev/null/x cannot be written"),
     ],
 )
 def test_what_cannot_be_measured_says_why(
@@ -82,7 +82,7 @@ def test_a_budget_that_is_no_time_is_refused(text: str, capsys: pytest.CaptureFi
     [
         (float("inf"), "It takes about 4 min, 17 min at most where versions differ or the machine is noisy."),
         (300.0, "It takes about 4 min, 5 min at most where versions differ or the machine is noisy."),
-        (40.0, "It takes about 40 s."),
+        (40.0, "It would take about 4 min, of which the budget leaves 40 s."),
     ],
 )
 def test_the_duration_is_said_in_words(budget: float, sentence: str) -> None:

@@ -77,5 +77,5 @@ def test_what_one_side_lacks_cannot_be_compared(tmp_path: Path, base: Version) -
     comparison.draw([SMALL], 1)
     rows = signals.lack_rows(comparison, [SMALL])
     assert [row.verdict for row in rows] == [FAILED]
-    assert "missing in head" in rows[0].note
+    assert "not measured in head" in rows[0].note
     assert report.exit_code(rows) == 2

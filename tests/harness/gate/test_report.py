@@ -1,8 +1,10 @@
 """The report: the worst first, one exit code, JUnit."""
 
+import io
 from xml.etree import ElementTree
 
 import pytest
+from rich.console import Console
 
 from benchmarks.gate import report as gate_report
 from benchmarks.gate.report import Row
@@ -13,7 +15,7 @@ ROWS = [
     Row("slow", "time", REGRESSED, 1e-3, 1.06e-3, 0.06, 0.05, 0.07, 1e-9, 6, "second batch +6.1%"),
     Row("slower", "instructions", REGRESSED, 1000, 1100, 0.1),
     Row("noisy", "time", UNSTABLE, 1e-3, 1e-3, 0.0, -0.2, 0.2, 0.9, 24, "not settled after 24 processes"),
-    Row("new", "all", INCOMPARABLE, note="missing in base: NotAvailable"),
+    Row("new", "all", INCOMPARABLE, note="not measured in base: NotAvailable"),
 ]
 
 
@@ -57,3 +59,13 @@ def test_junit_holds_failures_and_errors() -> None:
     suite = ElementTree.fromstring(gate_report.junit(ROWS, "title"))
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("5", "2", "1")
     assert [case.get("name") for case in suite if case.find("failure") is not None] == ["slower", "slow"]
+
+
+def test_a_long_name_takes_no_verdict_away() -> None:
+    rows = [
+        Row(f"module.time_it({'a, ' * 70}b)", "time", REGRESSED, 1e-3, 1.06e-3, 0.06, 0.05, 0.07, 1e-9, 6, "second batch +6%")
+    ]
+    shown = io.StringIO()
+    Console(width=120, file=shown).print(gate_report.render(rows, "a title"))
+    for text in ("REGRESSED", "+6.00%", "1.06 ms", "second batch"):
+        assert text in shown.getvalue()

@@ -84,7 +84,7 @@ def test_a_tenth_more_is_found_in_any_package(pure: Injectable, tmp_path: Path) 
     assert rows["large", "result"].verdict == PASS
     assert rows["names", "public"].base == 1
     assert rows["missing", "all"].verdict == INCOMPARABLE
-    assert rows["missing", "all"].note.startswith("missing in base and head")
+    assert rows["missing", "all"].note.startswith("not measured in base and head")
 
 
 def test_equal_versions_pass_in_any_package(pure: Injectable, tmp_path: Path) -> None:
