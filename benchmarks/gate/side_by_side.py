@@ -20,6 +20,8 @@ def side_by_side(
     `on_end` is called after each job. After an exception of a job, or Ctrl-C, no further job begins; `stop`, which is to end
     those that run, is called unless the exception is a `patient` one. Then the exception is raised.
     """
+    if not jobs:
+        return []
     free: Queue[int | None] = Queue()
     for core in cores:
         free.put(core)

@@ -197,6 +197,8 @@ def test_a_measuring_process_tells_its_processor_time(worker: tuple[Worker, Cont
     process, shared = worker
     assert "processor" not in process.ask(60, "hello")
     (first,) = shared.processor.values()
+    for name in process.ask(60, "modules", without=[])["modules"]:
+        process.ask(60, "import_module", name=name)
     found = process.ask(60, "discover")
     assert {case["name"] for case in found["cases"]} == set(NAMES)
     (second,) = shared.processor.values()
