@@ -56,6 +56,7 @@ class Context:
     timeout: float  # seconds of a benchmark that sets none
     deadline: float  # on the clock of time.monotonic
     stopping: threading.Event = field(default_factory=threading.Event)
+    fatal_imports: dict[tuple[str, str], CaseFailed] = field(default_factory=dict)  # (side, module) -> what it ended with
     processor: dict[str, float] = field(default_factory=dict)  # seconds of it that each process had used at its last answer
 
 

@@ -63,7 +63,10 @@ def discover(suite: str) -> dict[str, Any]:
                 lacking[place] = "the suite skips it (skip_benchmark)"
             return None
         try:
-            return find(name, module, owner, function)
+            benchmark = find(name, module, owner, function)
+            if benchmark is not None:
+                benchmark.module = module.__name__
+            return benchmark
         except Exception as error:
             failed[place] = f"it cannot be made: {brief(error)}"
             return None
@@ -81,6 +84,7 @@ def combinations(benchmark: Any) -> list[dict[str, Any]]:
     """Return a case per combination of parameters: its name as asv writes it, and the properties that the gate uses."""
     known = {
         "benchmark": benchmark.name,
+        "module": benchmark.module,
         "type": benchmark.type,
         "unit": str(benchmark.unit),
         "timeout": benchmark.timeout,

@@ -234,10 +234,18 @@ class Process:
         return benchmark._get_timer(*params), benchmark.number
 
     def samples(self, timer: Any, number: int, repeats: int) -> tuple[list[float], float]:
-        """Return the timed seconds of each of `repeats` samples of `number` calls, and the seconds that all samples took."""
+        """Return the timed seconds of each of `repeats` samples of `number` calls, and the seconds that all samples took.
+
+        Raises ValueError if a timeraw_ benchmark prints.
+        """
         started, counted = time.perf_counter(), []
         for _ in range(repeats):
-            counted.append(timer.timeit(number))
+            try:
+                counted.append(timer.timeit(number))
+            except ValueError as error:  # asv_runner's own, for more than the time on the standard output of its process
+                if "could not convert string to float" not in str(error):
+                    raise
+                raise ValueError("its code prints to standard output, from which asv reads the time") from None
             if os.getpid() != self.pid:
                 break
         return counted, time.perf_counter() - started

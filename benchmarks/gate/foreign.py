@@ -124,6 +124,7 @@ def build_both(
     repository = repository_of(project, folder) if revisions or beside else project.folder
     for label in filter(None, revisions):  # a misspelt one is an error at once
         resolve(label, repository)
+    refuse_no_suite(project, arguments, repository)
     if (None in revisions or beside) and repository.parent == folder:
         trouble = "no project can be installed beside the release" if beside else "HEAD is missing"
         raise CannotMeasure(f"{trouble}: asv.conf.json names {project.repo}, of which there is no working tree here")
@@ -142,6 +143,18 @@ def build_both(
     return base, head, repository
 
 
+def refuse_no_suite(project: Project, arguments: argparse.Namespace, repository: Path) -> None:
+    """Raise CannotMeasure if `suite_of` will find no folder, before anything is built."""
+    here = (project.folder / project.suite).resolve()
+    if arguments.suite or here.is_dir():
+        return
+    if arguments.head is not None and not is_requirement(arguments.head) and here.is_relative_to(repository.resolve()):
+        place = f"{arguments.head}:{here.relative_to(repository.resolve())}"
+        if git("cat-file", "-t", place, folder=repository, otherwise="") == "tree":
+            return
+    raise CannotMeasure(f"benchmark_dir {project.suite!r} is not in head nor in {project.folder}; see asv.conf.json")
+
+
 def suite_of(project: Project, arguments: argparse.Namespace, head: Environment, repository: Path) -> Path:
     """Return the folder of benchmarks: --suite if given, else that in head's sources, else that in the project's folder."""
     if arguments.suite:
@@ -151,8 +164,6 @@ def suite_of(project: Project, arguments: argparse.Namespace, head: Environment,
         there = head.sources / here.relative_to(repository.resolve())
         if there.is_dir():
             return there
-    if not here.is_dir():
-        raise CannotMeasure(f"benchmark_dir {project.suite!r} is not in head nor in {project.folder}; see asv.conf.json")
     return here
 
 

@@ -91,10 +91,25 @@ class Pair:
     def prepare(self, case: Case, side: str, trial: bool = False) -> None:
         """Set up a benchmark on one side; as a `trial`, also call it once."""
         self.start()
+        self.import_module(case, side)
         cache = self.caches.folder(case, side, self)
-        self.ask(side, case, "importing", STARTING, case=dict(case))
         folder = str(self.workers[side].folder)
         self.ask(side, case, "prepare", case=dict(case), cache=cache, folder=folder, trial=trial)
+
+    def import_module(self, case: Case, side: str) -> None:
+        """Import the module of a benchmark on one side; where that hung or killed a process, no other tries it again."""
+        where = side, case["module"]
+        if where in self.shared.fatal_imports:
+            raise self.shared.fatal_imports[where]
+        try:
+            self.workers[side].ask(STARTING, "importing", case=dict(case))
+        except CaseFailed as failed:
+            if not failed.fatal:
+                raise
+            self.stop()
+            told = CaseFailed(side, f"its module cannot be imported: {failed.error}", fatal=True)
+            self.shared.fatal_imports[where] = told
+            raise told from None
 
     def prepare_all(self, case: Case) -> None:
         """Set up a benchmark on both sides."""

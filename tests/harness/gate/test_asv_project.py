@@ -162,6 +162,8 @@ def test_what_cannot_be_done_is_said_before_anything_is_built(
         (["a==1", "b==1", f"--project={tmp_path}"], "a==1 and b==1 are releases of two packages; give two of one"),
         (["HEAD", "mian", f"--project={tmp_path}"], "'mian' names no commit"),
         (["a==1", "a==2", suite, "--set=numpy=1"], "--set picks from the matrix"),
+        (["HEAD", f"--project={tmp_path}"], "benchmark_dir 'benchmarks' is not in head nor in"),
+        (["HEAD", "HEAD", f"--project={tmp_path}"], "benchmark_dir 'benchmarks' is not in head nor in"),
     ]:
         try:
             code = main(["compare", *words])

@@ -2,11 +2,12 @@
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.gate import asv_process
+from benchmarks.gate import asv_process, lockstep
 from benchmarks.gate.asv_process import Context, copy_runner, discover
 from benchmarks.gate.asv_project import suite_alone
 from benchmarks.gate.asv_suite import brief
@@ -52,6 +53,26 @@ def test_a_module_that_hangs_or_dies_takes_no_other_with_it(tmp_path: Path, monk
         discover(context, head)
 
 
+def test_a_module_that_hangs_in_base_alone_is_imported_there_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = tmp_path / "suite"
+    suite.mkdir()
+    (suite / "__init__.py").write_text("")
+    hang = "    open(os.environ['HANG'], 'a').write('x')\n    time.sleep(100)\n"
+    cached = "class C:\n    def setup_cache(self): return 1\n    def time_c(self, cache): pass\n"
+    (suite / "b.py").write_text(
+        f"import os, time\nif 'HANG' in os.environ:\n{hang}def time_a(): pass\ndef time_b(): pass\n{cached}"
+    )
+    monkeypatch.setattr(lockstep, "STARTING", 3.0)
+    shared = Context(tmp_path, copy_runner(tmp_path / "runner"), suite, 60.0, float("inf"))
+    head = this_environment(suite)
+    base = replace(head, env={**head.env, "HANG": str(tmp_path / "imports")})
+    comparison = PairComparison(shared, base, head, {one["name"]: one for one in discover(shared, head)["cases"]}, [None])
+    comparison.try_all()
+    why = {"base": "its module cannot be imported: it hangs: no result after 3 s"}
+    assert comparison.lacking == dict.fromkeys(("b.C.time_c", "b.time_a", "b.time_b"), why)
+    assert (tmp_path / "imports").read_text() == "x"
+
+
 def test_a_set_up_of_a_cache_that_hangs_has_its_own_timeout(tmp_path: Path) -> None:
     suite = tmp_path / "suite"
     suite.mkdir()
@@ -83,7 +104,7 @@ def test_a_benchmark_that_closes_standard_output_fails_no_other(tmp_path: Path) 
     suite.mkdir()
     (suite / "__init__.py").write_text("")
     closes = "def time_a(): sys.stdout.close()\ndef time_b(): os.close(1)\n"
-    skips = "def time_d(): raise NotImplementedError('not on this machine')\n"
+    skips = "def time_d(): raise NotImplementedError('not on this machine')\ndef timeraw_f(): return 'print(1)'\n"
     (suite / "b.py").write_text(f"import os, sys\n{closes}def time_c(): pass\n{skips}def time_e(): print('x')\n")
     head = this_environment(suite)
     shared = Context(tmp_path, copy_runner(tmp_path / "runner"), suite, 60.0, float("inf"))
@@ -91,5 +112,6 @@ def test_a_benchmark_that_closes_standard_output_fails_no_other(tmp_path: Path) 
     comparison.try_all()
     assert "b.time_c" in comparison.plans
     assert comparison.lacking == {"b.time_d": dict.fromkeys(("base", "head"), "not on this machine")}
-    assert list(comparison.failures) == ["b.time_b", "b.time_e"]  # the second call cannot close it again
+    assert list(comparison.failures) == ["b.time_b", "b.timeraw_f", "b.time_e"]  # the second call cannot close it again
     assert "it prints to standard output" in comparison.failures["b.time_e"]
+    assert "its code prints to standard output" in comparison.failures["b.timeraw_f"]
