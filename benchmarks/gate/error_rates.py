@@ -172,6 +172,35 @@ def smallest_caught(rows: Sequence[Mapping[str, Any]]) -> float | None:
     return min(effects, default=None)
 
 
+def in_short(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each condition of the machine: the gate's errors in live trials of time, with their upper bounds.
+
+    Of an injected slowdown, the line is on the case whose bound is the highest.
+    """
+
+    def passed(row: Mapping[str, Any]) -> int:
+        return int(row["trials"] - row["regressed"] - row["unstable"])
+
+    def bounded(events: int, trials: int) -> str:
+        return f"{events} of {trials} (below {interval(events, trials)[1]:.1%})"
+
+    lines = []
+    for state in ("quiet", "busy"):
+        ours = [
+            row
+            for row in rows
+            if (row["rule"], row["signal"], row["source"], row["machine"]) == ("gate", "time", "live", state)
+        ]
+        same, slower = [row for row in ours if not row["effect"]], [row for row in ours if row["effect"]]
+        if same and slower:
+            worst = max(slower, key=lambda row: interval(passed(row), row["trials"])[1])
+            alarms, misses = bounded(same[0]["regressed"], same[0]["trials"]), bounded(passed(worst), worst["trials"])
+            lines.append(
+                f"* {state.capitalize()}: equal versions called slower, {alarms}; {worst['effect']:+.0%} passed, {misses}"
+            )
+    return lines
+
+
 def markdown(record: Mapping[str, Any]) -> str:
     """Return, in Markdown, the smallest slowdown that is caught and the table of rates for each way of measuring."""
     rows = record.get("rates", [])
@@ -179,7 +208,7 @@ def markdown(record: Mapping[str, Any]) -> str:
 
 
 def table(way: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the smallest slowdown that is caught, and the table of `rows`, for one way of measuring."""
+    """Return the smallest slowdown that is caught, the errors in short and the table of `rows`, for one way of measuring."""
     title = f"*{way[0].upper()}{way[1:]}.*"
     if not rows:
         return f"{title} Not calibrated yet."
@@ -191,6 +220,8 @@ def table(way: str, rows: Sequence[Mapping[str, Any]]) -> str:
     )
     lines = [
         f"{title} {first}",
+        "",
+        *in_short(rows),
         "",
         "| rule | signal | effect | on | machine | trials | called slower | unstable | called faster |",
     ]

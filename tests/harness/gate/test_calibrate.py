@@ -137,6 +137,23 @@ def test_the_first_number_is_the_smallest_slowdown_that_is_surely_caught() -> No
     assert error_rates.rate(0, 299) == "0.0% [0.0%, 1.0%]"
 
 
+def test_the_errors_in_short_are_those_of_the_worst_case() -> None:
+    def row(effect: float, trials: int, regressed: int, unstable: int, **more: str) -> dict[str, Any]:
+        kind = {"rule": "gate", "signal": "time", "source": "live", "machine": "busy"} | more
+        return kind | {"effect": effect, "trials": trials, "regressed": regressed, "unstable": unstable}
+
+    rows = [
+        row(0.0, 299, 0, 9),
+        row(0.05, 100, 99, 0),
+        row(0.05, 100, 96, 2),
+        row(0.05, 60, 60, 0),
+        row(0.05, 60, 0, 0, rule="asv"),
+    ]
+    line = "* Busy: equal versions called slower, 0 of 299 (below 1.0%); +5% passed, 2 of 100 (below 6.2%)"
+    assert error_rates.in_short(rows) == [line]
+    assert error_rates.in_short(rows[:1]) == []
+
+
 def test_the_table_of_rates_leads_with_that_number(
     record: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
