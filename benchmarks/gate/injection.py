@@ -12,7 +12,7 @@ from .versions import Version, digest
 from .workload import Amounts, Injectable, Slowdown
 
 TUNING_PROCESSES, TUNING_STEPS = 8, 12  # processes of a step, and most steps
-OFF = 0.25  # largest error of the effect of an amount, relative to the wanted effect
+OFF = 0.25  # largest error of the effect of an amount, relative to the wanted effect; half as much in tuning
 
 
 def inject(workload: Injectable, version: Version, folder: Path, amounts: Amounts) -> Version:
@@ -25,14 +25,14 @@ def inject(workload: Injectable, version: Version, folder: Path, amounts: Amount
 def tune(
     workload: Injectable, version: Version, folder: Path, slowdowns: Mapping[str, Slowdown], say: Callable[[str], None]
 ) -> dict[str, tuple[str, int]]:
-    """Return, by case, the kind of slowdown and an amount that twice in a row was measured to have the wanted effect.
+    """Return, by case, the kind of slowdown and an amount of which two measurements in a row have the wanted effect on average.
 
     The tuning versions go to `folder`; `say` gets a line per measurement. Raises Broken if no such amount is found, as on a
     machine on which the measurements scatter too much.
     """
     amounts = {name: (wanted.kind, workload.first_amounts[wanted.kind]) for name, wanted in slowdowns.items()}
     points: dict[str, list[tuple[int, float]]] = {name: [] for name in slowdowns}
-    right = dict.fromkeys(slowdowns, 0)  # how often in a row the present amount had the wanted effect
+    found: dict[str, list[float]] = {name: [] for name in slowdowns}  # effects of the present amount, each within OFF
     for step in range(TUNING_STEPS):
         slowed = inject(workload, version, folder / f"tuning-{step}", amounts)
         comparison = Comparison(workload, version, slowed, folder)
@@ -43,12 +43,14 @@ def tune(
             amount, measured = amounts[name][1], statistics.median(drawn[name])
             say(f"{name}: {wanted.kind} {amount} is {measured:+.2%}, wanted {wanted.effect:+.2%}")
             points[name].append((amount, measured))
-            right[name] = right[name] + 1 if abs(measured - wanted.effect) <= OFF * wanted.effect else 0
-            if not right[name]:
+            found[name].append(measured)
+            error = abs(statistics.fmean(found[name][-2:]) - wanted.effect) / wanted.effect
+            if abs(measured - wanted.effect) > OFF * wanted.effect or (len(found[name]) > 1 and error > OFF / 2):
+                found[name].clear()
                 amounts[name] = (wanted.kind, max(1, round(amount_for(wanted.effect, points[name]))))
-        if min(right.values()) > 1:
+        if all(len(effects) > 1 for effects in found.values()):
             return amounts
-    never = ", ".join(name for name in slowdowns if right[name] < 2)
+    never = ", ".join(name for name, effects in found.items() if len(effects) < 2)
     raise Broken(f"no amount slows {never} by the wanted effect twice in a row; is the machine too busy to measure it?")
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def test_trials_in_lock_step_have_rates_of_their_own(record: dict[str, Any], mon
     assert found(ours, rule="gate", machine="quiet", effect=0.05, source="live", case=f"{CASES[0]} (python)")["regressed"] == 1
     assert found(ours, rule="gate", machine="busy", case=f"{CASES[0]} (python)")["regressed"] == 0
     assert found(ours, source="replayed", effect=0.05)["regressed"] == 20
-    titles = [line for line in error_rates.markdown({"rates": rows}).splitlines() if line.startswith("*")]
+    titles = [line for line in error_rates.markdown({"rates": rows}).splitlines() if re.match(r"\*\w", line)]
     assert [title.split("*")[1] for title in titles] == ["Both versions in one process.", "Pairs of processes in lock step."]
 
 
