@@ -3,7 +3,7 @@
 About 30 blocks are timed for each number of threads and dtype. Slow blocks are left out.
 """
 
-import os
+import math
 import statistics
 import sys
 from collections.abc import Iterator
@@ -17,8 +17,7 @@ from .feedforward import step
 from .measure import interleave
 from .subject import package
 
-PIN = "TAILDROPOUT_MLP_COSTS"
-SKIP = "0,4e7,50,120,380,2,-inf"  # costs with which TailMLP always skips: the least gain is -inf
+SKIP = (0, 4e7, 50, 120, 380, 2, -math.inf)  # costs with which TailMLP always skips: the least gain is -inf
 # Rows, features and p. The hidden features are four times as many as the features, or as many from 2048 features on.
 BLOCKS = (
     *((rows, 64, p) for rows in (512, 4096, 16384) for p in (0.1, 0.5, 0.9)),
@@ -59,7 +58,7 @@ def ratios(threads: int, dtype: str, seconds: float = 0.3) -> list[float]:
         own, everything = step(model, x), step(nn.Sequential(*model), x)
 
         def skip() -> None:
-            with pinned(SKIP), also_if_small():
+            with always_skipping():
                 own()  # noqa: B023
 
         own()  # the first call measures the costs of this machine
@@ -70,28 +69,14 @@ def ratios(threads: int, dtype: str, seconds: float = 0.3) -> list[float]:
 
 
 @contextmanager
-def pinned(costs: str) -> Iterator[None]:
-    """Pin TailMLP's costs (see `PIN`) while the context lasts."""
-    before = os.environ.get(PIN)
-    os.environ[PIN] = costs
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[PIN]
-        else:
-            os.environ[PIN] = before
-
-
-@contextmanager
-def also_if_small() -> Iterator[None]:
-    """Make TailMLP decide by its costs also about small blocks, of which it otherwise computes all features."""
+def always_skipping() -> Iterator[None]:
+    """Make TailMLP skip whatever that saves, also in small blocks, of which it otherwise computes all features."""
     costs = sys.modules.get(f"{package().__name__}.mlp.cost")
     if costs is None:
         raise NotAvailable("this taildropout has no costs of TailMLP")
-    before = costs._SMALL
-    costs._SMALL = 0  # type: ignore[attr-defined]
+    before = costs._SMALL, costs.costs_of
+    costs._SMALL, costs.costs_of = 0, lambda device, dtype: costs.Costs(*SKIP)  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        costs._SMALL = before  # type: ignore[attr-defined]
+        costs._SMALL, costs.costs_of = before  # type: ignore[attr-defined]
