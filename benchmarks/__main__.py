@@ -1,6 +1,7 @@
 """The harness: how fast is TailDropout, and did a commit make it slower? `COMMAND --help` explains a command."""
 
 import argparse
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -56,4 +57,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as by nohup
+            signal.signal(number, signal.default_int_handler)  # as Ctrl-C: processes are killed, temporary files removed
     sys.exit(main())

@@ -66,7 +66,7 @@ def run_tests(folder: Path, source: str, *options: str) -> str:
     return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False).stdout
 
 
-@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+@pytest.mark.parametrize("workers", ["-n0", pytest.param("-n2", marks=pytest.mark.slow)])
 def test_own_warnings_fail_a_test_foreign_ones_do_not_and_the_p_values_of_every_process_are_reported(
     tmp_path: Path, workers: str
 ) -> None:

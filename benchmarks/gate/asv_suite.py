@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import itertools
 import os
@@ -78,6 +79,18 @@ def discover(suite: str) -> dict[str, Any]:
         discovery._get_benchmark = find
     cases = [case for benchmark in unique(found) for case in combinations(benchmark)]
     return {"cases": cases, "lacking": lacking, "failed": failed}
+
+
+def load(suite: str, name: str) -> Any:
+    """Return the benchmark of this name; "-" and a number behind it pick a combination of parameters."""
+    from asv_runner import discovery
+
+    find = discovery.disc_benchmarks  # which asv_runner calls if the name does not tell the file
+    discovery.disc_benchmarks = functools.partial(find, ignore_import_errors=True)
+    try:
+        return discovery.get_benchmark_from_name(suite, name)
+    finally:
+        discovery.disc_benchmarks = find
 
 
 def combinations(benchmark: Any) -> list[dict[str, Any]]:

@@ -149,12 +149,10 @@ class Process:
 
     def load(self, case: dict[str, Any]) -> Any:
         """Return the benchmark of a case, with its parameters set."""
-        from asv_runner.discovery import get_benchmark_from_name
-
         self.name = case["name"]
         index = case["index"]
         name = case["benchmark"] if index is None else f"{case['benchmark']}-{index}"
-        return get_benchmark_from_name(self.suite, name)
+        return asv_suite.load(self.suite, name)
 
     def prepare(self, case: dict[str, Any], cache: str | None, folder: str, trial: bool) -> dict[str, Any]:
         """Set up a benchmark in `folder`/work: a copy of `cache`, the folder in which its setup_cache ran, or empty.

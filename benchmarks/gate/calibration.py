@@ -102,7 +102,7 @@ def injected_heads(
             "instructions": tune_instructions(workload, base, folder, say),
         }
     amounts = record["planted"]
-    same = extract(workload, "HEAD", folder / "same")
+    same = extract(workload, base.commit, folder / "same")  # HEAD may have moved since
     return {
         "same": same,
         "slower": inject(workload, base, folder / "slower", amounts["time"]),

@@ -156,6 +156,9 @@ class Builder:
         digest = digest_of(sources) if dirty else git("rev-parse", f"{commit}^{{tree}}", folder=repository)
         version = Version(label or "working tree", commit, dirty, sources, digest)
         self.cache.mkdir()
+        if (sources / ".gitmodules").exists():
+            update = ["git", "submodule", "update", "--quiet", "--init", "--recursive"]
+            self.call(update, f"the submodules of {version} cannot be fetched", sources)
         for command in self.project.build:
             self.run(command, f"{version} cannot be built", commit)
         for command in self.project.install:
@@ -253,8 +256,6 @@ def check_out(revision: str | None, target: Path, repository: Path) -> str:
         git("reset", "--quiet", commit, folder=target)
     else:
         git("checkout", "--quiet", "--detach", commit, folder=target)
-    if (target / ".gitmodules").exists():
-        git("submodule", "update", "--quiet", "--init", "--recursive", folder=target)
     return commit
 
 

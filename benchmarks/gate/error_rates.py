@@ -91,9 +91,8 @@ def caught(
             continue
         kinds = record.get("planted", {}).get(signal, {})
         named = f"{case} ({kinds[case][0]})" if case in kinds else case  # in lock step, a benchmark's name says its kind
-        slower = [one["verdict"] == REGRESSED for one in figures]
-        unsettled = [one["verdict"] == UNSTABLE for one in figures]
-        found = row("gate", signal, effect, "live", state, named, slower, unsettled)
+        slower, unsettled, faster = ([one["verdict"] == which for one in figures] for which in (REGRESSED, UNSTABLE, IMPROVED))
+        found = row("gate", signal, effect, "live", state, named, slower, unsettled, faster)
         rows.append(found | {"seen": statistics.fmean(map(measured_change, figures))})
     return rows
 
@@ -227,7 +226,8 @@ def table(way: str, rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     lines.append("| --- | --- | ---: | --- | --- | ---: | ---: | ---: | ---: |")
     for each in rows:
-        rates = [rate(each[event], each["trials"]) for event in ("regressed", "unstable", "improved")]
+        known = ("regressed", "unstable", "improved") if each["rule"] == "gate" else ("regressed",)  # the others have no more
+        rates = [*(rate(each[event], each["trials"]) for event in known), *["–"] * (3 - len(known))]
         effect = f"{each['effect']:+.0%}" if each["effect"] else "none"
         seen = f" (seen {each['seen']:+.1%})" if "seen" in each else ""
         cells = (each["rule"], each["signal"], effect + seen, each["case"], f"{each['machine']}, {each['source']}")

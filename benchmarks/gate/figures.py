@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
-from .instructions import margin
+from .instructions import MOST_MARGIN, margin
 from .messages import BASE, BASE_COPY, HEAD
 from .report import Row
 from .rule import IMPROVED, PASS, REGRESSED, UNSTABLE
@@ -15,16 +15,19 @@ def figure_rows(figures: Mapping[str, Sequence[Mapping[str, float]]], kinds: Map
     """Return a row per benchmark.
 
     `figures` maps each benchmark to its pairs, side -> figure; `kinds` maps it to its type in asv. A benchmark with fewer than
-    `wanted` pairs of base and head is UNSTABLE.
+    `wanted` pairs of base and head, or with none of base and base, is UNSTABLE.
     """
     return [figure_row(name, pairs, kinds[name], wanted) for name, pairs in figures.items()]
 
 
 def figure_row(name: str, pairs: Sequence[Mapping[str, float]], kind: str, wanted: int) -> Row:
-    """Return the row of one benchmark: a change counts if it exceeds the margin in every pair."""
+    """Return the row of one benchmark: a change counts if it exceeds the margin in every pair.
+
+    A figure whose margin exceeds MOST_MARGIN never passes.
+    """
     both = [(pair[BASE], pair[HEAD]) for pair in pairs if HEAD in pair]
     noise = [change(pair[BASE], pair[BASE_COPY]) for pair in pairs if BASE_COPY in pair]
-    if len(both) < wanted:
+    if len(both) < wanted or not noise:
         return Row(name, kind, UNSTABLE, note="the budget left no time for it")
     limit = max(margin(noise), PEAK_MARGIN if kind == "peakmemory" else 0.0)
     base, head = (statistics.median(side) for side in zip(*both, strict=True))
@@ -34,7 +37,7 @@ def figure_row(name: str, pairs: Sequence[Mapping[str, float]], kind: str, wante
     elif all(value < -limit for value in changes):
         verdict = IMPROVED
     else:
-        verdict = PASS if abs(change(base, head)) <= limit else UNSTABLE
+        verdict = PASS if abs(change(base, head)) <= limit <= MOST_MARGIN else UNSTABLE
     note = f"{len(both)} pairs, margin {limit:.2%}"
     if base == 0:
         return Row(name, kind, verdict, base, head, note=f"{note}, from 0")

@@ -58,10 +58,10 @@ def amount_for(effect: float, points: Sequence[tuple[int, float]]) -> float:
     """Return the amount that has `effect`, from the line fitted to all points (amount, measured effect).
 
     The line need not go through 0: an injected call costs something even if it does nothing. If all points have the same
-    amount, the effect is taken to be proportional.
+    amount, the mean effect is taken to be proportional.
     """
     amounts, measured = zip(*points, strict=True)
     if len(set(amounts)) == 1:
-        return float(amounts[0] * effect / max(measured[0], effect / 4))
+        return float(amounts[0] * effect / max(statistics.fmean(measured), effect / 4))
     slope, intercept = statistics.linear_regression(amounts, measured)
     return float((effect - intercept) / slope) if slope > 0 else float(amounts[-1])

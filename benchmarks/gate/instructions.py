@@ -16,7 +16,7 @@ from .records import instruction_noise
 from .report import Row
 from .rule import IMPROVED, INCOMPARABLE, PASS, REGRESSED, UNSTABLE
 
-LEAST_MARGIN = 0.005
+LEAST_MARGIN, MOST_MARGIN = 0.005, 0.1  # with a larger one, no change at all is too little to know for a pass
 SHARE = 0.25  # of the time of the whole comparison
 LEAST_SECONDS = 45.0  # allowed in any case: an idle core needs 26 s for a process that counts one case
 START, PER_CASE = 22.0, 5.0  # seconds of one process on an idle core, under valgrind: importing torch, and counting a case
@@ -81,7 +81,7 @@ def judge(change: float, second: Instructions | None, noise: Sequence[float]) ->
     """
     limit = margin(noise)
     if abs(change) <= limit:
-        return PASS, limit, ""
+        return (PASS if limit <= MOST_MARGIN else UNSTABLE), limit, ""
     if second is None:
         return UNSTABLE, limit, ": no second count"
     limit = margin([*noise, noise_of(second)])

@@ -1,6 +1,7 @@
 """Show the rows of a comparison as a table, a line, Markdown and JUnit, and return the exit code."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,6 +25,7 @@ MEANING = {
     UNSTABLE: "too much noise, or too little time, for a verdict: not a pass",
     INCOMPARABLE: "nothing could be compared",
 }
+NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # such as the colours of an error
 NAMED = 3  # cases of a verdict in the line
 NOTE = (
     "change: head over base, minus 1: the trimmed mean over processes or pairs, with its interval of 95 %; worst first. "
@@ -160,4 +162,4 @@ def junit(rows: Sequence[Row], title: str) -> str:
         kind = {REGRESSED: "failure", FAILED: "error", UNSTABLE: "error", INCOMPARABLE: "skipped"}.get(row.verdict)
         if kind:
             ElementTree.SubElement(case, kind, {"message": " ".join((row.verdict, *row.cells()[4:6], row.note)).strip()})
-    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+    return NOT_XML.sub("", ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)) + "\n"

@@ -93,9 +93,9 @@ def export(revision: str | None, target: Path, paths: Sequence[str] = (), folder
     listed = git("ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", *paths, folder=folder, strip=False)
     for name in filter(None, listed.split("\0")):
         source, copy = folder / name, target / name
-        if source.is_file():  # a deleted file is still tracked
+        if source.is_file() or source.is_symlink():  # a deleted file is still tracked
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, copy)
+            shutil.copy2(source, copy, follow_symlinks=False)
     return commit
 
 

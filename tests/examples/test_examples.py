@@ -258,6 +258,7 @@ def kinds(cell: dict[str, Any]) -> list[str]:
     return [kind for kind, _ in itertools.groupby(output["output_type"] for output in cell.get("outputs", []))]
 
 
+@pytest.mark.slow
 def test_the_tour_runs_as_stored(tmp_path: Path) -> None:
     pytest.importorskip("nbconvert", reason="the notebook needs nbconvert and ipykernel: pip install 'taildropout[examples]'")
     copy = tmp_path / "tour.ipynb"

@@ -41,6 +41,7 @@ def written(model_of: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
+@pytest.mark.slow
 def test_a_quick_run_writes_figure_results_and_a_table_of_every_network(model_of: ModuleType, written: Path) -> None:
     results = json.loads((written / "results" / "language_model.json").read_text())
     assert results["size"] == "quick"
@@ -250,6 +251,7 @@ def test_peak_memory_is_the_most_there_is_at_a_time(model_of: ModuleType) -> Non
     assert peak_memory(call) == pytest.approx(12e6, rel=0.01), "z, the new and the old"
 
 
+@pytest.mark.slow
 def test_what_is_said_follows_from_the_results(model_of: ModuleType, written: Path, settings: SimpleNamespace) -> None:
     from examples.experiments.language_report import IN_FFN, analyse, say
 

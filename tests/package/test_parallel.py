@@ -302,7 +302,7 @@ def work(rank: int, world: int, folder: str) -> None:
 
 
 @pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="torch is built without gloo")
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_many_processes_train_as_one_does(world: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if os.path.exists("/sys/class/net/lo"):
         monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")

@@ -37,13 +37,13 @@ def test_a_module_that_hangs_or_dies_takes_no_other_with_it(tmp_path: Path, monk
         "inner/never": "1 / 0",
     }.items():
         (suite / f"{name}.py").write_text(text)
-    monkeypatch.setattr(asv_process, "STARTING", 10.0)
+    monkeypatch.setattr(asv_process, "STARTING", 5.0)
     head = this_environment(suite)
     found = discover(Context(tmp_path, copy_runner(tmp_path / "runner"), suite, 5.0, float("inf")), head)
     assert [case["name"] for case in found["cases"]] == ["a_good.time_a", "d_good.time_d"]
     begin = "it cannot be imported: "
     assert found["failed"] == {
-        "b_hangs": f"{begin}it hangs: no result after 10 s",
+        "b_hangs": f"{begin}it hangs: no result after 5 s",
         "c_dies": f"{begin}its process died (exit code 3)",
         "e_raises": f"{begin}ZeroDivisionError: division by zero",
         "inner": f"{begin}its process died (exit code 4)",
@@ -71,6 +71,19 @@ def test_a_module_that_hangs_in_base_alone_is_imported_there_once(tmp_path: Path
     why = {"base": "its module cannot be imported: it hangs: no result after 3 s"}
     assert comparison.lacking == dict.fromkeys(("b.C.time_c", "b.time_a", "b.time_b"), why)
     assert (tmp_path / "imports").read_text() == "x"
+
+
+def test_a_benchmark_whose_file_its_name_does_not_tell_needs_no_other_module(tmp_path: Path) -> None:
+    suite = tmp_path / "suite"
+    (suite / "sub").mkdir(parents=True)
+    (suite / "__init__.py").write_text("")
+    (suite / "broken.py").write_text("1 / 0")
+    (suite / "sub" / "__init__.py").write_text("def time_a(): pass\n")
+    shared = Context(tmp_path, copy_runner(tmp_path / "runner"), suite, 60.0, float("inf"))
+    head = this_environment(suite)
+    comparison = PairComparison(shared, head, head, {one["name"]: one for one in discover(shared, head)["cases"]}, [None])
+    comparison.try_all()
+    assert (sorted(comparison.plans), comparison.failures) == (["sub.time_a"], {})
 
 
 def test_a_set_up_of_a_cache_that_hangs_has_its_own_timeout(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What is said of a version that cannot be built."""
 
+import os
 import sys
 import time
 from dataclasses import replace
@@ -12,7 +13,8 @@ from gate.test_asv_project import written
 
 from benchmarks.gate import environments
 from benchmarks.gate.asv_project import read_project, suite_alone
-from benchmarks.gate.environments import Builder, BuildFailed, build, telling_lines
+from benchmarks.gate.environments import Builder, BuildFailed, build, check_out, telling_lines
+from benchmarks.system.git import changed
 
 PIP = """$ python -m pip wheel .
   Building wheel for bp (pyproject.toml): finished with status 'error'
@@ -42,6 +44,47 @@ def test_a_working_tree_that_does_not_build_is_named(tmp_path: Path) -> None:
     (tmp_path / "more").write_text("")
     with pytest.raises(BuildFailed, match=r"^working tree \(\w{8} with changes\) cannot be built: .*RuntimeError: 7$"):
         build(project, None, tmp_path / "head", tmp_path, float("inf"), Event())
+
+
+def test_a_working_tree_keeps_its_links(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "file").write_text("text")
+    for link, place in {"folder": "data", "one": "data/file", "nowhere": "missing"}.items():
+        (tmp_path / link).symlink_to(place)
+    git(tmp_path, "add", ".")
+    git(tmp_path, "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "--quiet", "-m", "one")
+    check_out(None, tmp_path / "version" / "src", tmp_path)
+    sources = tmp_path / "version" / "src"
+    assert {link: os.readlink(sources / link) for link in ("folder", "one", "nowhere")} == {
+        "folder": "data",
+        "one": "data/file",
+        "nowhere": "missing",
+    }
+    assert not changed(["."], sources)
+
+
+def test_submodules_are_fetched_within_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, value in {"COUNT": "1", "KEY_0": "protocol.file.allow", "VALUE_0": "always"}.items():
+        monkeypatch.setenv(f"GIT_CONFIG_{variable}", value)
+    who = "-c", "user.name=t", "-c", "user.email=t@localhost"
+    inner, outer = tmp_path / "inner", tmp_path / "outer"
+    for folder in (inner, outer):
+        folder.mkdir()
+        git(folder, "init", "--quiet")
+        git(folder, *who, "commit", "--quiet", "--allow-empty", "-m", "one")
+    (inner / "file").write_text("")
+    git(inner, "add", ".")
+    git(inner, *who, "commit", "--quiet", "-m", "two")
+    git(outer, "submodule", "--quiet", "add", str(inner), "part")
+    git(outer, *who, "commit", "--quiet", "-m", "two")
+    project = read_project(written(outer, build_command=["ls part/file"], install_command=["ls part/file"]), {})
+    build(project, "HEAD", tmp_path / "base", outer, float("inf"), Event())
+    with pytest.raises(BuildFailed, match="the budget was spent"):
+        build(project, "HEAD", tmp_path / "late", outer, 0.0, Event())
+    (inner / ".git").rename(tmp_path / "gone")
+    with pytest.raises(BuildFailed, match=r"^the submodules of HEAD \(\w{8}\) cannot be fetched: git gave exit code"):
+        build(project, "HEAD", tmp_path / "never", outer, float("inf"), Event())
 
 
 def test_requirements_that_a_release_breaks_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,6 +169,7 @@ def test_the_table_of_rates_leads_with_that_number(
     smallest = "The smallest slowdown caught at least 95 % of the time: **5%** (replayed)."
     assert text.startswith(f"**some-cpu**\n\n*Both versions in one process.* {smallest}")
     assert text.endswith("*Pairs of processes in lock step.* Not calibrated yet.")
+    assert re.search(r"\| t-test \| time \| none \|.*\| – \| – \|$", text, re.MULTILINE)  # it gives no such verdicts
     assert "| gate | time | +5% | one of them | quiet, replayed | 300 | 100.0% [99.0%, 100.0%] |" in text
 
 

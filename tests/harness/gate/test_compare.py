@@ -103,7 +103,8 @@ def test_more_cases_take_longer_and_so_do_instructions(base: Version, tmp_path: 
     assert estimate.estimate_duration(comparison, [SMALL, "1024x512-f32-train"]).usual > two.usual
 
 
-def test_an_interrupted_comparison_ends_its_processes_and_leaves_no_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_an_interrupted_comparison_ends_its_processes_and_leaves_no_folder(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "benchmarks", "compare", "HEAD", "--case", SMALL]
     env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -113,7 +114,7 @@ def test_an_interrupted_comparison_ends_its_processes_and_leaves_no_folder(tmp_p
         if line.startswith("exact counts"):
             break
     time.sleep(1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Interrupted" in errors

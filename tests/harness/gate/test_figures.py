@@ -27,6 +27,9 @@ def pairs(*heads: float, base: float = 100.0, copies: tuple[float, ...] = (100.0
         (pairs(103, 103, 103, copies=(102, 99)), "track", PASS),  # base differs from itself by as much
         (pairs(100, 103, 103), "track", UNSTABLE),  # the pairs do not agree
         (pairs(103, 103), "track", UNSTABLE),  # a pair is missing
+        (pairs(103, 103, 103, copies=()), "track", UNSTABLE),  # the budget ended before base met itself
+        (pairs(150, 150, 150, copies=(120, 100)), "track", UNSTABLE),  # a margin of 60 %, within which anything would pass
+        (pairs(9, 9, 9, base=0, copies=(1, 0)), "track", UNSTABLE),
         (pairs(1, 1, 1, base=0, copies=(0, 0)), "track", REGRESSED),
         (pairs(-1, -1, -1, base=-2, copies=(-2, -2)), "track", REGRESSED),
     ],

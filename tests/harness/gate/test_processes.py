@@ -57,7 +57,8 @@ def test_a_case_that_raises_is_wrong_or_hangs_fails_and_the_others_are_measured(
     tmp_path: Path, base: Version, monkeypatch: pytest.MonkeyPatch, inserted: str, expected: str
 ) -> None:
     line = forward_line(base)
-    monkeypatch.setattr(processes, "SILENCE", 8.0)
+    if "hangs" in expected:  # else a busy machine would need more to import torch
+        monkeypatch.setattr(processes, "SILENCE", 8.0)
     only = "        if input.numel() == 128 and input.requires_grad:\n    " + inserted
     comparison = Comparison(workload, base, edited(base, tmp_path / "head", old=line, new=line + only), tmp_path)
     found = comparison.time_process(["8x16-f32-train", SMALL], 0)

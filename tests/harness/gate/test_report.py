@@ -61,6 +61,11 @@ def test_junit_holds_failures_and_errors() -> None:
     assert [case.get("name") for case in suite if case.find("failure") is not None] == ["slower", "slow"]
 
 
+def test_junit_is_xml_whatever_an_error_says() -> None:
+    suite = ElementTree.fromstring(gate_report.junit([Row("a", "all", FAILED, note="\x1b[31mno\x00 <ö>")], "title"))
+    assert [error.get("message") for error in suite.iter("error")] == ["FAILED   [31mno <ö>"]
+
+
 def test_a_long_name_takes_no_verdict_away() -> None:
     rows = [
         Row(f"module.time_it({'a, ' * 70}b)", "time", REGRESSED, 1e-3, 1.06e-3, 0.06, 0.05, 0.07, 1e-9, 6, "second batch +6%")

@@ -74,6 +74,7 @@ def test_a_sixth_of_the_processes_may_be_far_off_in_each_direction(size: int) ->
     assert estimate(sample).change == pytest.approx(0.05, abs=0.01)
 
 
+@pytest.mark.slow
 def test_the_levels_of_the_looks_are_1_percent_together_on_normal_noise() -> None:
     """40 000 samples of each size; beyond 4 standard errors above 1 %, 3e-5."""
     trials, chance = 40_000, random.Random(7)

@@ -93,6 +93,7 @@ def test_twice_the_time_is_found_at_the_first_look(tmp_path: Path, base: Version
 
 def test_the_amount_to_inject_is_on_the_line_through_what_was_measured() -> None:
     assert amount_for(0.05, [(100, 0.10)]) == pytest.approx(50)
+    assert amount_for(0.05, [(100, 0.05), (100, 0.08), (100, 0.11)]) == pytest.approx(62.5)  # not the first alone
     assert amount_for(0.05, [(100, 0.11), (50, 0.06)]) == pytest.approx(40)
     assert amount_for(0.05, [(100, 0.05), (50, 0.06)]) == 50  # noise alone: it stays where it is
 
@@ -101,6 +102,8 @@ def test_the_margin_is_the_largest_that_noise_explains() -> None:
     assert instructions.margin([0.0]) == instructions.LEAST_MARGIN
     assert instructions.margin([0.001, -0.001, 0.0]) == pytest.approx(0.006)
     assert instructions.margin([0.01]) == pytest.approx(0.03)
+    assert instructions.judge(0.02, None, [0.01])[0] == PASS
+    assert instructions.judge(0.02, None, [0.04])[0] == UNSTABLE  # within 12 %, nearly anything would pass
 
 
 def counted(head: float, copy: float = 1000.0) -> Instructions:
