@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Slope = Callable[[Tensor], Tensor]
+Slope = Callable[[Tensor], Tensor | None]
 
 
 class Activation(Protocol):
@@ -21,7 +21,8 @@ class Activation(Protocol):
     def with_slope(self, hidden: Tensor) -> tuple[Tensor, Slope]:
         """Return the activation, and a function from the gradient of the activation to the gradient of `hidden`.
 
-        The function may read the activation, so do not write into the activation before calling the function.
+        The function returns None if the activation passes no gradient on, as a step function does not. It may
+        read the activation, so do not write into the activation before calling the function.
         """
 
 
@@ -63,7 +64,11 @@ class OfModule(NamedTuple):
         with torch.enable_grad():
             hidden = hidden.detach().requires_grad_()
             active = self(hidden)
-        return active.detach(), lambda grad: torch.autograd.grad(active, hidden, grad)[0]
+
+        def slope(grad: Tensor) -> Tensor | None:
+            return torch.autograd.grad(active, hidden, grad, allow_unused=True)[0] if active.requires_grad else None
+
+        return active.detach(), slope
 
 
 class Named(NamedTuple):

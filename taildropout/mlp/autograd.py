@@ -32,12 +32,18 @@ def full_product(operands: Operands, ragged: Ragged, activation: Activation) -> 
 def differentiable_gradients(
     grad: Tensor, operands: Operands, ragged: Ragged, activation: Activation, wanted: Sequence[bool]
 ) -> list[Tensor | None]:
-    """Return the gradient of each operand, or None where `wanted` is False, by differentiable operations on all features."""
+    """Return the gradient of each operand by differentiable operations on all features.
+
+    It is None where `wanted` is False, and where an activation that passes no gradient on leaves none.
+    """
     # Autograd gives a tensor its gradient along every path. An alias of each operand has only the path of this operand, also
     # where two operands are one tensor or `x` was computed with the weights.
     aliases = Operands(*(None if each is None else each.view_as(each) for each in operands))  # type: ignore[arg-type]
     chosen = [alias for alias, need in zip(aliases, wanted, strict=True) if need and alias is not None]
-    grads = iter(torch.autograd.grad(full_product(aliases, ragged, activation), chosen, grad, create_graph=True))
+    product = full_product(aliases, ragged, activation)
+    if not product.requires_grad:
+        return [None] * len(aliases)
+    grads = iter(torch.autograd.grad(product, chosen, grad, create_graph=True, allow_unused=True))
     return [next(grads) if need and alias is not None else None for alias, need in zip(aliases, wanted, strict=True)]
 
 
@@ -67,7 +73,7 @@ class _RaggedProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of the seven operands, or None where none is wanted, and None for the other arguments."""
+        """Return the gradients of the seven operands, None where none is wanted or left, and None for the other arguments."""
         *tensors, saved = ctx.saved_tensors
         operands, wanted = Operands(*tensors), ctx.needs_input_grad[:7]
         if torch.is_grad_enabled():  # for a second derivative

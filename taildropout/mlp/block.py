@@ -35,8 +35,8 @@ class TailMLP(nn.Sequential):
 
     The block computes as a plain `nn.Sequential` where skipping would not be faster (a small p, a small input), and where the
     result might differ: under a transform of `torch.func`, with hooks on one of the modules, with other modules in their
-    place, with sharded tensors, or with an activation that has parameters or is not elementwise. An activation whose own plain
-    tensors require grad, or that begins to draw random numbers, causes a warning once.
+    place, with sharded tensors, for complex numbers, or with an activation that has parameters or is not elementwise. An
+    activation whose own plain tensors require grad, or that begins to draw random numbers, causes a warning once.
 
     The block predicts whether skipping is faster from the sizes, from p or k, and on a CPU from a few timings, which the first
     call for a dtype and a number of threads makes in 40 to 50 ms. Either way the random numbers are the same, and results are

@@ -49,5 +49,7 @@ def _try(module: nn.Module) -> bool:
             return False
     if not isinstance(whole, Tensor) or whole.shape != before.shape or of_part.shape != before[part].shape:
         return False
+    if not whole.is_floating_point():  # such as the bools of a comparison, which the modules refuse
+        return False
     kept = getattr(module, "inplace", False) or torch.equal(input, before)
     return kept and torch.allclose(whole[part], of_part, equal_nan=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 _CAST_BY_AUTOCAST = (torch.float32, torch.float16, torch.bfloat16)
+COMPUTED = (*_CAST_BY_AUTOCAST, torch.float64)  # the dtypes of ragged products: not complex, integer or float of 8 bits
 
 
 class Operands(NamedTuple):
@@ -54,8 +55,8 @@ class Operands(NamedTuple):
         )
 
     def in_one_dtype(self, autocast: torch.dtype | None) -> Operands | None:
-        """Return the operands in one float dtype: cast to `autocast` if it casts all, else unchanged; None if impossible."""
+        """Return the operands in one of the `COMPUTED` dtypes, cast to `autocast` if it casts all; None if impossible."""
         if autocast is not None and all(each.dtype in _CAST_BY_AUTOCAST for each in self.tensors()):
             return Operands(*(None if each is None else each.to(autocast) for each in self))  # type: ignore[arg-type]
-        same = all(each.dtype == self.x.dtype and each.is_floating_point() for each in self.tensors())
-        return self if same else None
+        same = all(each.dtype == self.x.dtype for each in self.tensors())
+        return self if same and self.x.dtype in COMPUTED else None

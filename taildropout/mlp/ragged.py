@@ -125,7 +125,11 @@ def forward(operands: Operands, ragged: Ragged, activation: Activation, saved: T
 def backward(
     grad: Tensor, operands: Operands, ragged: Ragged, activation: Activation, saved: Tensor, wanted: Sequence[bool]
 ) -> list[Tensor | None]:
-    """Return the gradient of each operand, or None where `wanted` is False; `forward` has filled `saved`."""
+    """Return the gradient of each operand, or None where `wanted` is False; `forward` has filled `saved`.
+
+    With an activation that passes no gradient on, the gradients of `w1` and `b1` are None, and that of `x` if there is no `up`:
+    these are the gradients of the block's modules too.
+    """
     x, w1, b1, w2, b2, up, up_bias = operands
     rows, grad = _sorted(x, ragged), _sorted(grad, ragged)
     grad_x = _accumulator(x, x.size(1)) if wanted[0] else None
@@ -133,7 +137,7 @@ def backward(
         None if each is None or not wanted[at] else _blank(each, ragged, 1 if at == 3 else 0)
         for at, each in ((1, w1), (2, b1), (3, w2), (5, up), (6, up_bias))
     )
-    kept = _pieces(saved, ragged, operands)
+    kept, passes = _pieces(saved, ragged, operands), False
     for at, (start, end, count) in enumerate(ragged.blocks()):
         part = slice(start, end)
         hidden, lifted = next(kept), None if up is None else next(kept)
@@ -144,11 +148,17 @@ def backward(
             if up is not None and lifted is not None:
                 _inner(_cut(slope * active, ragged, at), rows[:count], up[part], part, (grad_x, grad_up, grad_up_bias))
                 slope = slope * lifted
-            _inner(_cut(slope_of(slope), ragged, at), rows[:count], w1[part], part, (grad_x, grad_w1, grad_b1))
+            inner = slope_of(slope)
+            passes = passes or inner is not None
+            inner = torch.zeros_like(slope) if inner is None else inner  # another block may have a gradient
+            _inner(_cut(inner, ragged, at), rows[:count], w1[part], part, (grad_x, grad_w1, grad_b1))
         if grad_w2 is not None:  # last, because it writes into `active`, which `slope_of` may read
             active = _cut(active if lifted is None else active * lifted, ragged, at)
             torch.mm(grad[:count].t(), active, out=grad_w2[:, part])
     grad_b2 = grad.sum(0) if wanted[4] and b2 is not None else None
+    if not passes:
+        grad_w1 = grad_b1 = None
+        grad_x = None if up is None else grad_x
     grad_x = None if grad_x is None else _unsorted(grad_x.to(x.dtype), ragged)
     return [grad_x, grad_w1, grad_b1, grad_w2, grad_b2, grad_up, grad_up_bias]
 

@@ -17,7 +17,7 @@ from .activation import Named, NotElementwiseError, OfModule, name_of
 from .autograd import ragged_product
 from .compiled import output_in_graph
 from .elementwise import compute_everything_with, is_elementwise
-from .operands import Operands
+from .operands import COMPUTED, Operands
 from .ragged import Ragged, k_per_row, same_k
 
 
@@ -80,6 +80,8 @@ def _observed(parts: Parts) -> bool:
 def _costs_if_safe(input: Tensor) -> cost.Costs | None:
     """Return the costs of the device of `input` in the dtype of the products; None if the modules must compute the output."""
     if type(input) not in (Tensor, nn.Parameter) or input.is_meta or not _ragged_is_safe(input):  # autocast on meta is unknown
+        return None
+    if input.dtype not in COMPUTED:  # before any costs are measured in it
         return None
     return cost.costs_of(input.device.type, _autocast(input.device.type) or input.dtype)
 

@@ -1,12 +1,15 @@
-"""An activation that passes its trial and yet has tensors of its own to train, or begins to draw random numbers."""
+"""An activation that passes its trial and yet has tensors of its own to train, begins to be random, or has no gradient."""
 
+import copy
 import warnings
+from typing import Any
 
 import pytest
 import torch
-from blocks import assert_same, block, computed
+from blocks import N, assert_same, block, computed
 from torch import Tensor, nn
 
+from taildropout import GatedTailMLP, TailMLP
 from taildropout.mlp.ragged import Ragged
 
 __all__ = ["computed"]  # a fixture
@@ -80,3 +83,105 @@ def test_an_activation_that_begins_to_be_random(training: bool, computed: list[R
         assert_same(net, input)
     assert_same(net, input)
     assert len(computed) == 2
+
+
+class Step(nn.Module):
+    """Without a gradient."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return (input > 0).to(input.dtype)
+
+
+class NoGradient(torch.autograd.Function):
+    """A copy, whose backward gives None."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        return input.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> None:
+        return None
+
+
+class Stopped(nn.Module):
+    """Has a function of autograd that passes no gradient on."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        result: Tensor = NoGradient.apply(input)  # type: ignore[no-untyped-call]
+        return result
+
+
+class Positive(nn.Module):
+    """A ReLU that leaves autograd if all is negative, as some blocks of a ragged product may be."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.relu() if (input > 0).any() else torch.zeros_like(input)
+
+
+def plain_of(net: nn.Module) -> nn.Module:
+    """The same modules one after the other: a hook on one of them lets a block compute so."""
+    plain = copy.deepcopy(net)
+    next(plain.children()).register_forward_hook(lambda *_: None)
+    return plain
+
+
+def gradients(net: nn.Module, input: Tensor, create_graph: bool = False) -> list[Tensor | None]:
+    """Those of the weights and of the input, which a residual connection gives a gradient in any case."""
+    torch.manual_seed(0)
+    wanted = [input, *(weight for weight in net.parameters() if weight.requires_grad)]
+    loss = (net(input).sum(-1, keepdim=True) + input).pow(3).sum()
+    return list(torch.autograd.grad(loss, wanted, create_graph=create_graph, allow_unused=True))
+
+
+@pytest.mark.parametrize("activation", [Step(), Stopped()], ids=repr)
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("k", [None, 6, 0], ids=["drawn", "shared", "none kept"])
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("frozen", [(), (-1, -2)], ids=["none frozen", "last Linear frozen"])
+def test_an_activation_without_gradient_leaves_none_to_the_first_linear(
+    activation: nn.Module, gated: bool, k: int | None, create_graph: bool, frozen: tuple[int, ...], computed: list[Ragged]
+) -> None:
+    net = (GatedTailMLP if gated else TailMLP)(5, N, 4, activation=activation, p=0.5, bias=True).double()
+    (net.dropout if isinstance(net, GatedTailMLP) else net[2]).set_k(k)
+    for at in frozen:
+        list(net.parameters())[at].requires_grad_(False)
+    input = torch.randn(3, 7, 5, dtype=torch.float64, requires_grad=True)
+    found, wanted = (gradients(each, input, create_graph) for each in (net, plain_of(net)))
+    assert [each is None for each in found] == [each is None for each in wanted]
+    assert found[0] is not None
+    assert found[1] is None
+    torch.testing.assert_close([each for each in found if each is not None], [each for each in wanted if each is not None])
+    assert len(computed) == 1
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_second_derivatives_past_an_activation_without_gradient(gated: bool, computed: list[Ragged]) -> None:
+    net = (GatedTailMLP if gated else TailMLP)(5, N, 4, activation=Step(), p=0.5, bias=True).double()
+    input = torch.randn(40, 5, dtype=torch.float64, requires_grad=True)
+    second = []
+    for each in (net, plain_of(net)):
+        penalty = torch.stack([grad.square().sum() for grad in gradients(each, input, True) if grad is not None]).sum()
+        second.append(torch.autograd.grad(penalty, [input, *each.parameters()], allow_unused=True, materialize_grads=True))
+    torch.testing.assert_close(*second)
+    assert len(computed) == 1
+
+
+def test_an_activation_without_gradient_in_one_block_only(computed: list[Ragged]) -> None:
+    net, input = block(Positive()), torch.randn(40, 5, dtype=torch.float64)
+    with torch.no_grad():
+        net[0].bias[6:12] = -99  # the second of three blocks
+    assert_same(net, input)
+    assert computed[0].edges == [0, 6, 12, N]
+
+
+def test_an_activation_of_another_kind_of_numbers_is_the_plain_block(computed: list[Ragged]) -> None:
+    """Which refuses bools."""
+
+    class Above(nn.Module):
+        def forward(self, input: Tensor) -> Tensor:
+            return input > 0
+
+    with pytest.raises(TypeError, match=r"dtype torch\.bool"):
+        block(Above())(torch.randn(40, 5, dtype=torch.float64))
+    assert not computed

@@ -175,6 +175,47 @@ def test_float64_stays_what_it_is_in_autocast(computed: list[Ragged]) -> None:
     assert len(computed) == 1
 
 
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+@pytest.mark.parametrize("gated", [False, True])
+def test_complex_numbers_are_computed_by_the_plain_block(
+    dtype: torch.dtype, gated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without costs measured in their dtype, which raised an error, or in that of autocast."""
+    monkeypatch.setattr(cost, "costs_of", lambda *_: pytest.fail("measured"))
+    net = (GatedTailMLP if gated else TailMLP)(128, 512, 128, activation=nn.Tanh(), p=0.9).to(dtype)
+    input, found = torch.randn(512, 128, dtype=dtype), []
+    plain = copy.deepcopy(net)
+    next(plain.children()).register_forward_hook(lambda *_: None)
+    for each in (net, plain):
+        torch.manual_seed(0)
+        output = each(input)
+        found.append([output, *torch.autograd.grad(output.abs().square().sum(), list(each.parameters())), torch.rand(1)])
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert net(input).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.float8_e5m2], ids=str
+)
+@pytest.mark.parametrize("weights", [True, False])
+def test_a_dtype_without_products_is_refused_as_by_the_plain_block(
+    dtype: torch.dtype, weights: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(cost.PIN, raising=False)  # so that costs would be measured
+    net, input = TailMLP(128, 512, 128, activation=nn.Tanh(), p=0.9), torch.ones(512, 128).to(dtype)
+    if weights and not dtype.is_complex:
+        for weight in net.requires_grad_(False).parameters():
+            weight.data = weight.data.to(dtype)
+    messages = []
+    for each in (net, nn.Sequential(*net)):
+        with pytest.raises((RuntimeError, TypeError)) as error:  # NotImplementedError is a RuntimeError
+            each(input)
+        messages.append((error.type, str(error.value)))
+    assert messages[0] == messages[1]
+
+
 def test_compiled_it_is_the_plain_block_in_one_graph(computed: list[Ragged]) -> None:
     torch._dynamo.reset()
     net, input = block(), torch.randn(40, 5, dtype=torch.float64, requires_grad=True)
