@@ -38,7 +38,9 @@ def need_fashion_mnist() -> None:
         pytest.skip("Fashion-MNIST is not here: install the Debian package dataset-fashion-mnist, or set FASHION_MNIST")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name.startswith("experiments.") else name for name in NAMES]
+)
 def test_an_example_writes_its_figure_and_a_json_of_settings_versions_and_results(name: str, tmp_path: Path) -> None:
     if name in ON_FASHION:
         need_fashion_mnist()

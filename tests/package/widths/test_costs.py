@@ -18,7 +18,7 @@ from taildropout.widths.costs import CostModel
 pytest.importorskip("torch_pruning")
 from torch.utils.flop_counter import FlopCounterMode
 
-SEEDS = range(2 * len(PARTS))
+SEEDS = [*range(len(PARTS)), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(len(PARTS), 2 * len(PARTS)))]
 
 
 @pytest.fixture
