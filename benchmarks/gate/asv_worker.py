@@ -1,8 +1,8 @@
 """Run benchmarks of an asv suite in one process of a pair, a round at a time, on the gate's commands.
 
 `asv_worker.py COMMANDS SUITE PLACEMENT` runs in the environment of one version and under any Python from 3.8. So it is started
-as a file, and imports the standard library and asv_suite.py alone, with asv_runner, both from the folder of this file: the same on both
-sides. COMMANDS is a named pipe from which it reads a line of JSON per command. The answers go to standard output. Text
+as a file, and imports the standard library and asv_suite.py alone, with asv_runner, both from the folder of this file: the same
+on both sides. COMMANDS is a named pipe from which it reads a line of JSON per command. The answers go to standard output. Text
 that benchmarks print goes to a file instead, so that it cannot be taken for an answer. PLACEMENT seeds where objects lie in
 memory; 0 leaves that alone.
 """
