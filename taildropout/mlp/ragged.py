@@ -137,7 +137,7 @@ def backward(
         None if each is None or not wanted[at] else _blank(each, ragged, 1 if at == 3 else 0)
         for at, each in ((1, w1), (2, b1), (3, w2), (5, up), (6, up_bias))
     )
-    kept, passes = _pieces(saved, ragged, operands), False
+    kept, passed = _pieces(saved, ragged, operands), list[bool]()
     for at, (start, end, count) in enumerate(ragged.blocks()):
         part = slice(start, end)
         hidden, lifted = next(kept), None if up is None else next(kept)
@@ -149,14 +149,14 @@ def backward(
                 _inner(_cut(slope * active, ragged, at), rows[:count], up[part], part, (grad_x, grad_up, grad_up_bias))
                 slope = slope * lifted
             inner = slope_of(slope)
-            passes = passes or inner is not None
+            passed.append(inner is not None)
             inner = torch.zeros_like(slope) if inner is None else inner  # another block may have a gradient
             _inner(_cut(inner, ragged, at), rows[:count], w1[part], part, (grad_x, grad_w1, grad_b1))
         if grad_w2 is not None:  # last, because it writes into `active`, which `slope_of` may read
             active = _cut(active if lifted is None else active * lifted, ragged, at)
             torch.mm(grad[:count].t(), active, out=grad_w2[:, part])
     grad_b2 = grad.sum(0) if wanted[4] and b2 is not None else None
-    if not passes:
+    if passed and not any(passed):  # without a block, as where all is dropped, they are 0
         grad_w1 = grad_b1 = None
         grad_x = None if up is None else grad_x
     grad_x = None if grad_x is None else _unsorted(grad_x.to(x.dtype), ragged)
