@@ -181,7 +181,8 @@ def in_short(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         return int(row["trials"] - row["regressed"] - row["unstable"])
 
     def bounded(events: int, trials: int) -> str:
-        return f"{events} of {trials} (below {interval(events, trials)[1]:.1%})"
+        bound = math.ceil(1e4 * interval(events, trials)[1]) / 1e4  # never below the true one
+        return f"{events} of {trials} (below {bound:.2%})"
 
     lines = []
     for state in ("quiet", "busy"):

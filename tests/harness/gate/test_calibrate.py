@@ -150,7 +150,7 @@ def test_the_errors_in_short_are_those_of_the_worst_case() -> None:
         row(0.05, 60, 60, 0),
         row(0.05, 60, 0, 0, rule="asv"),
     ]
-    line = "* Busy: equal versions called slower, 0 of 299 (below 1.0%); +5% passed, 2 of 100 (below 6.2%)"
+    line = "* Busy: equal versions called slower, 0 of 299 (below 1.00%); +5% passed, 2 of 100 (below 6.17%)"
     assert error_rates.in_short(rows) == [line]
     assert error_rates.in_short(rows[:1]) == []
 
