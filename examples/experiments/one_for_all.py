@@ -168,7 +168,9 @@ def train(name: str, seed: int, text: Tensor, steps: int, settings: Any) -> dict
     model = network(recipe, settings)
     generator, ahead = torch.Generator().manual_seed(seed), torch.arange(settings.context)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.rate, total_steps=steps, pct_start=0.1)
+    # A rise of .1 of 10 steps would end at step 0, and OneCycleLR divide by zero.
+    rise = max(0.1, 1.5 / steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.rate, total_steps=steps, pct_start=rise)
     for step in progress(range(steps), steps, f"{name}, seed {seed}"):
         starts = torch.randint(len(text) - settings.context, (settings.batch, 1), generator=generator)
         optimizer.zero_grad()
