@@ -99,8 +99,9 @@ class PairComparison:
         if all(error.lacking for error in failed.values()) or set(failed) == {BASE}:
             self.lacking[name] = errors
         else:
-            side = BOTH if set(failed) == {BASE, HEAD} else HEAD
-            self.failures[name] = f"{side}: {errors[HEAD]}"
+            alike = len(errors) > 1 and len(set(errors.values())) == 1
+            told = {BOTH: errors[HEAD]} if alike else errors
+            self.failures[name] = "; ".join(f"{side}: {error}" for side, error in told.items())
 
     def draw(self, names: Sequence[str], count: int) -> dict[str, list[float]] | None:
         """Measure the time in `count` fresh pairs, and base against base in half as many: a log-ratio per case and pair.

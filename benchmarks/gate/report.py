@@ -29,7 +29,7 @@ NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  
 NAMED = 3  # cases of a verdict in the line
 NOTE = (
     "change: head over base, minus 1: the trimmed mean over processes or pairs, with its interval of 95 %; worst first. "
-    "~: no difference is shown. base and head: medians of the processes' medians."
+    "~: no difference is shown. base: the median of the processes' medians; head: base and the change."
 )
 
 

@@ -62,6 +62,8 @@ def time_rows(comparison: Measurements, names: Sequence[str], threshold: float) 
         if name in comparison.failures or name in comparison.lacking:
             continue
         base, head = (median_seconds(comparison, name, side) for side in (BASE, HEAD))
+        if base is not None and decision.estimate:  # else two medians beside a trimmed mean could contradict it
+            head = base * (1 + decision.estimate.change)
         note = decision.note
         if decision.confirmed:
             note = f"{note} second batch {decision.confirmed.change:+.1%}".strip()

@@ -131,6 +131,9 @@ def track_new():
 def track_lost():
     return {1: 1.0}[rich.VERSION]
 
+def track_raises_then_skips():
+    raise {1: ValueError("in base"), 2: NotImplementedError("skipped in head")}[rich.VERSION]
+
 def track_program():
     return int(subprocess.check_output(["python", "-c", "import rich; print(rich.VERSION)"]))
 

@@ -97,6 +97,8 @@ def slower(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         ("times.Unset.time_unset", "FAILED", "both: ValueError: no setup"),
         ("others.track_new", "INCOMPARABLE", "KeyError: 1"),
         ("others.track_lost", "FAILED", "head: KeyError: 2"),
+        ("others.track_raises_then_skips", "FAILED", "base: ValueError: in base; head: "),
+        ("others.track_raises_then_skips", "FAILED", "skipped in head"),
         ("times.time_hangs", "FAILED", "it hangs: no result after 4 s"),
         ("times.time_dies", "FAILED", "its process died (exit code 7)"),
         ("times.time_exits", "FAILED", "SystemExit: 3"),

@@ -1,12 +1,16 @@
 """The report: the worst first, one exit code, JUnit."""
 
 import io
+import math
+from collections.abc import Sequence
 from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
 
 from benchmarks.gate import report as gate_report
+from benchmarks.gate import signals
+from benchmarks.gate.messages import Times
 from benchmarks.gate.report import Row
 from benchmarks.gate.rule import FAILED, IMPROVED, INCOMPARABLE, PASS, REGRESSED, UNSTABLE
 
@@ -26,6 +30,37 @@ def test_the_report_is_worst_first_and_marks_what_is_not_shown() -> None:
     assert "+0.10% ~" in text
     assert "REGRESSED: head is slower: slower instructions +10.0%, slow time +6.0%" in text
     assert gate_report.geometric_mean(ROWS, "time") == pytest.approx((1.001 * 1.06) ** (1 / 3) - 1)
+
+
+class Replayed:
+    """A comparison with times of base and head in six processes, which differ more from each other than head does from base."""
+
+    def __init__(self) -> None:
+        self.failures: dict[str, str] = {}
+        self.lacking: dict[str, dict[str, str]] = {}
+        base, head = [1.0, 1.0, 1.0, 1.1, 1.2, 1.5], [1.0, 1.02, 1.02, 1.1, 1.22, 3.0]
+        self.left = [Times("case", {"base": [one], "head": [other]}) for one, other in zip(base, head, strict=True)]
+        self.taken: list[Times] = []
+
+    def draw(self, names: Sequence[str], count: int) -> dict[str, list[float]] | None:
+        """Return the next log-ratios; the time is up when there is none."""
+        now, self.left = self.left[:count], self.left[count:]
+        self.taken += now
+        if not now:
+            return None
+        return {name: [math.log(times.seconds["head"][0] / times.seconds["base"][0]) for times in now] for name in names}
+
+    def times_of(self, name: str) -> Sequence[Times]:
+        """Return what was taken."""
+        return self.taken
+
+
+def test_base_head_and_change_agree() -> None:
+    """The median of head, 1.06, would say +1.0 %."""
+    (row,) = signals.time_rows(Replayed(), ["case"], 0.025)
+    assert row.change == pytest.approx(0.014, abs=0.001)
+    assert row.base == 1.05
+    assert row.head == pytest.approx(row.base * (1 + row.change))
 
 
 def test_the_line_names_all_that_is_no_pass() -> None:
