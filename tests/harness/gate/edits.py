@@ -10,10 +10,12 @@ from benchmarks.suite.loading import PACKAGE
 SMALL = "8x16-f32-fwd"
 
 
-def edited(version: Version, folder: Path, file: str = "layer.py", old: str = "", new: str = "") -> Version:
+def edited(
+    version: Version, folder: Path, file: str = "layer.py", old: str = "", new: str = "", package: str = PACKAGE
+) -> Version:
     """Return a copy of a version with one piece of text replaced, or some appended."""
     shutil.copytree(version.folder, folder)
-    path = folder / PACKAGE / file
+    path = folder / package / file
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1) if old else text + new)

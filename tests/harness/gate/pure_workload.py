@@ -53,7 +53,12 @@ def environment() -> Mapping[str, Any]:
 def prepare(case: str, version: ModuleType) -> Run:
     if case == "missing":
         raise NotImplementedError("there is no such case on this machine")
-    return lambda: version.total(range(SIZES[case]))
+    if not hasattr(version, "total"):
+        raise NotImplementedError("this version has no total")
+    numbers = range(SIZES[case])
+    if (total := version.total(numbers)) != sum(numbers):
+        raise ValueError(f"the total is {total}, not {sum(numbers)}")
+    return lambda: version.total(numbers)
 
 
 def check(case: str, runs: Mapping[str, Run]) -> None:

@@ -5,7 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +23,60 @@ from benchmarks.gate import counters, estimate
 from benchmarks.gate import report as gate_report
 from benchmarks.gate.measuring import Comparison
 from benchmarks.gate.report import Row
-from benchmarks.gate.rule import PASS
+from benchmarks.gate.rule import LOOKS, PASS
 from benchmarks.gate.versions import Version
+from benchmarks.gate.workload import Injectable
 from benchmarks.results import choice
 
 pytestmark = pytest.mark.history
 
 
-def test_the_command_stores_rounds_and_verdict(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(compare, "VERDICT", tmp_path / "verdict.json")
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+@pytest.fixture
+def small_case(pure: Injectable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the command compare versions of the package without torch, whose processes take a tenth of a second."""
+    monkeypatch.setattr(compare, "workload", pure)
+    monkeypatch.setattr(choice, "select", lambda *_: ["small"])
+
+
+def assert_stored(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> dict[str, Any]:
+    """Run the command, assert that it stores and prints the rounds and the verdict of one case; return what it stored."""
+    monkeypatch.setattr(compare, "VERDICT", folder / "verdict.json")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(folder / "summary.md"))
     monkeypatch.setattr(counters, "available", lambda: None)
-    files = {name: tmp_path / name for name in ("json", "junit")}
-    code = main(["compare", "HEAD", "--case", SMALL, *[f"--{name}={file}" for name, file in files.items()]])
-    stored = json.loads(files["json"].read_text())
+    files = {name: folder / name for name in ("json", "junit")}
+    code = main(["compare", *words, *[f"--{name}={file}" for name, file in files.items()]])
+    stored: dict[str, Any] = json.loads(files["json"].read_text())
     assert code == gate_report.EXIT[stored["verdict"]]
-    assert json.loads((tmp_path / "verdict.json").read_text())["line"] == stored["line"]
+    assert json.loads((folder / "verdict.json").read_text())["line"] == stored["line"]
     times = [each for each in stored["processes"] if each["what"] == "time"]
+    assert len(times) >= LOOKS[0]
     assert all(len(each["found"][0]["head"]) >= 9 for each in times)
     assert stored["environment"]["OMP_NUM_THREADS"] == "1"
-    assert {stored["base"]["commit"], stored["head"]["commit"]} == {stored["base"]["commit"]}
     out = capsys.readouterr().out
     assert stored["line"] in out.replace("\n", " ")
     assert out.index("1 case. It takes about ") < out.index("exact counts: 1 process")
-    assert stored["line"] in (tmp_path / "summary.md").read_text()
+    assert stored["line"] in (folder / "summary.md").read_text()
+    return stored
+
+
+@pytest.mark.usefixtures("small_case")
+def test_the_command_stores_rounds_and_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = assert_stored(tmp_path, monkeypatch, capsys, ["v1", "v2"])
+    assert stored["verdict"] == PASS
+    assert [stored[side]["label"] for side in ("base", "head")] == ["v1", "v2"]
+    assert stored["base"]["commit"] != stored["head"]["commit"]
+
+
+@pytest.mark.slow  # half a minute: each process imports torch
+def test_the_command_measures_the_working_tree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = assert_stored(tmp_path, monkeypatch, capsys, ["HEAD", "--case", SMALL])
+    assert {stored["base"]["commit"], stored["head"]["commit"]} == {stored["base"]["commit"]}
 
 
 @pytest.mark.parametrize(
@@ -103,8 +134,43 @@ def test_more_cases_take_longer_and_so_do_instructions(base: Version, tmp_path: 
     assert estimate.estimate_duration(comparison, [SMALL, "1024x512-f32-train"]).usual > two.usual
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_an_interrupted_comparison_ends_its_processes_and_leaves_no_folder(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.usefixtures("small_case")
+def test_ctrl_c_ends_the_processes_and_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, in the middle of a measurement that would take a minute."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    draw, started = Comparison.draw, list[Path]()
+
+    def interrupted(self: Comparison, names: Sequence[str], count: int) -> dict[str, list[float]] | None:
+        work = self.head.folder / self.workload.package / "work.py"
+        work.write_text(f"import time\ntime.sleep(60)\n{work.read_text()}")
+
+        def interrupt() -> None:
+            while not (found := measuring(tmp_path)) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            started.extend(found)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=interrupt).start()
+        return draw(self, names, count)
+
+    monkeypatch.setattr(Comparison, "draw", interrupted)
+    deadline = time.monotonic() + 20
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        code = main(["compare", "v1", "v2"])
+    finally:
+        signal.signal(signal.SIGINT, former)
+    assert code == 130
+    assert "Interrupted" in capsys.readouterr().err
+    assert started
+    assert_nothing_left(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_ends_its_processes_and_leaves_no_folder(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "benchmarks", "compare", "HEAD", "--case", SMALL]
     env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -118,11 +184,16 @@ def test_an_interrupted_comparison_ends_its_processes_and_leaves_no_folder(tmp_p
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Interrupted" in errors
-    assert list(tmp_path.iterdir()) == []
+    assert_nothing_left(tmp_path)
+
+
+def assert_nothing_left(folder: Path) -> None:
+    """Assert that a comparison in `folder` left no file there, and no process after a while."""
+    assert list(folder.iterdir()) == []
     deadline = time.monotonic() + 20  # a killed process may take a moment to go
-    while measuring(tmp_path) and time.monotonic() < deadline:
+    while measuring(folder) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert measuring(tmp_path) == []
+    assert measuring(folder) == []
 
 
 def measuring(folder: Path) -> list[Path]:

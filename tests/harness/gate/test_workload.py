@@ -1,7 +1,6 @@
 """The seam: the gate measures a workload without torch, and imports nothing of this project but `system`."""
 
 import ast
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -22,51 +21,6 @@ from benchmarks.gate.versions import extract
 from benchmarks.gate.workload import Injectable, Slowdown
 
 GATE = ROOT / "benchmarks" / "gate"
-INIT = "from .work import total\n\n__all__ = ['total']\n"
-# A loop of one line per number, and as many passes more as are injected for this many numbers.
-WORK = """LOOPS = {}
-
-
-def total(numbers):
-    result = 0
-    for number in numbers:
-        result += number
-    for _ in range(LOOPS.get(len(numbers), 0)):
-        pass
-    return result
-"""
-SLOWER = WORK.replace("    return result", "    for _ in range(len(numbers) // 10):\n        pass\n    return result")
-
-
-def git(folder: Path, *args: str) -> None:
-    """Run git as a person whom it can name as an author."""
-    person = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
-    subprocess.run(["git", *person, *args], cwd=folder, check=True, capture_output=True)
-
-
-@pytest.fixture(params=["tally", "abacus"])
-def pure(request: pytest.FixtureRequest, tmp_path: Path) -> Injectable:
-    """A workload in a folder of its own: a package with two equal versions (`v1`, `v2`) and one that is 10 % slower (`v3`)."""
-    repository = tmp_path / "repository"
-    (repository / request.param).mkdir(parents=True)
-    git(repository, "init", "--quiet")
-    (repository / request.param / "__init__.py").write_text(INIT)
-    for tag, work in (("v1", WORK), ("v2", WORK + "# changed\n"), ("v3", SLOWER)):
-        (repository / request.param / "work.py").write_text(work)
-        git(repository, "add", "--all")
-        git(repository, "commit", "--quiet", "--message", tag)
-        git(repository, "tag", tag)
-    (tmp_path / "package_name").write_text(request.param)
-    name = f"pure_{request.param}_{abs(hash(tmp_path))}"  # a worker process imports it by this name
-    file = tmp_path / f"{name}.py"
-    file.write_text((Path(__file__).parent / "pure_workload.py").read_text())
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec
-    assert spec.loader
-    module: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    request.getfixturevalue("monkeypatch").setitem(sys.modules, name, module)
-    return module
 
 
 def compared(pure: Injectable, head: str, folder: Path) -> dict[tuple[str, str], Row]:
