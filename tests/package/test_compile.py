@@ -155,10 +155,10 @@ def test_functional_forms_compile(graphs: Graphs, dynamic: bool | None) -> None:
     assert torch.equal(oracles.widths(keep(torch.ones(8, 16), k)), k.flatten())
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @DYNAMIC
-def test_every_row_has_a_k_of_its_own(backend: str, dynamic: bool | None) -> None:
+def test_every_row_has_a_k_of_its_own(dynamic: bool | None) -> None:
     """Dynamo compares symbolic dims wrongly with `in`, which once made all rows share one k."""
+    backend = "aot_eager"  # gets the same graph from dynamo as "eager"
     for each in (TailDropout(0.5), tail_dropout):
         compiled = torch.compile(each, fullgraph=True, backend=backend, dynamic=dynamic)
         assert oracles.widths(compiled(torch.ones(200, 16))).unique().numel() > 5
@@ -174,13 +174,16 @@ def test_every_row_has_a_k_of_its_own(backend: str, dynamic: bool | None) -> Non
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-def test_dtypes_inplace_and_autocast(dtype: torch.dtype) -> None:
+def test_dtypes_inplace(dtype: torch.dtype) -> None:
     input = torch.ones(64, 16, dtype=dtype)
     layer = TailDropout(0.5, inplace=True)
     output = torch.compile(layer, fullgraph=True, backend="aot_eager")(input)
     assert output.dtype == dtype
     assert torch.equal(output, input)
     assert oracles.widths(input).unique().numel() > 5
+
+
+def test_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         net = torch.compile(nn.Sequential(nn.Linear(4, 16), TailDropout()), fullgraph=True, backend="aot_eager")
         assert net(torch.ones(8, 4)).dtype == torch.bfloat16
