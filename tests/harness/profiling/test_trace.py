@@ -1,5 +1,6 @@
 """Traces: TensorBoard's plugin and Perfetto read them, the table is made from them, and a failure leaves no file behind."""
 
+import contextlib
 import gzip
 import importlib.util
 import io
@@ -36,18 +37,23 @@ Capture: TypeAlias = pytest.CaptureFixture[str]
 Patch: TypeAlias = pytest.MonkeyPatch
 
 
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch: Patch) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def in_this_process() -> Iterator[None]:
     """Keep a command from restarting itself in a new process, and restore the environment afterwards."""
-    monkeypatch.setattr(recording, "with_environment", lambda: None)
-    monkeypatch.setenv("KINETO_LOG_LEVEL", "6")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recording, "with_environment", lambda: None)
+        patch.setenv("KINETO_LOG_LEVEL", "6")
+        patch.setenv("TORCH_CPP_LOG_LEVEL", "ERROR")
+        yield
 
 
 def run(*args: str) -> str:
-    """Run the command as a user does, and return what it prints; assert that it prints no error."""
-    done = subprocess.run([sys.executable, "-m", "benchmarks", "trace", *args], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, own_lines(done.stderr)) == (0, []), done.stderr
-    return done.stdout
+    """Run the command in this process and return what it prints; assert that it prints no error."""
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        code = command.main(["trace", *args])
+    assert (code, own_lines(errors.getvalue())) == (0, []), errors.getvalue()
+    return out.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +188,15 @@ def test_the_working_tree_is_traced_beside_a_revision(tmp_path: Path) -> None:
     assert f"{names[1]}: calls" in printed
     head, base = (operators(events(tmp_path, name)) for name in names)
     assert {"aten::exponential_", "aten::masked_fill"} <= head.keys() & base.keys()
+
+
+@pytest.mark.slow  # a new process imports torch twice: the command restarts itself
+def test_the_command_traces_as_a_user_starts_it(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "benchmarks", "trace", "8x16-f32-fwd", "--out", str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, own_lines(done.stderr)) == (0, []), done.stderr
+    assert "TailDropout: calls" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == RUNS
 
 
 def test_the_dearest_operators_of_either_side_come_first() -> None:
