@@ -1,8 +1,6 @@
 """Start a process that is killed, with every process that it has started, when this one dies."""
 
 import contextlib
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +16,7 @@ RUNNING: "set[subprocess.Popen[bytes]]" = set()  # so that all of them can be en
 def guarded(
     command: Sequence[str], cwd: Path, env: Mapping[str, str], stdout: int | IO[bytes], stderr: int | IO[bytes]
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Start a command in a process group of its own, which is killed in the end, or when this process dies.
+    """Start a command that is killed in the end, or when this process dies, with all that it has started.
 
     The command has an empty standard input, since the pipe there tells process_group.py when this process dies.
     """
@@ -32,19 +30,13 @@ def guarded(
             yield process
         finally:
             RUNNING.discard(process)
-            kill_group(process)
-
-
-def kill_group(process: "subprocess.Popen[bytes]") -> None:
-    """Kill a guarded process and all that it has started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+            process_group.kill(process)
 
 
 def kill_all() -> None:
     """Kill every guarded process; the threads that wait for one see it end."""
     for process in list(RUNNING):
-        kill_group(process)
+        process_group.kill(process)
 
 
 def run_logged(command: Sequence[str], seconds: float, cwd: Path, env: Mapping[str, str], log: Path) -> int:

@@ -110,7 +110,9 @@ class Fresh:
         assert not self.items
 """,
     "others.py": """
+import os
 import subprocess
+import sys
 import rich
 
 def timeraw_loop():
@@ -133,6 +135,11 @@ def track_lost():
 
 def track_raises_then_skips():
     raise {1: ValueError("in base"), 2: NotImplementedError("skipped in head")}[rich.VERSION]
+
+def track_starts_a_daemon():
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)", os.getcwd()]
+    subprocess.Popen(sleep, start_new_session=True, stdout=subprocess.DEVNULL)
+    return 1
 
 def track_program():
     return int(subprocess.check_output(["python", "-c", "import rich; print(rich.VERSION)"]))
