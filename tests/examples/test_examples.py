@@ -22,6 +22,7 @@ from taildropout import TailDropout
 
 pytest.importorskip("matplotlib", reason="the examples need matplotlib: pip install 'taildropout[examples]'")
 pytest.importorskip("sklearn", reason="the examples need scikit-learn: pip install 'taildropout[examples]'")
+from matplotlib.figure import Figure
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ON_FASHION = ["autoencoder", "classifier", "overfit", "rates"]
@@ -38,10 +39,27 @@ def need_fashion_mnist() -> None:
         pytest.skip("Fashion-MNIST is not here: install the Debian package dataset-fashion-mnist, or set FASHION_MNIST")
 
 
+@pytest.fixture
+def small_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save figures with few pixels and without arranging them: most of the seconds of a quick run are for that."""
+    savefig = Figure.savefig
+
+    def save(figure: Figure, path: Path, **options: Any) -> None:
+        figure.set_layout_engine("none")
+        savefig(figure, path, dpi=10)
+
+    monkeypatch.setattr(Figure, "savefig", save)
+
+
+@pytest.mark.usefixtures("small_figures")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name.startswith("experiments.") else name for name in NAMES]
 )
-def test_an_example_writes_its_figure_and_a_json_of_settings_versions_and_results(name: str, tmp_path: Path) -> None:
+def test_an_example_writes_its_figure_and_a_json_of_settings_versions_and_results(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "pca":  # trains six networks
+        monkeypatch.setitem(load(name).SETTINGS["quick"], "steps", 20)
     if name in ON_FASHION:
         need_fashion_mnist()
     returned = load(name).main(["--quick", "--out", str(tmp_path)])
