@@ -1,21 +1,15 @@
-"""Copies of a layer: replicas in threads, processes of DistributedDataParallel, pickles, other dtypes and devices."""
+"""Copies of a layer: replicas in threads, pickles, other dtypes and devices."""
 
 import base64
 import copy
 import io
-import os
 import pickle
 import threading
-import warnings
 import zlib
-from datetime import timedelta
-from pathlib import Path
 
 import oracles
 import pytest
 import torch
-import torch.distributed
-import torch.multiprocessing
 from torch import Tensor, nn
 
 from taildropout import TailDropout
@@ -176,51 +170,3 @@ def test_k_follows_the_module() -> None:
     assert layer.cuda().k.is_cuda
     assert oracles.widths(layer(torch.ones(2, 4).cuda())).tolist() == [1, 2]
     assert not layer.cpu().k.is_cuda
-
-
-def train_on(rank: int, folder: str) -> None:
-    """Run one process of the test below: set k = 1 on rank 0 and k = 3 on rank 1, then train both."""
-    warnings.simplefilter("error")
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    patience = timedelta(seconds=60)
-    store = torch.distributed.FileStore(os.path.join(folder, "store"), 2)
-    store.set_timeout(patience)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=patience)
-    tail = TailDropout(0.5)
-    net = nn.Sequential(nn.Linear(8, 16), tail, nn.BatchNorm1d(16), nn.Linear(16, 1))
-    ddp = nn.parallel.DistributedDataParallel(net)
-    torch.manual_seed(rank)
-    input = torch.randn(64, 8)
-    tail.set_k(1 + 2 * rank)
-    for _ in range(2):
-        ddp(input).sum().backward()
-        kept = net[:2](input).ne(0).any(0).sum()
-        assert kept == 1 + 2 * rank, f"rank {rank} keeps {kept}"
-        assert int(tail.k) == 1 + 2 * rank
-    tail.set_k(None)
-    optimizer = torch.optim.Adam(net.parameters(), 0.03)
-    wanted = input.sum(1, keepdim=True)
-    losses = []
-    for _ in range(40):
-        optimizer.zero_grad()
-        loss = (ddp(input) - wanted).square().mean()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    weights = torch.cat([each.detach().flatten() for each in net.parameters()])
-    widths = oracles.widths(tail(torch.ones(64, 16)))
-    torch.save((losses, weights, widths), os.path.join(folder, f"{rank}.pt"))
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch is built without distributed")
-def test_two_processes_train_together_and_no_k_reaches_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if os.path.exists("/sys/class/net/lo"):
-        monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    torch.multiprocessing.spawn(train_on, args=(str(tmp_path),), nprocs=2)
-    (losses, weights, widths), (_, other_weights, other_widths) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
-    assert torch.equal(weights, other_weights)
-    assert not torch.equal(widths, other_widths)

@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from package.training_together import gathered, training_together
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -68,13 +69,6 @@ def trained_alone() -> list[Tensor]:
 def mine(rank: int, world: int) -> slice:
     """Return the rows of a process."""
     return slice(rank * ROWS // world, (rank + 1) * ROWS // world)
-
-
-def gathered(tensor: Tensor, world: int) -> list[Tensor]:
-    """Return the tensors of all processes."""
-    found = [torch.empty_like(tensor) for _ in range(world)]
-    dist.all_gather(found, tensor.contiguous())
-    return found
 
 
 def seeds(rank: int, world: int) -> None:
@@ -280,7 +274,7 @@ def pipeline(rank: int, world: int) -> None:
 
 
 CHECKS = [seeds, data_parallel, checkpointed_data_parallel, fully_sharded, shards_of_features, shards_of_samples]
-CHECKS += [sharded_twice, tensor_parallel, sequence_parallel, parts_that_are_summands, pipeline]
+CHECKS += [sharded_twice, tensor_parallel, sequence_parallel, parts_that_are_summands, pipeline, training_together]
 
 
 def work(rank: int, world: int, folder: str) -> None:
