@@ -2,7 +2,6 @@
 
 import ast
 import shutil
-import subprocess
 import sys
 from collections import OrderedDict, namedtuple
 from functools import cache
@@ -177,12 +176,14 @@ def test_the_fallback_for_nested_containers_is_as_torch(tree: object) -> None:
     assert double[0] == double[1]
 
 
-def test_an_older_torch_is_one_clear_error(tmp_path: Path) -> None:
-    code = "import torch; torch.__version__ = type(torch.__version__)('2.7.1'); import taildropout"
-    done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert last == "ImportError: taildropout needs torch 2.8 or newer, but torch 2.7.1 is installed: pip install -U torch"
+def test_an_older_torch_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "taildropout_with_an_older_torch"
+    monkeypatch.setattr(torch, "__version__", type(torch.__version__)("2.7.1"))
+    with pytest.raises(ImportError) as raised:
+        load(PACKAGE.parent, name)
+    assert str(raised.value) == "taildropout needs torch 2.8 or newer, but torch 2.7.1 is installed: pip install -U torch"
+    for each in [each for each in sys.modules if each.partition(".")[0] == name]:
+        del sys.modules[each]
 
 
 def test_the_oldest_torch_is_the_one_that_pip_asks_for() -> None:

@@ -56,11 +56,14 @@ def test_a_record_is_made_without_asv_git_and_a_network(bare: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here is what the machine of this test lacks")
-def test_without_a_gpu_a_record_of_one_says_so(bare: Path) -> None:
-    done = run(bare, "--device", "cuda")
-    assert done.returncode == 2
-    assert own_lines(done.stderr) == ["Could not measure: torch finds no CUDA device"]
-    assert not list(bare.glob("benchmarks/records/*"))
+def test_without_a_gpu_a_record_of_one_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(recording, "with_environment", lambda: None)
+    monkeypatch.setattr(records, "FOLDER", tmp_path)
+    assert main_command.main(["record", "--device", "cuda"]) == 2
+    assert own_lines(capsys.readouterr().err) == ["Could not measure: torch finds no CUDA device"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_bandwidth_is_a_share_of_the_copys() -> None:
