@@ -1,5 +1,7 @@
 """The grid that shows whether TailMLP chooses the faster of its two strategies."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,15 @@ def test_both_strategies_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "BLOCKS", ((64, 16, 0.5),))
     (ratio,) = choice.ratios(torch.get_num_threads(), "f32", seconds=0.02)
     assert ratio > 0
+
+
+def test_a_slow_block_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "BLOCKS", ((64, 16, 0.5),))
+    monkeypatch.setattr(choice, "SLOW", 0.0)
+    found = {(1, "f32"): choice.ratios(torch.get_num_threads(), "f32", seconds=0.02)}
+    assert found == {(1, "f32"): []}
+    assert math.isnan(choice.Choice().track_mean_over_the_better(found, 1, "f32"))
+    assert math.isnan(choice.Choice().track_worst_over_the_better(found, 1, "f32"))
 
 
 def test_the_block_that_skips_does_so_whatever_it_saves(monkeypatch: pytest.MonkeyPatch) -> None:
