@@ -37,13 +37,13 @@ def test_a_module_that_hangs_or_dies_takes_no_other_with_it(tmp_path: Path, monk
         "inner/never": "1 / 0",
     }.items():
         (suite / f"{name}.py").write_text(text)
-    monkeypatch.setattr(asv_process, "STARTING", 5.0)
+    monkeypatch.setattr(asv_process, "STARTING", 3.0)
     head = this_environment(suite)
     found = discover(Context(tmp_path, copy_runner(tmp_path / "runner"), suite, 5.0, float("inf")), head)
     assert [case["name"] for case in found["cases"]] == ["a_good.time_a", "d_good.time_d"]
     begin = "it cannot be imported: "
     assert found["failed"] == {
-        "b_hangs": f"{begin}it hangs: no result after 5 s",
+        "b_hangs": f"{begin}it hangs: no result after 3 s",
         "c_dies": f"{begin}its process died (exit code 3)",
         "e_raises": f"{begin}ZeroDivisionError: division by zero",
         "inner": f"{begin}its process died (exit code 4)",
