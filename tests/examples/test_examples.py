@@ -22,7 +22,6 @@ from taildropout import TailDropout
 
 pytest.importorskip("matplotlib", reason="the examples need matplotlib: pip install 'taildropout[examples]'")
 pytest.importorskip("sklearn", reason="the examples need scikit-learn: pip install 'taildropout[examples]'")
-from matplotlib.figure import Figure
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ON_FASHION = ["autoencoder", "classifier", "overfit", "rates"]
@@ -37,18 +36,6 @@ def load(name: str) -> ModuleType:
 def need_fashion_mnist() -> None:
     if "FASHION_MNIST" not in os.environ and not load("common.data").DEBIAN.is_dir():
         pytest.skip("Fashion-MNIST is not here: install the Debian package dataset-fashion-mnist, or set FASHION_MNIST")
-
-
-@pytest.fixture
-def small_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Save figures with few pixels and without arranging them: most of the seconds of a quick run are for that."""
-    savefig = Figure.savefig
-
-    def save(figure: Figure, path: Path, **options: Any) -> None:
-        figure.set_layout_engine("none")
-        savefig(figure, path, dpi=10)
-
-    monkeypatch.setattr(Figure, "savefig", save)
 
 
 @pytest.mark.usefixtures("small_figures")

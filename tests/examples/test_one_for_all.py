@@ -37,6 +37,7 @@ def forgotten_text() -> Iterator[None]:
     jargon.jargon_file.cache_clear()
 
 
+@pytest.mark.usefixtures("small_figures")
 def test_a_quick_run_has_a_row_for_each_network(example: ModuleType, tmp_path: Path) -> None:
     if not jargon.DEBIAN.is_file():
         pytest.skip("the Jargon File is not here: install the Debian package jargon-text")
