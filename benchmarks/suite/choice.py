@@ -1,7 +1,7 @@
 """Does TailMLP choose the faster of its two strategies: to compute all features, or to skip the dropped ones?
 
-31 blocks are timed for each number of threads and dtype, but none of which a step takes longer than SLOW: few are left in bfloat16
-where the processor has no instructions for it.
+31 blocks are timed for each number of threads and dtype, but none of which a step takes longer than SLOW: few are left in
+bfloat16 where the processor has no instructions for it.
 """
 
 import math
