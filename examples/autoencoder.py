@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from taildropout import TailDropout, at_k, scree
 
 from .common.data import CLASSES, fashion_mnist
-from .common.study import BLACK, BLUE, GREEN, GREY, ORANGE, YELLOW, Study, progress, width_axis
+from .common.study import BLACK, BLUE, GREEN, GREY, ORANGE, YELLOW, Study, one_cycle, progress, width_axis
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {"samples": 512, "test_samples": 200, "epochs": 1, "hidden": 16},
@@ -51,7 +51,7 @@ def train(model: nn.Sequential, images: Tensor, epochs: int, batch: int, rate: f
     """Train on the mean squared error of reconstructed images (N, pixels); return the state_dict."""
     batches = max(len(images) // batch, 1)
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * batches, pct_start=0.1)
+    schedule = one_cycle(optimizer, rate, epochs * batches, rise=0.1)
     for _ in progress(range(epochs), epochs, f"{what}, epochs"):
         for chosen in torch.randperm(len(images)).split(batch)[:batches]:
             optimizer.zero_grad()

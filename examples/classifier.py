@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from taildropout import TailDropout, prune, scree
 
 from .common.data import Data, fashion_mnist
-from .common.study import BLACK, BLUE, GREEN, ORANGE, PURPLE, Study, median_times, progress, width_axis
+from .common.study import BLACK, BLUE, GREEN, ORANGE, PURPLE, Study, median_times, one_cycle, progress, width_axis
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {
@@ -84,7 +84,7 @@ def train(
 ) -> dict[str, Tensor]:
     """Train with a one-cycle learning rate; return the state_dict."""
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.2)
+    schedule = one_cycle(optimizer, rate, steps, rise=0.2)
     order = torch.cat([torch.randperm(len(data.inputs)) for _ in range(-(-steps * batch // len(data.inputs)))])
     for chosen in progress(order.split(batch)[:steps], steps, what):
         optimizer.zero_grad()

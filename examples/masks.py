@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from taildropout import TailDropout, keep_first
 
-from .common.study import BLUE, GREY, ORANGE, Study, progress
+from .common.study import BLUE, GREY, ORANGE, Study, one_cycle, progress
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {"steps": 100},
@@ -39,7 +39,7 @@ def factors(target: Tensor, layer: nn.Module, n: int, steps: int, rate: float) -
     h = nn.Parameter(torch.randn(rows, n) / n)
     w = nn.Parameter(torch.randn(n, columns) / n)
     optimizer = torch.optim.Adam([h, w], lr=rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
+    schedule = one_cycle(optimizer, rate, steps, rise=0.1)
     for _ in progress(range(steps), steps, type(layer).__name__):
         optimizer.zero_grad()
         (layer(h) @ w - target).square().mean().backward()

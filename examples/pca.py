@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from taildropout import TailDropout, at_k
 
 from .common.data import digits
-from .common.study import BLACK, BLUE, GREEN, GREY, ORANGE, Study, progress
+from .common.study import BLACK, BLUE, GREEN, GREY, ORANGE, Study, one_cycle, progress
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {"steps": 150, "seeds": [0]},
@@ -51,7 +51,7 @@ def train(inputs: Tensor, layer: nn.Module, n: int, steps: int, rate: float, wha
     features = inputs.shape[1]
     model = nn.Sequential(nn.Linear(features, n, bias=False), layer, nn.Linear(n, features, bias=False))
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
+    schedule = one_cycle(optimizer, rate, steps, rise=0.1)
     for _ in progress(range(steps), steps, what):
         optimizer.zero_grad()
         (model(inputs) - inputs).square().sum(1).mean().backward()

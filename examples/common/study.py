@@ -146,6 +146,13 @@ class Study:
         return self.out / folder / f"{self.name}.{suffix}"
 
 
+def one_cycle(optimizer: torch.optim.Optimizer, rate: float, steps: int, rise: float) -> torch.optim.lr_scheduler.OneCycleLR:
+    """Return a one-cycle learning rate that rises to `rate` in the share `rise` of the `steps`, of which there may be few."""
+    if abs(rise * steps - 1) < 1e-9:  # OneCycleLR divides by zero if the rise ends at step 0
+        rise /= 2
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=rise)
+
+
 def progress(steps: Iterable[T], total: int, what: str) -> Iterator[T]:
     """Yield the `total` steps and print progress after the name `what`.
 

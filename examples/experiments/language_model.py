@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from taildropout import Scree, TailMLP
 from taildropout.baselines import LearnedDropout
 
-from ..common.study import Study, progress, rounded
+from ..common.study import Study, one_cycle, progress, rounded
 from . import language_text
 from .language_measures import at_widths, costs, cut, judge_cut, loss_at, parameters, widths_of
 from .language_report import CUT, IN_FFN, NONE, TAILS, analyse, draw, say, table
@@ -175,7 +175,7 @@ def train(name: str, seed: int, texts: dict[str, Tensor], settings: Any) -> dict
     every = {part: windows(text, settings.context) for part, text in texts.items()}
     watched = {part: (inputs[: settings.watched], targets[: settings.watched]) for part, (inputs, targets) in every.items()}
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.rate, total_steps=settings.steps, pct_start=0.1)
+    schedule = one_cycle(optimizer, settings.rate, settings.steps, rise=0.1)
     ahead, history, shares = torch.arange(settings.context), [], []
     for step in progress(range(1, settings.steps + 1), settings.steps, f"{name}, seed {seed}"):
         starts = torch.randint(len(texts["training"]) - settings.context, (settings.batch, 1), generator=draw_windows)

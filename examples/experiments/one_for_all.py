@@ -27,7 +27,7 @@ from taildropout.baselines import NestedDropout
 from taildropout.widths.sizes import Size
 
 from ..common import jargon
-from ..common.study import Study, median_times, progress, rounded
+from ..common.study import Study, median_times, one_cycle, progress, rounded
 from . import language_model, language_text, one_for_all_report
 from .language_measures import parameters
 from .language_model import Decoder, each_loss
@@ -168,9 +168,7 @@ def train(name: str, seed: int, text: Tensor, steps: int, settings: Any) -> dict
     model = network(recipe, settings)
     generator, ahead = torch.Generator().manual_seed(seed), torch.arange(settings.context)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.rate)
-    # A rise of .1 of 10 steps would end at step 0, and OneCycleLR divide by zero.
-    rise = max(0.1, 1.5 / steps)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.rate, total_steps=steps, pct_start=rise)
+    schedule = one_cycle(optimizer, settings.rate, steps, rise=0.1)
     for step in progress(range(steps), steps, f"{name}, seed {seed}"):
         starts = torch.randint(len(text) - settings.context, (settings.batch, 1), generator=generator)
         optimizer.zero_grad()

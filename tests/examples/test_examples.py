@@ -199,6 +199,20 @@ def test_median_times_are_of_every_call() -> None:
     assert all(time > 0 for time in times.values())
 
 
+@pytest.mark.parametrize("rise", [0.1, 0.2])
+def test_the_learning_rate_is_a_number_for_every_number_of_steps(rise: float) -> None:
+    """A run has as many steps as measured times allow."""
+    for steps in range(1, 13):
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        schedule = load("common.study").one_cycle(optimizer, 1.0, steps, rise)
+        rates = []
+        for _ in range(steps):
+            rates.append(schedule.get_last_lr()[0])
+            optimizer.step()
+            schedule.step()
+        assert all(0 < rate <= 1 for rate in rates)
+
+
 def idx_files(folder: Path, shapes: dict[str, tuple[int, ...]], packed: bool) -> dict[str, str]:
     """Files of random bytes in the form of Fashion-MNIST's, and their SHA-256 behind the header."""
     sums = {}
