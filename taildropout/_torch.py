@@ -121,6 +121,18 @@ def constant_in_graphs(function: Callable[Parameters, Result]) -> Callable[Param
     return function
 
 
+# Contexts without transforms of functorch, and without dispatch modes. Fallback: none, so that a tensor may be a wrapped one.
+_without_transforms = _private("_C._DisableFuncTorch", nullcontext)
+_without_dispatch_modes = _private("utils._python_dispatch._disable_current_modes", nullcontext)
+
+
+@contextmanager
+def outside_of_modes() -> Iterator[None]:
+    """In a `with` block, make plain tensors, whatever traces, transforms or fakes the code around."""
+    with torch.inference_mode(False), _without_transforms(), _without_dispatch_modes():
+        yield
+
+
 def without_compiler() -> AbstractContextManager[Any]:
     """Return a context in which compiled functions run eagerly.
 

@@ -64,7 +64,10 @@ class TailDropout(nn.Module):
         super().__init__()
         self._batch_dims, self.dropout_dim = check_dims(batch_dim, dropout_dim)
         if self._batch_dims is not None and len({*self._batch_dims, dropout_dim}) <= len(self._batch_dims):
-            raise ValueError(f"batch_dim={batch_dim} and dropout_dim={dropout_dim} repeat a dim; name each once")
+            raise ValueError(
+                f"batch_dim={batch_dim} repeats a dim or names that of the features, dropout_dim={dropout_dim}; give each "
+                "dim of samples once"
+            )
         self._batch_dim = as_given(batch_dim, self._batch_dims)
         if not isinstance(inplace, bool):
             raise TypeError(f"inplace={inplace!r} has type {type(inplace).__name__}; give True or False")

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..selection import select
+from .._torch import has_storage
+from ..selection import select, transformed
 from .activation import Activation
 from .operands import Operands
 from .ragged import Ragged, backward, forward
@@ -32,18 +33,20 @@ def full_product(operands: Operands, ragged: Ragged, activation: Activation) -> 
 def differentiable_gradients(
     grad: Tensor, operands: Operands, ragged: Ragged, activation: Activation, wanted: Sequence[bool]
 ) -> list[Tensor | None]:
-    """Return the gradient of each operand by differentiable operations on all features.
+    """Return the gradient of each operand by differentiable operations on all features; in grad mode it is differentiable too.
 
     It is None where `wanted` is False, and where an activation that passes no gradient on leaves none.
     """
     # Autograd gives a tensor its gradient along every path. An alias of each operand has only the path of this operand, also
     # where two operands are one tensor or `x` was computed with the weights.
-    aliases = Operands(*(None if each is None else each.view_as(each) for each in operands))  # type: ignore[arg-type]
-    chosen = [alias for alias, need in zip(aliases, wanted, strict=True) if need and alias is not None]
-    product = full_product(aliases, ragged, activation)
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        aliases = Operands(*(None if each is None else each.view_as(each) for each in operands))  # type: ignore[arg-type]
+        chosen = [alias for alias, need in zip(aliases, wanted, strict=True) if need and alias is not None]
+        product = full_product(aliases, ragged, activation)
     if not product.requires_grad:
         return [None] * len(aliases)
-    grads = iter(torch.autograd.grad(product, chosen, grad, create_graph=True, allow_unused=True))
+    grads = iter(torch.autograd.grad(product, chosen, grad, create_graph=again, allow_unused=True))
     return [next(grads) if need and alias is not None else None for alias, need in zip(aliases, wanted, strict=True)]
 
 
@@ -76,7 +79,8 @@ class _RaggedProduct(torch.autograd.Function):
         """Return the gradients of the seven operands, None where none is wanted or left, and None for the other arguments."""
         *tensors, saved = ctx.saved_tensors
         operands, wanted = Operands(*tensors), ctx.needs_input_grad[:7]
-        if torch.is_grad_enabled():  # for a second derivative
+        many = transformed() or not has_storage(grad)  # gradients at once, by vmap
+        if torch.is_grad_enabled() or many:  # the former for a second derivative
             return *differentiable_gradients(grad, operands, ctx.ragged, ctx.activation, wanted), None, None, None
         return *backward(grad, operands, ctx.ragged, ctx.activation, saved, wanted), None, None, None
 

@@ -31,12 +31,13 @@ class TailMLP(nn.Sequential):
 
     Dropped features are computed neither forward nor backward: rows are sorted by k, and each block of hidden features is
     computed only for the rows that keep some of it. The result equals that of `nn.Sequential` with the same four modules and
-    the same random numbers, up to rounding. `at_k`, `set_k` and checkpoints work as on that `nn.Sequential`.
+    the same random numbers, up to rounding. `at_k` and checkpoints work as on that `nn.Sequential`; `block[2].set_k` sets k.
 
     The block computes as a plain `nn.Sequential` where skipping would not be faster (a small p, a small input), and where the
     result might differ: under a transform of `torch.func`, with hooks on one of the modules, with other modules in their
-    place, with sharded tensors, for complex numbers, or with an activation that has parameters or is not elementwise. An
-    activation whose own plain tensors require grad, or that begins to draw random numbers, causes a warning once.
+    place, with sharded tensors, for complex numbers, or with an activation that has parameters, is not elementwise or keeps
+    something of its calls. An activation whose own plain tensors require grad, or that begins to draw random numbers, causes a
+    warning once.
 
     The block predicts whether skipping is faster from the sizes, from p or k, and on a CPU from a few timings, which the first
     call for a dtype and a number of threads makes in 40 to 50 ms. Either way the random numbers are the same, and results are

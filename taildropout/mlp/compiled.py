@@ -37,7 +37,7 @@ def output_in_graph(operands: Operands, module: nn.Module, dropout: TailDropout)
         return None
     activation = name_of(module)
     if activation is None:
-        _warn_of(type(module).__name__)
+        _warn_of("TailMLP" if operands.up is None else "GatedTailMLP", type(module).__name__)
         return None
     shape = torch.Size((*input.shape[:-1], n))
     k = dropout.drawn_in_graph(input, shape) if dropout.fixed_k.k is None else dropout.k_for(shape, input.device)[0]
@@ -57,15 +57,15 @@ def _shared(k: Tensor) -> bool:
     return math.prod(k.shape) == 1
 
 
-_warned_of: set[str] = set()
+_warned_of: set[tuple[str, str]] = set()
 
 
 @constant_in_graphs
-def _warn_of(activation: str) -> None:
-    if activation not in _warned_of:
-        _warned_of.add(activation)
+def _warn_of(block: str, activation: str) -> None:
+    if (block, activation) not in _warned_of:
+        _warned_of.add((block, activation))
         warnings.warn(
-            f"TailMLP computes everything in compiled code, because its activation {activation} is not one of GELU, ReLU, "
+            f"{block} computes everything in compiled code, because its activation {activation} is not one of GELU, ReLU, "
             "SiLU, Tanh, Sigmoid and Identity; use one of these, or call the block in a function under torch.compiler.disable",
             stacklevel=2,
         )

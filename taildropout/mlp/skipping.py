@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import NamedTuple
 
@@ -55,11 +56,14 @@ def skipping_output(parts: Parts, input: Tensor) -> Tensor | None:
 
 
 def _worth_deciding(first: nn.Module | None, input: Tensor) -> bool:
-    """Return True if the block is so large that the time of a decision is negligible, and `torch.jit.trace` is not active."""
+    """Return True if the block is so large that the time of a decision is negligible, and `torch.jit.trace` is not active.
+
+    A compiler decides once, and has a least size of its own.
+    """
     if not (isinstance(first, nn.Linear) and isinstance(input, Tensor)):
         return False
     count = input.numel()
-    return type(count) is int and cost.worth_deciding(count, first.out_features)
+    return type(count) is int and (torch.compiler.is_compiling() or cost.worth_deciding(count, first.out_features))
 
 
 def _as_constructed(parts: Parts) -> bool:
@@ -79,7 +83,9 @@ def _observed(parts: Parts) -> bool:
 
 def _costs_if_safe(input: Tensor) -> cost.Costs | None:
     """Return the costs of the device of `input` in the dtype of the products; None if the modules must compute the output."""
-    if type(input) not in (Tensor, nn.Parameter) or input.is_meta or not _ragged_is_safe(input):  # autocast on meta is unknown
+    if type(input) not in (Tensor, nn.Parameter) or input.layout is not torch.strided:
+        return None
+    if input.is_meta or not _ragged_is_safe(input):  # autocast on meta is unknown
         return None
     if input.dtype not in COMPUTED:  # before any costs are measured in it
         return None
@@ -109,12 +115,14 @@ def _ragged_output(operands: Operands, activation: nn.Module, dropout: TailDropo
         output = ragged_product(cast.in_rows(), ragged, Named(str(name)))
     else:
         try:
-            output = _by_module(cast, ragged, OfModule(activation, device, autocast, torch.is_grad_enabled()))
+            # A copy, because backward shall use the mode and the attributes of now.
+            output = _by_module(cast, ragged, OfModule(copy.copy(activation), device, autocast, torch.is_grad_enabled()))
         except NotElementwiseError as reason:
             _set_random_state(before, input.device)  # the modules shall draw the same numbers as without this attempt
             compute_everything_with(activation, reason)
             return None
-    return output.reshape(*input.shape[:-1], -1)
+    # A result that is no view may be written into under FSDP.
+    return output if input.dim() == 2 else output.reshape(*input.shape[:-1], -1)
 
 
 def _by_module(operands: Operands, ragged: Ragged, activation: OfModule) -> Tensor:

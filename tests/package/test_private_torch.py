@@ -88,6 +88,9 @@ def numbers(package: ModuleType) -> list[Tensor]:
     found.append(torch.func.vmap(lambda row: package.keep_first(row, 3))(torch.randn(200, 100)))
     found += torch.func.jvp(lambda row: package.keep_first(row, 3), (torch.randn(200, 100),), (torch.randn(200, 100),))
     found.append(package.TailDropout(0.4, inplace=True)(torch.randn(200, 100)))
+    layer = package.TailDropout(0.4)
+    layer._constants.prepare(8, torch.device("cpu"))
+    found += layer._constants.kept[8, torch.device("cpu")]
     # In float64, since TailMLP and the four modules that replace it add up in another order.
     block = package.TailMLP(64, 256, 64, activation=nn.GELU(), p=0.5).double()
     rows = torch.randn(4096, 64, dtype=torch.float64, requires_grad=True)
@@ -117,6 +120,8 @@ HIDDEN = [
     "_orig_mod",
     "_compiled_call_impl",
     "_dynamo_marked_constant",
+    "_C._DisableFuncTorch",
+    "utils._python_dispatch._disable_current_modes",
     "torch._dynamo",
     "torch.utils._pytree",
 ]

@@ -185,3 +185,73 @@ def test_an_activation_of_another_kind_of_numbers_is_the_plain_block(computed: l
     with pytest.raises(TypeError, match=r"dtype torch\.bool"):
         block(Above())(torch.randn(40, 5, dtype=torch.float64))
     assert not computed
+
+
+class Warm(nn.Module):
+    """Reads an attribute, and its mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heat = 1.0
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.tanh(input * self.heat) if self.training else torch.zeros_like(input)
+
+
+def test_backward_is_of_the_attributes_and_the_mode_that_forward_read(computed: list[Ragged]) -> None:
+    net, input = block(activation := Warm()), torch.randn(40, 5, dtype=torch.float64)
+    found = []
+    for each in (net, nn.Sequential(*net)):
+        torch.manual_seed(0)
+        net.train()
+        activation.heat = 1.0
+        outputs = [each(input)]
+        activation.heat = 3.0
+        outputs.append(each(input))
+        net.eval()
+        found.append(torch.autograd.grad(torch.stack(outputs).pow(3).sum(), list(net.parameters())))
+    torch.testing.assert_close(*found)
+    assert len(computed) == 2
+
+
+class Remembering(nn.Module):
+    """Keeps its last result, for a penalty."""
+
+    last: Tensor | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        self.last = torch.relu(input)
+        return self.last
+
+
+class Counting(nn.Module):
+    """Keeps a list with an item per call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[int] = []
+
+    def forward(self, input: Tensor) -> Tensor:
+        self.calls.append(len(input))
+        return torch.relu(input)
+
+
+class BesideTheFirst(nn.Module):
+    """Refers to the first row."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input - input[:1]
+
+
+@pytest.mark.parametrize("activation", [Remembering(), Counting(), BesideTheFirst()], ids=lambda each: type(each).__name__)
+def test_what_keeps_something_of_its_calls_or_refers_to_a_row_is_computed_whole(
+    activation: nn.Module, computed: list[Ragged]
+) -> None:
+    net, input = block(activation), torch.randn(40, 5, dtype=torch.float64)
+    net(input)
+    assert not computed
+    if isinstance(activation, Remembering):
+        assert activation.last is not None
+        assert activation.last.shape == (40, N)
+    if isinstance(activation, Counting):
+        assert activation.calls == [40]

@@ -298,3 +298,15 @@ def trained_twice(call: nn.Module, backend: str, net: TailMLP, input: Tensor, se
 
 def test_operators_are_named_after_the_import_name() -> None:
     assert ragged_mlp._qualname == f"{taildropout.__name__}::ragged_mlp"
+
+
+def test_one_size_divides_modules_from_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not the least size of eager mode, too."""
+    monkeypatch.undo()
+    block = TailMLP(32, 64, 32, activation=nn.GELU(), p=0.5)
+    monkeypatch.setattr(compiled, "_SMALL", 32 * 64 * 100)
+    monkeypatch.setattr(cost, "_SMALL", 32 * 64 * 10)
+    call, made = graphs_of(block, dynamic=True)
+    for rows in (200, 120, 60, 20, 5, 300):
+        call(torch.randn(rows, 32))
+    assert len(made) == 2

@@ -257,3 +257,22 @@ class OnlyFor(nn.ReLU):
 def test_an_activation_that_refuses_the_trial_is_the_plain_block(error: type[Exception], computed: list[Ragged]) -> None:
     assert_same(block(OnlyFor(error)), torch.randn(40, 5, dtype=torch.float64))
     assert not computed
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_many_gradients_at_once(gated: bool, computed: list[Ragged]) -> None:
+    """`is_grads_batched` calls backward under a vmap that is not functorch's."""
+    net = GatedTailMLP(5, N, 4, activation=nn.SiLU(), p=0.5).double() if gated else block()
+    input = torch.randn(40, 5, dtype=torch.float64, requires_grad=True)
+    output, wanted = net(input), [input, *net.parameters()]
+    grads = torch.randn(3, *output.shape, dtype=torch.float64)
+    found = torch.autograd.grad(output, wanted, grads, is_grads_batched=True, retain_graph=True)
+    one_by_one = [torch.autograd.grad(output, wanted, each, retain_graph=True) for each in grads]
+    torch.testing.assert_close(found, tuple(torch.stack(each) for each in zip(*one_by_one, strict=True)))
+    assert not any(each.requires_grad for each in found)
+    assert len(computed) == 1
+
+
+def test_the_output_of_rows_is_no_view(computed: list[Ragged]) -> None:
+    assert not block()(torch.randn(40, 5, dtype=torch.float64))._is_view()
+    assert len(computed) == 1
