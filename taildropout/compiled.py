@@ -62,11 +62,11 @@ class CompiledConstants:
         return new
 
     def _fill(self, keys: Mapping[Key, Tensor | None]) -> None:
-        for key in keys.keys() - self.kept.keys():
-            n, device = key
-            scale = 1 / rate(self.p, n) if self.p else float("inf")
-            with nullcontext() if torch.compiler.is_dynamo_compiling() else outside_of_modes():
-                self.kept[key] = torch.tensor(scale, dtype=torch.float32, device=device), keys[key]
+        missing = keys.keys() - self.kept.keys()
+        with outside_of_modes() if missing and not torch.compiler.is_dynamo_compiling() else nullcontext():
+            for n, device in missing:
+                scale = 1 / rate(self.p, n) if self.p else float("inf")
+                self.kept[n, device] = torch.tensor(scale, dtype=torch.float32, device=device), keys[n, device]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"p": self.p}  # a copy may be used on other devices
