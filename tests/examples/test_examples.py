@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from figures import small_figures
 from torch import nn
 
 from taildropout import TailDropout
 
 pytest.importorskip("matplotlib", reason="the examples need matplotlib: pip install 'taildropout[examples]'")
 pytest.importorskip("sklearn", reason="the examples need scikit-learn: pip install 'taildropout[examples]'")
+
+__all__ = ["small_figures"]  # a fixture
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ON_FASHION = ["autoencoder", "classifier", "overfit", "rates"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from figures import small_figures
 
 from taildropout import TailDropout, at_k
 
@@ -18,6 +19,8 @@ pytest.importorskip("matplotlib", reason="the examples need matplotlib: pip inst
 pytest.importorskip("sklearn", reason="the examples need scikit-learn: pip install 'taildropout[examples]'")
 
 from examples.common import jargon
+
+__all__ = ["small_figures"]  # a fixture
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MINE = SimpleNamespace(size=16, heads=2, blocks=2, context=16, rate=1e-3)
