@@ -31,11 +31,14 @@ Case = Mapping[str, Any]  # a dictionary that asv_suite.combinations makes
 
 
 class CaseFailed(Exception):
-    """A benchmark raised an exception or, if `lacking`, was skipped. If `fatal`, it forked, hung or killed its process."""
+    """A benchmark raised an exception or, if `lacking`, was skipped. If `fatal`, it forked, hung or killed its process.
 
-    def __init__(self, side: str, error: str, fatal: bool = False, lacking: bool = False) -> None:
+    `hung` says which of the three.
+    """
+
+    def __init__(self, side: str, error: str, fatal: bool = False, lacking: bool = False, hung: bool = False) -> None:
         super().__init__(f"{side}: {error}")
-        self.side, self.error, self.fatal, self.lacking = side, error, fatal, lacking
+        self.side, self.error, self.fatal, self.lacking, self.hung = side, error, fatal, lacking, hung
 
 
 class BudgetSpent(Exception):
@@ -121,7 +124,7 @@ class Worker:
             if line is not None:
                 return line
             if time.monotonic() > end:
-                raise CaseFailed(self.side, f"it hangs: no result after {seconds:g} s", fatal=True)
+                raise CaseFailed(self.side, f"it hangs: no result after {seconds:g} s", fatal=True, hung=True)
 
     def death(self) -> str:
         """Return the signal or exit code that ended the process, and its last line on standard error."""

@@ -21,7 +21,7 @@ import shutil
 import statistics
 import sys
 import tempfile
-import time
+from time import monotonic, perf_counter, process_time, sleep  # a benchmark may replace those of the module
 from typing import Any
 
 import asv_suite  # type: ignore[import-not-found]
@@ -99,19 +99,19 @@ class Process:
 
     def child_returned(self) -> bool:
         """Return True if the call returned in a child too. After a fork, wait until no child is left, half a second at most."""
-        end = time.monotonic() + (0.5 if self.forks else 0.0)
+        end = monotonic() + (0.5 if self.forks else 0.0)
         while True:
-            alone = time.monotonic() >= end or not children()
+            alone = monotonic() >= end or not children()
             if select.select([self.returned], [], [], 0)[0]:
                 os.read(self.returned, 1)
                 return True
             if alone:
                 return False
-            time.sleep(0.001)
+            sleep(0.001)
 
     def reply(self, answer: dict[str, Any]) -> None:
         """Write an answer, and the seconds of processor time so far."""
-        line = json.dumps(dict(answer, processor=round(time.process_time(), 3))) + "\n"
+        line = json.dumps(dict(answer, processor=round(process_time(), 3))) + "\n"
         os.write(self.answers.fileno(), line.encode())
 
     def hello(self) -> dict[str, Any]:
@@ -211,10 +211,10 @@ class Process:
         If the suite sets a `number`, it is kept.
         """
         timer, fixed = self.timer()
-        number, started = fixed or 1, time.perf_counter()
+        number, started = fixed or 1, perf_counter()
         while True:
             samples, took = self.samples(timer, number, 1)
-            late = took >= longest or time.perf_counter() - started > CALIBRATION
+            late = took >= longest or perf_counter() - started > CALIBRATION
             if fixed or samples[0] >= SAMPLE or late:
                 break
             number = max(number + 1, int(number * min(10.0, 1.2 * SAMPLE / max(samples[0], 1e-9), longest / took)))
@@ -236,7 +236,7 @@ class Process:
 
         Raises ValueError if a timeraw_ benchmark prints.
         """
-        started, counted = time.perf_counter(), []
+        started, counted = perf_counter(), []
         for _ in range(repeats):
             try:
                 counted.append(timer.timeit(number))
@@ -246,7 +246,7 @@ class Process:
                 raise ValueError("its code prints to standard output, from which asv reads the time") from None
             if os.getpid() != self.pid:
                 break
-        return counted, time.perf_counter() - started
+        return counted, perf_counter() - started
 
     def round(self, number: int, repeats: int) -> dict[str, Any]:
         """Run a round; return the seconds per call, as the median of its samples, of which an interrupt hits few.

@@ -22,7 +22,10 @@ from .versions import Version
 
 REQUIREMENT = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*(\[[^\]]*\])?\s*(===|==|~=|!=|<=|>=|<|>|@\s*\w+:)")
 # Names that would make one environment see another, or the gate's own.
-FOREIGN = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "PYTHONUSERBASE", "COVERAGE_PROCESS_START")
+FOREIGN = (
+    "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "PYTHONUSERBASE", "COVERAGE_PROCESS_START",
+    "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER",
+)  # fmt: skip
 LOG_LINES = 3  # lines of the log that the message of a failed build shows
 ERROR = re.compile(r"error\b", re.IGNORECASE)
 # What pip says of any failure; the lines of the compiler, or of the project's own code, stand between.
@@ -224,7 +227,7 @@ class Builder:
             raise BuildFailed("building was stopped, since the other version failed")
         left = self.deadline - time.monotonic()
         seconds = min(self.project.install_timeout, left)
-        spent = BuildFailed("the budget was spent before both versions were built; give more --budget")
+        spent = BuildFailed(f"{trouble}: the budget was spent before both versions were built; give more --budget")
         if seconds <= 0:
             raise spent
         try:
@@ -238,8 +241,9 @@ class Builder:
 
 def telling_lines(output: str) -> list[str]:
     """Return the lines of a failed command that say why: the first that name an error, else the last."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines[1:] if ERROR.search(line) and not PIP.search(line)]
+    inner = re.findall(r"\[\d+ lines? of output\]\n(.*?)\[end of output\]", output, re.DOTALL)  # of what pip called
+    lines = [line.strip() for line in (inner[-1] if inner else output).splitlines() if line.strip()]
+    errors = [line for line in lines[0 if inner else 1 :] if ERROR.search(line) and not PIP.search(line)]
     return errors[:LOG_LINES] or lines[-LOG_LINES:]
 
 

@@ -25,7 +25,7 @@ from .environments import Environment, build, is_requirement, name_of, normalise
 from .figures import figure_rows
 from .guarded import kill_all
 from .output import Files, Output, progress, refuse_unwritable, summary, verdict_json, version_json, write_files
-from .pairs import FIGURE_PAIRS, PairComparison
+from .pairs import FIGURE_PAIRS, SPARE, PairComparison
 from .report import Row, exit_code, overall, render
 from .rule import FAILED, INCOMPARABLE, UNSTABLE
 from .signals import lack_rows, time_rows
@@ -219,11 +219,14 @@ def measure(comparison: PairComparison, arguments: argparse.Namespace, console: 
     timed = [name for name in ready if comparison.cases[name]["type"] == "time"]
     others = [name for name in ready if name not in timed]
     left = comparison.shared.deadline - time.monotonic()
-    duration = comparison.duration(timed, others).sentence(max(0.0, left))
+    duration = comparison.duration(timed, others)
+    said = duration.sentence(max(0.0, left))
+    if left < SPARE * duration.usual:
+        said += " So not every benchmark has a verdict; give more --budget, or fewer benchmarks."
     say(
         console,
         f"{counted(len(timed), 'benchmark')} of time and {counted(len(others), 'figure')}, "
-        f"{counted(len(comparison.cores), 'pair')} at a time. {duration}",
+        f"{counted(len(comparison.cores), 'pair')} at a time. {said}",
     )
     comparison.take_figures(others)
     kinds = {name: str(case["type"]) for name, case in comparison.cases.items()}

@@ -9,16 +9,18 @@ import math
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .asv_process import STARTING, Case, CaseFailed, Context, Worker
 from .environments import Environment
 from .messages import BASE, BASE_COPY
 from .processes import Broken
+
+T = TypeVar("T")
 
 ROUNDS, LEAST_ROUNDS = 41, 3  # of a benchmark in a pair
 SECONDS = 1.0  # of rounds, after which no round begins unless there are fewer than LEAST_ROUNDS
@@ -47,7 +49,7 @@ class Plan:
         number = int(min(one["number"] for one in calibrated))  # samples stay short on the slower side
         samples = [one["number"] * one["repeats"] / number for one in calibrated]  # of this number of calls
         pairs = list(zip(calibrated, samples, strict=True))
-        slowest = max(one["seconds"] / count for one, count in pairs)
+        slowest = max(1e-9, *(one["seconds"] / count for one, count in pairs))
         repeats = max(1, min(math.ceil(max(samples)), int(LONGEST_ROUND / slowest)))
         seconds, timed = (max(one[key] / count * repeats for one, count in pairs) for key in ("seconds", "timed"))
         return cls(number, repeats, seconds, timed, preparing)
@@ -65,6 +67,7 @@ class Pair:
         self.shared, self.sides, self.core, self.caches, self.placement = shared, sides, core, caches, placement
         self.stack = ExitStack()
         self.workers: dict[str, Worker] = {}
+        self.prepared: set[str] = set()  # names of the benchmarks that these processes have run
         self.environment: dict[str, Any] = {}  # side -> what asv_worker.Process.hello tells
 
     def __enter__(self) -> "Pair":
@@ -86,19 +89,21 @@ class Pair:
     def stop(self) -> None:
         """Kill both processes and what they have started."""
         self.workers.clear()
+        self.prepared.clear()
         self.stack.close()
 
     def prepare(self, case: Case, side: str, trial: bool = False) -> None:
         """Set up a benchmark on one side; as a `trial`, also call it once."""
         self.start()
         self.import_module(case, side)
+        self.prepared.add(case["name"])
         cache = self.caches.folder(case, side, self)
         folder = str(self.workers[side].folder)
         self.ask(side, case, "prepare", case=dict(case), cache=cache, folder=folder, trial=trial)
 
     def import_module(self, case: Case, side: str) -> None:
         """Import the module of a benchmark on one side; where that hung or killed a process, no other tries it again."""
-        where = side, case["module"]
+        where, others = (side, case["module"]), bool(self.prepared)
         if where in self.shared.fatal_imports:
             raise self.shared.fatal_imports[where]
         try:
@@ -107,8 +112,9 @@ class Pair:
             if not failed.fatal:
                 raise
             self.stop()
-            told = CaseFailed(side, f"its module cannot be imported: {failed.error}", fatal=True)
-            self.shared.fatal_imports[where] = told
+            told = CaseFailed(side, f"its module cannot be imported: {failed.error}", fatal=True, hung=failed.hung)
+            if failed.hung or not others:  # else what ran before may have killed the process
+                self.shared.fatal_imports[where] = told
             raise told from None
 
     def prepare_all(self, case: Case) -> None:
@@ -128,8 +134,31 @@ class Pair:
                 self.stop()
             raise
 
+    def again_alone(self, case: Case, measure: Callable[[], T]) -> T:
+        """Return what `measure` returns; if it fails where other benchmarks ran before, call it again in fresh processes.
+
+        Those may have left a signal, a limit or a replaced function behind.
+        """
+        others = bool(self.prepared - {case["name"]})
+        try:
+            return measure()
+        except CaseFailed as failed:
+            if not others or failed.lacking or failed.hung:
+                raise
+        self.stop()
+        return measure()
+
     def trial(self, case: Case) -> "Plan | dict[str, CaseFailed]":
         """Run a benchmark for the first time; return the plan of its rounds or, by side, the errors."""
+        others = bool(self.prepared - {case["name"]})
+        outcome = self.try_once(case)
+        if others and isinstance(outcome, dict) and not any(failed.lacking or failed.hung for failed in outcome.values()):
+            self.stop()  # as in `again_alone`
+            outcome = self.try_once(case)
+        return outcome
+
+    def try_once(self, case: Case) -> "Plan | dict[str, CaseFailed]":
+        """Compute `trial` in the processes as they are."""
         failed: dict[str, CaseFailed] = {}
         found: list[dict[str, float]] = []
         started = time.monotonic()
@@ -152,6 +181,10 @@ class Pair:
 
         The side that is first alternates from round to round; `number`, that of the pair, decides the first round.
         """
+        return self.again_alone(case, lambda: self.rounds(case, plan, number))
+
+    def rounds(self, case: Case, plan: Plan, number: int) -> dict[str, list[float]]:
+        """Compute `times` in the processes as they are."""
         self.prepare_all(case)
         seconds: dict[str, list[float]] = {side: [] for side in self.sides}
         end = None
@@ -170,6 +203,10 @@ class Pair:
         """Return the figure of each side; for a peakmem_ benchmark from fresh processes, whose memory it is."""
         if case["type"] == "peakmemory":
             self.stop()
+        return self.again_alone(case, lambda: self.figures_once(case))
+
+    def figures_once(self, case: Case) -> dict[str, float]:
+        """Compute `figures` in the processes as they are."""
         self.prepare_all(case)
         found = {side: float(self.ask(side, case, "figure")["figure"]) for side in self.sides}
         self.release(case)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..system.errors import CannotMeasure
-from ..system.files import write_atomically
+from ..system.files import is_special, write_atomically
 from ..system.units import counted
 from .measuring import Comparison
 from .pairs import PairComparison
@@ -73,11 +73,16 @@ def refuse_unwritable(asked: Mapping[str, str | None]) -> None:
         if name is None:
             continue
         file = Path(name).absolute()
+        file = file if is_special(file) else file.resolve()
         if file.is_dir():
             raise CannotMeasure(f"{option}={name} is a folder; give another file")
         if file in taken:
             raise CannotMeasure(f"{option} and {taken[file]} name the same file, {name}; give another file")
         taken[file] = option
+        if is_special(file):
+            if not os.access(file, os.W_OK):
+                raise CannotMeasure(f"{option}={name} cannot be written; give another file")
+            continue
         there = next(folder for folder in file.parents if folder.exists())
         try:
             with tempfile.TemporaryFile(dir=there):  # folders below it are made when the file is written

@@ -106,16 +106,18 @@ class PairComparison:
     def draw(self, names: Sequence[str], count: int) -> dict[str, list[float]] | None:
         """Measure the time in `count` fresh pairs, and base against base in half as many: a log-ratio per case and pair.
 
-        Return None if the pairs would end, or did end, after the deadline.
+        The last benchmarks are left out if there is no time for them. Return None if there is time for none, or if the pairs
+        ended after the deadline.
         """
         names = [name for name in names if name in self.plans]
         extra = math.ceil(count / PER_AGAINST_ITSELF) if names else 0
         kinds = [False] * count + [True] * extra
         random.Random(self.seed + len(self.pairs)).shuffle(kinds)
-        planned = self.seconds(names, len(kinds))
         started = time.monotonic()
-        if started + SPARE * self.slowness * planned > self.shared.deadline:
-            return None
+        while SPARE * self.slowness * (planned := self.seconds(names, len(kinds))) > self.shared.deadline - started:
+            if len(names) <= 1:
+                return None
+            names.pop()
         first = len(self.pairs)
         self.on_start(f"time of {counted(len(self.measurable(names)), 'benchmark')}", len(kinds))
         jobs = [partial(self.time_pair, names, first + index, kind) for index, kind in enumerate(kinds)]
@@ -142,7 +144,7 @@ class PairComparison:
                 try:
                     found.append(Times(name, pair.times(self.cases[name], self.plans[name], number)))
                 except CaseFailed as failed:
-                    self.failures[name] = str(failed)
+                    self.failures[name] = str(failed).replace(BASE_COPY, BASE, 1)
         stolen = machine.stolen_ticks() - ticks
         measured = MeasuredPair(number, against_itself, core, os.getloadavg()[0], stolen, megahertz(core), found)
         with self.lock:
@@ -170,7 +172,7 @@ class PairComparison:
                     if failed.lacking:
                         self.lacking.setdefault(name, {})[failed.side.replace(BASE_COPY, BASE)] = failed.error
                     else:
-                        self.failures[name] = str(failed)
+                        self.failures[name] = str(failed).replace(BASE_COPY, BASE, 1)
                 else:
                     with self.lock:
                         self.figures.setdefault(name, []).append(found)

@@ -26,6 +26,7 @@ MEANING = {
     INCOMPARABLE: "nothing could be compared",
 }
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # such as the colours of an error
+MARKDOWN = re.compile(r"[\\`*|\[]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word stands for itself
 NAMED = 3  # cases of a verdict in the line
 NOTE = (
     "change: head over base, minus 1: the trimmed mean over processes or pairs, with its interval of 95 %; worst first. "
@@ -145,10 +146,16 @@ def render(rows: Sequence[Row], title: str) -> Table:
 
 def markdown(rows: Sequence[Row], title: str, verdict: str) -> str:
     """Return the table in Markdown."""
-    lines = [f"### {title}", "", f"**{verdict}**", "", "| " + " | ".join(HEADINGS) + " |"]
+    lines = [f"### {escaped(title)}", "", f"**{escaped(verdict)}**", "", "| " + " | ".join(HEADINGS) + " |"]
     lines.append("| --- | --- |" + " ---: |" * 4 + " --- | --- |")
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for _, cells in lines_of(rows)]
+    lines += ["| " + " | ".join(map(escaped, cells)) + " |" for _, cells in lines_of(rows)]
     return "\n".join([*lines, "", NOTE, ""])
+
+
+def escaped(text: str) -> str:
+    """Return a text that Markdown shows as it is, on one line."""
+    text = NOT_XML.sub("", " ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return MARKDOWN.sub(r"\\\g<0>", text)
 
 
 def junit(rows: Sequence[Row], title: str) -> str:

@@ -36,9 +36,11 @@ PASS, REGRESSED, IMPROVED, UNSTABLE, INCOMPARABLE, FAILED = (
     "PASS", "REGRESSED", "IMPROVED", "UNSTABLE", "INCOMPARABLE", "FAILED",
 )  # fmt: skip
 
+NO_TIME = "no time for more processes"
+
 Samples = Mapping[str, Sequence[float]]
-# draw(names, count): measure these cases in `count` fresh processes. Return, by case, a log-ratio per process; None if the
-# time is up.
+# draw(names, count): measure these cases in `count` fresh processes. Return, by case, a log-ratio per process, without the
+# cases for which there is no time; None if there is time for none.
 Draw = Callable[[Sequence[str], int], Samples | None]
 
 
@@ -117,7 +119,7 @@ def decide(names: Sequence[str], draw: Draw, threshold: float = THRESHOLD) -> di
             break
         drawn = draw(undecided, size - len(looks.samples[undecided[0]]))
         if drawn is None:
-            note = "no time for more processes"
+            note = NO_TIME
             break
         looks.judge(drawn, size, alpha)
     decisions = looks.decided | {name: unstable(looks.samples[name], note) for name in looks.undecided()}
@@ -145,7 +147,10 @@ class Looks:
         """
         estimates = {}
         for name in self.undecided():
-            self.samples[name] += drawn.get(name, ())
+            if name not in drawn:
+                self.decided[name] = unstable(self.samples[name], NO_TIME)
+                continue
+            self.samples[name] += drawn[name]
             there = len(self.samples[name])
             if there < size:  # a process failed, and an incomplete sample is not judged
                 self.decided[name] = Decision(FAILED, note=f"{there} of {size} processes gave a figure")
@@ -180,7 +185,7 @@ def confirm(suspected: Mapping[str, Estimate], draw: Draw, threshold: float) -> 
             sample = () if drawn is None else drawn.get(name, ())
             if len(sample) == size:
                 decisions[name] = agree(suspected[name], estimate(sample), threshold)
-            elif drawn is None:
+            elif drawn is None or name not in drawn:
                 decisions[name] = Decision(UNSTABLE, suspected[name], note="no time for the second batch")
             else:
                 decisions[name] = Decision(FAILED, suspected[name], note="the second batch failed")

@@ -33,6 +33,8 @@ def test_a_failed_build_is_told_by_the_lines_of_the_compiler() -> None:
         "bp.c:2:71: error: ‘undeclared_thing’ undeclared here (not in a function)",
         "error: command '/usr/bin/gcc' failed with exit code 1",
     ]
+    inner = PIP.replace("      bp.c:2", "      [1 line of output]\n      no build\n      [end of output]\n      bp.c:2")
+    assert telling_lines(inner) == ["no build"]
     assert telling_lines("$ make\none\ntwo\n\nthree\nno rule to make it") == ["two", "three", "no rule to make it"]
 
 

@@ -109,3 +109,11 @@ def test_a_long_name_takes_no_verdict_away() -> None:
     Console(width=120, file=shown).print(gate_report.render(rows, "a title"))
     for text in ("REGRESSED", "+6.00%", "1.06 ms", "second batch"):
         assert text in shown.getvalue()
+
+
+def test_markdown_shows_every_text_as_it_is() -> None:
+    row = Row("par.O.x(<class 'float'>, __u__, *s*, a|b, `c`, [d](e))", "all", FAILED, note="two\nlines \x1b[31m & more_so\0")
+    text = gate_report.markdown([row], "<b>", "FAILED: __init__.time_x")
+    assert "\n| par.O.x(&lt;class 'float'&gt;, \\_\\_u\\_\\_, \\*s\\*, a\\|b, \\`c\\`, \\[d](e)) |" in text
+    assert "| two lines \\[31m &amp; more_so |\n" in text
+    assert "### &lt;b&gt;" in text

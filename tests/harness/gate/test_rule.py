@@ -4,7 +4,7 @@ import json
 import math
 import random
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -245,3 +245,19 @@ def test_recorded_rounds_are_judged_by_what_was_done_to_them(factor: float, expe
     assert found.count(expected) >= least
     opposite = {PASS: {REGRESSED, IMPROVED}, REGRESSED: {IMPROVED, PASS}, IMPROVED: {REGRESSED, PASS}}[expected]
     assert not opposite & set(found)
+
+
+def test_a_case_for_which_there_is_no_time_is_unstable() -> None:
+    """At the first look, at a later one, and at the second batch; the others are judged."""
+    calm, noisy, slow = [0.001, -0.001] * 3, [0.3, -0.3] * 3, [0.05, 0.0501] * 3
+
+    def draw(names: Sequence[str], count: int) -> dict[str, list[float]]:
+        first = {"calm": calm, "slow": slow, "noisy": noisy}
+        return {name: first[name] for name in names if name in first and set(names) > {"slow", "noisy"}}
+
+    found = decide(["calm", "slow", "noisy", "last"], draw)
+    assert [found[name].verdict for name in ("calm", "slow", "noisy", "last")] == [PASS, UNSTABLE, UNSTABLE, UNSTABLE]
+    assert found["noisy"].note == found["last"].note == "no time for more processes"
+    assert found["slow"].note == "no time for the second batch"
+    assert found["last"].estimate is None
+    assert found["noisy"].estimate is not None
