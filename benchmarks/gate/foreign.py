@@ -3,7 +3,6 @@
 import argparse
 import os
 import re
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from ..system import machine
 from ..system.errors import CannotMeasure
+from ..system.files import temporary_folder
 from ..system.git import git, resolve
 from ..system.units import counted
 from .against_itself import sentence, with_machine
@@ -36,8 +36,8 @@ SHOWN_DIFFERENCES = 8  # of installed packages
 def compare_versions(arguments: argparse.Namespace) -> int:
     """Carry out the command `compare`; return the exit code."""
     console = Output()
-    with tempfile.TemporaryDirectory(prefix="gate-", ignore_cleanup_errors=True) as name:
-        comparison, rows = judge(arguments, Path(name).resolve(), console)
+    with temporary_folder("gate-") as folder:
+        comparison, rows = judge(arguments, folder, console)
         return report(comparison, rows, arguments, console)
 
 

@@ -1,5 +1,10 @@
-"""Write a file in one step."""
+"""Write a file in one step, and use a folder that is removed afterwards."""
 
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -29,3 +34,20 @@ def write_atomically(file: Path, text: str) -> Path:
 def is_special(file: Path) -> bool:
     """Return True if `file` cannot be replaced: a device or a pipe, or in /dev, whose links lead to what a process has open."""
     return (file.exists() and not (file.is_file() or file.is_dir())) or Path("/dev") in file.absolute().parents
+
+
+@contextmanager
+def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
+    """Create a folder in `parent`, or where temporary files are; remove it in the end, with all that is in it.
+
+    A process that was killed may write for a moment longer, so removing is tried for two seconds.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent)).resolve()
+    try:
+        yield folder
+    finally:
+        for _ in range(20):
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
+            time.sleep(0.1)

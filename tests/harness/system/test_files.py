@@ -1,12 +1,13 @@
 """Files are written in one step, and nothing but files is replaced."""
 
 import os
+import shutil
 import threading
 from pathlib import Path
 
 import pytest
 
-from benchmarks.system.files import is_special, write_atomically
+from benchmarks.system.files import is_special, temporary_folder, write_atomically
 
 
 def test_a_file_is_replaced_whole_and_no_other(tmp_path: Path) -> None:
@@ -48,3 +49,25 @@ def test_a_pipe_and_a_device_are_written_to(tmp_path: Path) -> None:
     assert Path("/dev/null").is_char_device()
     assert is_special(Path("/dev/stdout"))
     assert not is_special(tmp_path)
+
+
+def test_a_temporary_folder_goes_also_if_its_first_removal_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a killed process wrote there for a moment longer."""
+    remove, late = shutil.rmtree, [True, True]
+
+    def racing(folder: Path, ignore_errors: bool) -> None:
+        remove(folder, ignore_errors)
+        if late and late.pop():
+            folder.mkdir()
+
+    monkeypatch.setattr(shutil, "rmtree", racing)
+    with temporary_folder("of-test-", tmp_path) as folder:
+        (folder / "file").write_text("one")
+    assert not late
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_temporary_folder_is_removed_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), temporary_folder("of-test-", tmp_path):
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
