@@ -52,7 +52,7 @@ class Process:
     def __init__(self, suite: str, answers: Any, chance: random.Random | None = None) -> None:
         self.suite, self.answers, self.pid, self.chance = suite, answers, os.getpid(), chance
         self.printed = os.dup(1)  # where benchmarks print; one of them may close its standard output
-        self.ballast: list[Any] = []
+        self.between_objects: list[Any] = []  # what move_objects keeps
         self.move_objects()  # those of the modules
         self.benchmark: Any = None
         self.name = ""
@@ -76,7 +76,7 @@ class Process:
             made = [object() if size == 16 else 1.0 * size if size == 32 else bytes(size - header) for size in sizes]
             made += [bytes(below(8 * PAGE)) for _ in range(16)]
             self.chance.shuffle(made)
-            self.ballast = made[::2]
+            self.between_objects = made[::2]
             del made  # the places of the others are the next to be used
 
     def answer(self, command: dict[str, Any]) -> None:

@@ -49,6 +49,7 @@ def _reading(
     handles = []
 
     def record(name: str, dim: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call `see`; return the arguments without NaN if the module must not read one, else None, which leaves them."""
         input = input_of(args, kwargs)
         if isinstance(input, Tensor) and input.dim() >= abs(dim) and input.numel():
             features = input.movedim(dim, -1)
