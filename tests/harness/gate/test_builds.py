@@ -13,7 +13,7 @@ from gate.test_asv_project import written
 
 from benchmarks.gate import environments
 from benchmarks.gate.asv_project import read_project, suite_alone
-from benchmarks.gate.environments import Builder, BuildFailed, build, check_out, telling_lines
+from benchmarks.gate.environments import Builder, BuildFailed, build, check_out, environment_of, telling_lines
 from benchmarks.system.git import changed
 
 PIP = """$ python -m pip wheel .
@@ -105,3 +105,10 @@ def test_a_build_that_the_budget_ends_says_so(tmp_path: Path) -> None:
     builder = Builder(replace(project, install_timeout=1.0), tmp_path, float("inf"), Event())
     with pytest.raises(BuildFailed, match=r"cannot wait: it was not done after 1 s: .*, the install_timeout"):
         builder.call([sys.executable, "-c", "import time; time.sleep(100)"], "cannot wait")
+
+
+def test_variables_that_move_an_installation_do_not_reach_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = suite_alone(tmp_path)
+    for name in ("PIP_TARGET", "PIP_USER", "PIP_INDEX_URL"):
+        monkeypatch.setenv(name, "kept")
+    assert {name: value for name, value in environment_of(project).items() if value == "kept"} == {"PIP_INDEX_URL": "kept"}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gate.output import refuse_unwritable
 from benchmarks.system.files import is_special, temporary_folder, write_atomically
 
 
@@ -47,6 +48,7 @@ def test_a_pipe_and_a_device_are_written_to(tmp_path: Path) -> None:
     assert is_special(pipe)
     write_atomically(Path("/dev/null"), "one")
     assert Path("/dev/null").is_char_device()
+    refuse_unwritable({"--json": "/dev/null", "--junit": str(pipe)})
     assert is_special(Path("/dev/stdout"))
     assert not is_special(tmp_path)
 

@@ -13,7 +13,7 @@ from torch.func import vmap
 from torch.library import opcheck
 
 import taildropout
-from taildropout import TailDropout, TailMLP, at_k
+from taildropout import GatedTailMLP, TailDropout, TailMLP, at_k
 from taildropout.mlp import compiled, cost
 from taildropout.mlp.operator import ragged_mlp, ragged_mlp_backward
 
@@ -202,6 +202,9 @@ def test_another_activation_is_the_plain_block_and_says_so_once() -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="TailMLP")  # torch warns of its own on Python 3.13.0
         graphs_of(block(nn.Softplus()))[0](input)
+    gated = GatedTailMLP(input.shape[-1], N, 4, activation=nn.Softplus(), p=0.5).to(input.dtype)
+    with pytest.warns(UserWarning, match=r"^GatedTailMLP computes everything in compiled code"):
+        graphs_of(gated)[0](input)
 
 
 def test_hooks_other_modules_transforms_and_small_blocks_are_the_plain_block(monkeypatch: pytest.MonkeyPatch) -> None:
